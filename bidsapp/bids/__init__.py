@@ -1,0 +1,1 @@
+"""Finding and writing files by their BIDS names."""

@@ -1,0 +1,77 @@
+"""BIDS names: one pattern, in entities.json, for building names and for taking them apart."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Given to pybids as a configuration, and read here for naming.
+ENTITIES = Path(__file__).with_name('entities.json')
+
+#: Keys of a name that are not entities of the recording itself.
+DERIVED = ('space', 'segmentation', 'res', 'label', 'model', 'param', 'desc', 'suffix', 'extension')
+
+
+@cache
+def pattern() -> str:
+    """The path pattern that all our files follow."""
+    text: str = json.loads(ENTITIES.read_text())['default_path_patterns'][0]
+    return text
+
+
+@cache
+def keys() -> dict[str, str]:
+    """Short → long entity names ('ses' → 'session'), in the order of a file name."""
+    return dict(re.findall(r'([a-z]+)-\{(\w+)\}', pattern()))
+
+
+def parse(name: str) -> dict[str, str]:
+    """Entities of a file name, by long names, with ``suffix`` and ``extension``.
+
+    >>> parse('sub-01_ses-pre_seg-tissue_desc-unet_dseg.nii.gz')['segmentation']
+    'tissue'
+    """
+    stem, dot, extension = name.rpartition('/')[2].partition('.')
+    *pairs, suffix = stem.split('_')
+    found = {keys().get(k, k): v for k, _, v in (pair.partition('-') for pair in pairs)}
+    return {**found, 'suffix': suffix, 'extension': dot + extension}
+
+
+def source_entities(entities: Mapping[str, str]) -> dict[str, str]:
+    """Only those entities that name the recording."""
+    return {k: v for k, v in entities.items() if k not in DERIVED}
+
+
+def build(entities: Mapping[str, str]) -> Path:
+    """Path below the dataset's root; ``datatype`` is 'dwi' unless given.
+
+    Raises ValueError for an entity that the pattern does not know.
+
+    >>> build({'subject': '01', 'desc': 'brain', 'suffix': 'mask', 'extension': '.json'}).as_posix()
+    'sub-01/dwi/sub-01_desc-brain_mask.json'
+    """
+    values = {
+        'datatype': 'dwi',
+        **{('segmentation' if k == 'seg' else k): v for k, v in entities.items()},
+    }
+    known = set(re.findall(r'\{(\w+)\}', pattern()))
+    if unknown := values.keys() - known:
+        raise ValueError(f'entities without a place in a file name: {", ".join(sorted(unknown))}')
+
+    def optional(match: re.Match[str]) -> str:
+        name = re.search(r'\{(\w+)\}', match[1])
+        return match[1] if name and name[1] in values else ''
+
+    return Path(re.sub(r'\[([^]]*)\]', optional, pattern()).format(**values))
+
+
+def stem(entities: Mapping[str, str]) -> str:
+    """What all files of one recording begin with: 'sub-01_ses-pre_run-1'."""
+    bare = {**source_entities(entities), 'suffix': 'x', 'extension': ''}
+    return build(bare).name.removesuffix('_x')

@@ -1,0 +1,238 @@
+"""The nouns of TransferMRI. Nothing here reads a file, and importing this module loads no torch.
+
+Case (the files of one run) → Sample (its tensors on one voxel grid) → Task (what is learnt)
+→ Checkpoint (what was learnt) → Output (a file that is promised).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    FloatArray = NDArray[np.floating[Any]]
+    BoolArray = NDArray[np.bool_]
+
+#: s/mm²; a volume with a smaller b-value counts as not diffusion-weighted.
+B0_THRESHOLD = 50.0
+
+
+class Problem(Exception):
+    """Something a user can mend. The message says what was found, what was expected, what to do.
+
+    ``exit_code`` follows the table in the README.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidDataset(Problem):
+    """The dataset as a whole is not valid BIDS."""
+
+    exit_code = 16
+
+
+class UnknownLevel(Problem):
+    """The analysis level does not exist."""
+
+    exit_code = 17
+
+
+class NothingSelected(Problem):
+    """The filters selected nothing."""
+
+    exit_code = 18
+
+
+class WrongUsage(Problem):
+    """Options that do not fit together or do not exist."""
+
+    exit_code = 64
+
+
+class BadData(Problem):
+    """A file is there and its content cannot be used."""
+
+    exit_code = 65
+
+
+class MissingInput(Problem):
+    """A file or a label that is needed is not there."""
+
+    exit_code = 66
+
+
+class CannotCreate(Problem):
+    """An output cannot be created."""
+
+    exit_code = 73
+
+
+class InputOutputError(Problem):
+    """Reading or writing failed, or the disk is full."""
+
+    exit_code = 74
+
+
+class TryAgain(Problem):
+    """Out of memory, or stopped from outside after saving: the same call may succeed."""
+
+    exit_code = 75
+
+
+class Unavailable(Exception):
+    """A reference label cannot be derived from this scan; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GradientTable:
+    """Diffusion gradients of one run: ``bvecs`` (N, 3) unit vectors, ``bvals`` (N,) in s/mm².
+
+    The axes of ``bvecs`` are named where a table is made: world (RAS+) unless said otherwise.
+    A volume without diffusion weighting has a zero vector.
+    """
+
+    bvecs: FloatArray
+    bvals: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.bvecs.shape != (len(self.bvals), 3):
+            raise ValueError(f'bvecs {self.bvecs.shape} do not fit {len(self.bvals)} b-values')
+
+    def __len__(self) -> int:
+        return len(self.bvals)
+
+    def __getitem__(self, index: Any) -> GradientTable:
+        return GradientTable(self.bvecs[index], self.bvals[index])
+
+    @property
+    def b0(self) -> NDArray[np.bool_]:
+        """(N,) which volumes are not diffusion-weighted."""
+        return self.bvals < B0_THRESHOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """What decides which labels a run can give, known from its gradient table and its folder."""
+
+    directions: int  #: different directions up to sign, all shells together
+    shells: tuple[tuple[float, int], ...]  #: (b in s/mm², directions) of each shell, b ascending
+    condition: float  #: condition number of the tensor design matrix
+    has_t1w: bool = False
+
+    @property
+    def best_shell(self) -> tuple[float, int]:
+        """(b, directions) of the shell best suited to resolve fibres: most directions, then b."""
+        return max(self.shells, key=lambda shell: (shell[1], shell[0]), default=(0.0, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The files of one dMRI run. ``entities`` are BIDS entities by their long names."""
+
+    entities: Mapping[str, str]
+    files: Mapping[str, Path]
+
+    def with_files(self, **files: Path) -> Case:
+        """The same run with more files known."""
+        return Case(self.entities, {**self.files, **files})
+
+    @property
+    def subject(self) -> str:
+        """The participant's label, without ``sub-``."""
+        return self.entities['subject']
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One Case in memory; all tensors share one voxel grid.
+
+    The grid is the run's own, its axes permuted and flipped to the nearest RAS and cropped to the
+    brain: voxels are never interpolated, so ``affine`` is enough to put an array back.
+    """
+
+    image: Tensor  #: (C, X, Y, Z) float32, the network's canonical input
+    mask: Tensor  #: (1, X, Y, Z) bool, the brain
+    affine: FloatArray  #: (4, 4) voxel index → world (RAS+) mm
+    target: Tensor | None = None  #: (K, X, Y, Z) float32; a task's own encoding
+    context: Tensor | None = None  #: (P,) float32, acquisition parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that is promised for each run.
+
+    A derived label and a prediction of it are the same Output, told apart by its *source*:
+    ``desc-<source>``, or ``model-<source>`` for a parameter map.
+    """
+
+    name: str
+    entities: Mapping[str, str]  #: suffix, and seg or param; without desc and model
+    dtype: str
+    units: str = 'arbitrary'
+    labels: tuple[tuple[int, str, str], ...] = ()  #: (index, name, abbreviation) of a dseg
+    description: str = ''
+    references: tuple[str, ...] = ('reference',)  #: sources a reference may have, best first
+
+    def entities_from(self, source: str) -> dict[str, str]:
+        """The entities that name this output when it comes from ``source``."""
+        return {**self.entities, ('model' if 'param' in self.entities else 'desc'): source}
+
+
+Arrays = Mapping[str, np.ndarray]  #: by Output.name; (X, Y, Z) or (X, Y, Z, K), on the run's grid
+
+
+def unchanged(image: Tensor, generator: Any) -> Tensor:
+    """The ``corrupt`` of a task that does not degrade its input."""
+    return image
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learnt. A task is one file in ``bidsapp/tasks``."""
+
+    name: str  #: value on the command line, module name, folder under models/
+    modality: str  #: which preprocessing makes its input: 'dwi'
+    writes: tuple[Output, ...]  #: what a prediction writes; the first is what is learnt
+    channels: int  #: output channels of the network
+    load: Callable[[Case], Sample]  #: files → tensors; with target if the Case has the label file
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]  #: prediction, target, mask (B, …) → scalar
+    finish: Callable[[Tensor, Sample], Arrays]  #: (K, X, Y, Z) network output → what is written
+    metrics: Callable[[Tensor, Sample], list[tuple[str, str, float]]]  #: → (metric, label, value)
+    score: str  #: the metric by which the best step is chosen
+    higher_is_better: bool
+    reference: Callable[[Acquisition], str]  #: source of the label; raises Unavailable
+    derive: Callable[[Case], Arrays] | None = None  #: files → reference label, on the run's grid
+    corrupt: Callable[[Tensor, Any], Tensor] = unchanged
+    network: str = 'unet3d'
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a network is fitted."""
+
+    steps: int
+    patch: int  #: side in voxels, a multiple of 8
+    batch: int
+    lr: float
+    freeze: str = 'none'  #: 'none', 'encoder' or 'body'
+    seed: int = 0
+    device: str = 'cpu'
+    validate_every: int = 50  #: steps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What was learnt: weights by parameter name, and a card that says everything else."""
+
+    card: Mapping[str, Any]
+    body: Mapping[str, Tensor]
+    head: Mapping[str, Tensor] | None = field(default=None)

@@ -1,0 +1,1 @@
+"""Thin Nipype interfaces around physics and tasks; no mathematics here."""

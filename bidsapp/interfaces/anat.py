@@ -1,0 +1,128 @@
+"""Steps from a T1w image to tissue probabilities on the grid of the dMRI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
+
+from bidsapp.bids.samples import load_volume, open_image, read_numbers
+from bidsapp.core import B0_THRESHOLD, BadData
+from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.dwi import save_like
+
+#: Of the 15 starts of the registration, fewer than this agreeing is said as a warning.
+FEW_AGREE = 8
+
+
+class _T1w(BaseInterfaceInputSpec):
+    t1w = File(exists=True, mandatory=True)
+
+
+class _CorrectedT1w(TraitedSpec):
+    t1w = File(exists=True)
+
+
+class CorrectT1w(Step):
+    """N4 on the whole head."""
+
+    input_spec = _T1w
+    output_spec = _CorrectedT1w
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Raises BadData for an image that is no volume or holds NaN."""
+        from bidsapp.physics.anatomy import correct_t1w
+
+        path = Path(self.inputs.t1w)
+        data = np.squeeze(load_volume(path))
+        if data.ndim != 3:
+            raise BadData(f'{path} has {data.ndim} dimensions; a T1w image has 3')
+        if not np.isfinite(data).all() or not data.any():
+            raise BadData(f'{path} holds values that are not numbers, or only zeros')
+        corrected = correct_t1w(data, open_image(path).affine)
+        return {'t1w': str(save_like(folder / 't1w.nii.gz', corrected, path))}
+
+
+class _RegisterInput(_T1w):
+    dwi = File(exists=True, mandatory=True)
+    bval = File(exists=True, mandatory=True)
+    seed = traits.Int(0, usedefault=True)
+
+
+class _Registered(TraitedSpec):
+    matrix = File(exists=True)
+    quality = traits.Dict()
+
+
+class RegisterT1w(Step):
+    """The rigid step from the dMRI's world to the T1w's, and how well many starts agree on it."""
+
+    input_spec = _RegisterInput
+    output_spec = _Registered
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """The matrix takes world mm of the dMRI to world mm of the T1w."""
+        from bidsapp.physics.anatomy import register_t1w
+
+        t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
+        b0 = read_numbers(Path(self.inputs.bval)).ravel() < B0_THRESHOLD
+        found = register_t1w(
+            load_volume(t1w),
+            open_image(t1w).affine,
+            load_volume(dwi)[..., b0].mean(-1),
+            open_image(dwi).affine,
+            self.inputs.seed,
+        )
+        np.savetxt(folder / 'dwi_to_t1w.txt', found.matrix, fmt='%.8f')
+        quality = {
+            'Method': 'rigid, mutual information of the T1w and the logarithm of the b=0 image',
+            'Starts': int(found.n_starts),
+            'StartsThatAgree': int(found.n_agreeing),
+            'AgreementMillimetres': round(float(found.agreement_mm), 3),
+            'AgreementDegrees': round(float(found.agreement_deg), 3),
+        }
+        few = found.n_agreeing < FEW_AGREE
+        warning = (
+            f'only {found.n_agreeing} of {found.n_starts} starts of the T1w registration agree: '
+            'look at the tissue picture before these labels are used'
+        )
+        return {
+            'matrix': str(folder / 'dwi_to_t1w.txt'),
+            'quality': {'Registration': quality, 'Warnings': [warning] if few else []},
+        }
+
+
+class _SegmentInput(_T1w):
+    matrix = File(exists=True, mandatory=True)
+    dwi = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+
+
+class _Segmented(TraitedSpec):
+    posteriors = File(exists=True)
+
+
+class SegmentTissue(Step):
+    """GM, WM and CSF probabilities from the T1w, on the grid of the dMRI."""
+
+    input_spec = _SegmentInput
+    output_spec = _Segmented
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """(X, Y, Z, 3), zero outside the brain."""
+        from bidsapp.physics import anatomy
+        from bidsapp.simulate.template import template_maps
+
+        t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
+        posteriors = anatomy.tissue_on_dwi(
+            load_volume(t1w),
+            open_image(t1w).affine,
+            np.loadtxt(self.inputs.matrix),
+            load_volume(Path(self.inputs.mask)) > 0,
+            open_image(dwi).affine,
+            template_maps(2.0),
+        )
+        array = np.moveaxis(posteriors, 0, -1)
+        return {'posteriors': str(save_like(folder / 'posteriors.nii.gz', array, dwi))}

@@ -1,0 +1,58 @@
+"""What all steps share: a problem a user can mend leaves a note that the story reads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nipype.interfaces.base import SimpleInterface
+
+from bidsapp.core import InputOutputError, Problem, TryAgain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Written to the folder of a step that met a problem.
+PROBLEM = 'problem.json'
+
+
+class Step(SimpleInterface):
+    """A step whose work is ``step(folder)``; what it returns becomes the outputs.
+
+    A Problem is written as ``problem.json`` before it goes on to Nipype, because Nipype keeps of
+    an exception only its text.
+    """
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Do the work; new files go to ``folder``."""
+        raise NotImplementedError(type(self).__name__)
+
+    def _run_interface(self, runtime: Any) -> Any:
+        folder = Path(runtime.cwd)
+        try:
+            self._results.update(self.step(folder))
+        except Problem as problem:
+            note(folder, problem)
+            raise
+        except MemoryError as error:
+            note(folder, TryAgain('Out of memory. Give the job more, or lower --nprocs.'))
+            raise error
+        except OSError as error:
+            note(folder, InputOutputError(f'Reading or writing failed: {error}'))
+            raise
+        return runtime
+
+
+def note(folder: Path, problem: Problem) -> None:
+    """Leave a problem's text and exit code in ``folder``."""
+    content = {'message': str(problem), 'exit_code': problem.exit_code}
+    with tempfile.NamedTemporaryFile('w', dir=folder, delete=False, encoding='utf-8') as file:
+        json.dump(content, file)
+    Path(file.name).replace(folder / PROBLEM)
+
+
+def strings(paths: Sequence[Path]) -> list[str]:
+    """Nipype's traits want text."""
+    return [str(path) for path in paths]

@@ -1,0 +1,152 @@
+"""Steps around tasks: the canonical input, reference labels and predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    Directory,
+    File,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from bidsapp.bids.write import own_uri, write_output
+from bidsapp.core import Case
+from bidsapp.interfaces.base import Step
+
+
+class _CaseInput(BaseInterfaceInputSpec):
+    dwi = File(exists=True, mandatory=True)
+    bval = File(exists=True, mandatory=True)
+    bvec = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    entities = traits.Dict(mandatory=True)
+
+
+def case_of(inputs: Any, *more: str) -> Case:
+    """The Case of a preprocessed run, with further files that are defined."""
+    kinds = ['dwi', 'bval', 'bvec', 'mask', *(k for k in more if isdefined(getattr(inputs, k)))]
+    return Case(dict(inputs.entities), {kind: Path(getattr(inputs, kind)) for kind in kinds})
+
+
+class _Canonical(TraitedSpec):
+    canonical = Directory(exists=True)
+
+
+class CanonicalInput(Step):
+    """The network's fixed input, computed once for all tasks."""
+
+    input_spec = _CaseInput
+    output_spec = _Canonical
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Any gradient table becomes the same channels."""
+        from bidsapp.bids.samples import canonical_sample, save_canonical
+
+        kept = save_canonical(canonical_sample(case_of(self.inputs)), folder / 'canonical')
+        return {'canonical': str(kept)}
+
+
+class _Outputs(TraitedSpec):
+    out_files = traits.List(File(exists=True))
+
+
+class _ReferenceInput(_CaseInput):
+    task = traits.Str(mandatory=True)
+    source = traits.Str(mandatory=True)
+    out_root = traits.Str(mandatory=True)
+    tissue_posteriors = File(exists=True)
+    more_sources = traits.List(traits.Str)
+    quality = traits.Dict()
+
+
+class WriteReference(Step):
+    """A task's reference label, derived and written."""
+
+    input_spec = _ReferenceInput
+    output_spec = _Outputs
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Only outputs for which the task has a reference are written."""
+        from bidsapp import tasks
+
+        task = tasks.get(self.inputs.task)
+        if task.derive is None:
+            raise ValueError(f'task {task.name} derives no reference')
+        case = case_of(self.inputs, 'tissue_posteriors')
+        root = Path(self.inputs.out_root)
+        arrays = task.derive(case)
+        sidecar: dict[str, Any] = {
+            'Sources': [own_uri(case.files['dwi'], root), *(self.inputs.more_sources or [])]
+        }
+        if isdefined(self.inputs.quality):
+            sidecar |= self.inputs.quality
+        written = [
+            write_output(root, case.entities, output, self.inputs.source, arrays[output.name],
+                         case.files['dwi'], sidecar)
+            for output in task.writes if output.name in arrays
+        ]  # fmt: skip
+        return {'out_files': [str(path) for path in written]}
+
+
+class _PredictionInput(_CaseInput):
+    task = traits.Str(mandatory=True)
+    canonical = Directory(exists=True, mandatory=True)
+    model = Directory(exists=True, mandatory=True)
+    model_sha256 = traits.Str(mandatory=True, desc='so that another model is another step')
+    seen_in_training = traits.Bool(mandatory=True)
+    out_root = traits.Str(mandatory=True)
+    device = traits.Str('cpu', usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+    n_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class WritePrediction(Step):
+    """A network applied to one run, and its outputs written."""
+
+    input_spec = _PredictionInput
+    output_spec = _Outputs
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Every output says which model made it, on which device, and whether it had seen this."""
+        import torch
+
+        from bidsapp import tasks
+        from bidsapp.bids.samples import load_sample, onto_run
+        from bidsapp.learn.checkpoint import load
+        from bidsapp.learn.predict import network_of, predict
+
+        torch.set_num_threads(self.inputs.n_threads)
+        task = tasks.get(self.inputs.task)
+        case = case_of(self.inputs, 'canonical')
+        root, like = Path(self.inputs.out_root), case.files['dwi']
+        checkpoint = load(Path(self.inputs.model))
+        sample = load_sample(case)
+        arrays = task.finish(
+            predict(network_of(checkpoint), sample.image, self.inputs.device), sample
+        )
+        sidecar = {
+            'Sources': [own_uri(like, root), own_uri(case.files['mask'], root)],
+            'ModelName': checkpoint.card['name'],
+            'ModelVersion': checkpoint.card['version'],
+            'ModelSHA256': checkpoint.card['sha256'],
+            'Device': device_name(self.inputs.device),
+            'SeenInTraining': self.inputs.seen_in_training,
+        }
+        written = [
+            write_output(root, case.entities, output, 'unet',
+                         onto_run(arrays[output.name], sample, like), like, sidecar)
+            for output in task.writes
+        ]  # fmt: skip
+        return {'out_files': [str(path) for path in written]}
+
+
+def device_name(device: str) -> str:
+    """'cpu', or the CUDA device with the card's own name."""
+    import torch
+
+    return device if device == 'cpu' else f'{device} ({torch.cuda.get_device_name(device)})'

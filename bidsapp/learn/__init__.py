@@ -1,0 +1,1 @@
+"""Fitting and applying networks: one loop for pretraining and fine-tuning."""

@@ -1,0 +1,60 @@
+"""A model on disk: ``weights.safetensors`` and ``card.json``, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bidsapp.core import BadData, Checkpoint, MissingInput
+from bidsapp.learn.cards import CARD, WEIGHTS, load_card, sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+
+def save(checkpoint: Checkpoint, folder: Path, add: Callable[[Path], None] | None = None) -> Path:
+    """Write a checkpoint as ``folder``, which must not exist; ``add`` puts more files beside it.
+
+    All is written in a hidden folder next to it, then renamed: a reader sees a whole model.
+    """
+    staging = folder.parent / f'.{folder.name}.{os.getpid()}'
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    tensors = {f'body.{k}': v.contiguous() for k, v in checkpoint.body.items()}
+    tensors |= {f'head.{k}': v.contiguous() for k, v in (checkpoint.head or {}).items()}
+    save_file(tensors, staging / WEIGHTS)
+    card = {**checkpoint.card, 'sha256': sha256(staging / WEIGHTS)}
+    (staging / CARD).write_text(json.dumps(card, indent=2) + '\n')
+    if add is not None:
+        add(staging)
+    staging.rename(folder)
+    return folder
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a model and check that the weights are those of the card."""
+    card = load_card(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise MissingInput(f'{folder} holds a card but no {WEIGHTS}')
+    if (found := sha256(path)) != card['sha256']:
+        raise BadData(
+            f'{path} has SHA-256 {found[:12]}…, its card says {card["sha256"][:12]}…: the file is '
+            'damaged or was replaced. Copy the model folder again.'
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise BadData(f'{path} is not a safetensors file: {error}') from error
+
+    def part(prefix: str) -> dict[str, Any]:
+        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+    return Checkpoint(card, part('body.'), part('head.') or None)

@@ -1,0 +1,16 @@
+"""Networks by the name that stands in a task and in a model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bidsapp.networks.unet3d import UNet3d
+
+_NETWORKS = {'unet3d': UNet3d}
+
+
+def build(name: str, channels_in: int, channels_out: int, **options: Any) -> UNet3d:
+    """A new network with a ``body`` and a ``head``. Raises ValueError for an unknown name."""
+    if name not in _NETWORKS:
+        raise ValueError(f'No network named {name!r}. Known: {", ".join(sorted(_NETWORKS))}.')
+    return _NETWORKS[name](channels_in, channels_out, **options)

@@ -1,0 +1,388 @@
+"""Spherical deconvolution: the single-fibre response, fibre orientation densities, their peaks.
+
+A voxel's attenuation is the convolution on the sphere of a fibre orientation density (FOD) with
+the attenuation of one fibre. Densities are even real harmonics (physics/harmonics) in the axes of
+the gradient table, and the density of one single fibre integrates to 1 over the sphere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import pi, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bidsapp.core import Acquisition, GradientTable, Unavailable
+from bidsapp.physics.diffusion import TensorMaps, fit_tensor
+from bidsapp.physics.gradients import acquisition, n_unique, shells
+from bidsapp.physics.harmonics import (
+    basis,
+    degrees,
+    fibonacci_hemisphere,
+    largest_order,
+    n_coefficients,
+    zonal_coefficients,
+)
+from bidsapp.physics.qspace import noise_variance
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from bidsapp.core import FloatArray
+
+#: A shell supports deconvolution with at least so many directions (order 6) and such a b (s/mm²).
+MIN_DIRECTIONS, MIN_B = n_coefficients(6), 700.0
+#: µm²/ms; the smallest diffusivity of isotropic tissue, which looks most like fibres.
+GREY_DIFFUSIVITY = 0.7
+#: Without a tissue map, white matter is where the fractional anisotropy exceeds this.
+WHITE_MATTER_FA = 0.25
+
+#: Densities below this share of their mean are pushed to zero, with this weight (Tournier 2007).
+_TAU, _LAMBDA = 0.1, 0.4
+_MAX_ITERATIONS = 50
+#: Voxels solved together; their normal equations take 16 MB.
+_CHUNK = 1000
+#: Voxels that the response is sought among, those that it is made of, and the fewest that do.
+_POOL, _BEST, _FEWEST = 1000, 300, 20
+#: A voxel counts as one fibre while its second peak is below this share of the first.
+_SECOND_PEAK = 0.15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Response:
+    """Attenuation of one fibre on one shell, Σ a_l P_l(cos), cos to the fibre."""
+
+    b: float  #: s/mm²
+    zonal: FloatArray  #: (5,) a_l, l = 0, 2, …, 8
+    n_voxels: int = 0  #: how many voxels it was estimated from
+
+    def kernel(self, order: int) -> np.ndarray:
+        """(K,) what convolution multiplies each harmonic with: 4π a_l / (2l + 1)."""
+        degree = degrees(order)
+        return np.asarray(4 * pi * self.zonal[degree // 2] / (2 * degree + 1))
+
+
+def best_shell(gtab: GradientTable) -> tuple[float, NDArray[np.intp]]:
+    """(b, volume indices) of the shell with most directions, then highest b.
+
+    The same as ``Acquisition.best_shell``.
+    """
+    counted = [(n_unique(gtab.bvecs[i]), b, i) for b, i in shells(gtab.bvals)]
+    _, b, volumes = max(counted, key=lambda shell: shell[:2])
+    return b, volumes
+
+
+def supports_deconvolution(facts: Acquisition) -> bool:
+    """Whether the best shell has the directions for order 6 and enough b to tell crossings."""
+    b, directions = facts.best_shell
+    return directions >= MIN_DIRECTIONS and b >= MIN_B
+
+
+def deconvolution_order(directions: int) -> int:
+    """Order of the harmonics for a shell with so many different directions: 8 from 45, else 6.
+
+    Order 4 is never used: it does not tell a crossing of 60 degrees from one fibre.
+    """
+    return max(largest_order(directions), 6)
+
+
+def fit_response(attenuation: FloatArray, gtab: GradientTable, axes: FloatArray) -> Response:
+    """The response of voxels (N, V), one shell, that hold one fibre each along ``axes`` (V, 3).
+
+    Fitted as Σ w exp(-k cos²) with w, k ≥ 0, a mixture of axially symmetric Gaussians: positive,
+    falling from equator to pole, and the signs of its a_l alternate; a free fit leaves the small
+    a_6 and a_8, which decide about angular resolution, to noise.
+    """
+    from scipy.optimize import nnls
+
+    b = float(gtab.bvals.mean())
+    exponents = b * 1e-3 * np.linspace(0, 3, 25)
+    squares = np.square(gtab.bvecs @ axes.T).ravel()
+    # The triangular factor holds all that least squares needs to know of the long system.
+    system = np.column_stack([np.exp(-squares[:, None] * exponents), attenuation.ravel()])
+    triangle = np.asarray(np.linalg.qr(system, mode='r'))
+    weights, _ = nnls(triangle[:, :-1], triangle[:, -1])
+    nodes, quadrature = np.polynomial.legendre.leggauss(64)
+    profile = np.exp(-np.square(nodes)[:, None] * exponents) @ weights
+    return Response(b, zonal_coefficients(profile, nodes, quadrature), attenuation.shape[1])
+
+
+def single_fibre_response(
+    data: FloatArray,
+    gtab: GradientTable,
+    mask: NDArray[Any],
+    tensor: TensorMaps,
+    device: str = 'cpu',
+) -> Response:
+    """The response of the scan's own single fibres, on its best shell.
+
+    ``data`` (X, Y, Z, N) signals, ``mask`` (X, Y, Z) white matter or brain (its rim is left out).
+    The voxels of highest anisotropy give a first response; two rounds of deconvolution then drop
+    those with a second peak and take each fibre's axis from its density (after Tax 2014 and
+    Tournier 2013). Raises Unavailable where too few voxels qualify.
+    """
+    _, volumes = best_shell(gtab)
+    table = gtab[volumes]
+    order = deconvolution_order(n_unique(table.bvecs))
+    pool = _anisotropic_voxels(mask, tensor)
+    observed = relative_signal(data[pool], gtab, volumes)
+    axes, chosen = tensor.direction[pool], np.arange(min(_BEST, len(pool[0])))
+    for _ in range(2):
+        response = fit_response(observed[:, chosen], table, axes[chosen])
+        density = constrained_deconvolution(observed, table, response, order, device)
+        directions, amplitudes = fibre_peaks(density, order, relative=0.01, n=2)
+        single = np.flatnonzero(amplitudes[:, 1] <= _SECOND_PEAK * amplitudes[:, 0])
+        if len(single) < _FEWEST:
+            break
+        axes, chosen = directions[:, 0], single[:_BEST]
+    return fit_response(observed[:, chosen], table, axes[chosen])
+
+
+def _anisotropic_voxels(mask: NDArray[Any], tensor: TensorMaps) -> tuple[NDArray[np.intp], ...]:
+    """Indices of up to _POOL voxels that may hold one fibre, highest anisotropy first."""
+    from scipy.ndimage import binary_erosion
+
+    fa, md = tensor.fa, tensor.md
+    # Anisotropy near 1 is an edge or an artefact, and free water is not white matter.
+    plausible = (fa > 0.35) & (fa < 0.98) & (md > 0.3e-3) & (md < 1.5e-3)
+    inner = plausible & binary_erosion(np.asarray(mask, bool))
+    candidates = inner if inner.sum() >= _BEST else plausible & np.asarray(mask, bool)
+    if candidates.sum() < _FEWEST:
+        raise Unavailable(
+            f'{int(candidates.sum())} voxels look like a single fibre bundle (anisotropy above '
+            f'0.35); at least {_FEWEST} are needed to learn how one fibre attenuates the signal'
+        )
+    voxels = np.flatnonzero(candidates)
+    best = voxels[np.argsort(-fa.ravel()[voxels], kind='stable')[:_POOL]]
+    return np.unravel_index(best, fa.shape)
+
+
+def relative_signal(
+    signals: FloatArray, gtab: GradientTable, volumes: NDArray[np.intp]
+) -> np.ndarray:
+    """S/S0 (n, …) float32 of the n ``volumes`` of signals (…, N); S0 the mean unweighted volume.
+
+    Zero where S0 is not positive or the signal is not a number.
+    """
+    s0 = signals[..., gtab.b0].mean(-1, dtype=np.float64)
+    scale = np.divide(1.0, s0, out=np.zeros_like(s0), where=s0 > 0)
+    relative = signals[..., volumes] * scale[..., None].astype(np.float32)
+    relative = np.moveaxis(relative, -1, 0).astype(np.float32, copy=False)
+    return np.clip(np.nan_to_num(relative), 0, 2)
+
+
+@cache
+def _sphere(order: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) hemisphere directions and (n, K) harmonics there."""
+    directions = fibonacci_hemisphere(n)
+    return directions, basis(directions, order)
+
+
+def constrained_deconvolution(
+    attenuation: FloatArray,
+    gtab: GradientTable,
+    response: Response,
+    order: int,
+    device: str = 'cpu',
+) -> np.ndarray:
+    """Fibre orientation densities (K, V) of attenuation (N, V) on one shell, ``gtab`` its volumes.
+
+    Constrained spherical deconvolution (Tournier 2007): least squares with a penalty on the
+    directions where the density is below 0.1 of the mean of a first estimate of order 4; solved
+    again until the set of those directions stays the same.
+    """
+    import torch
+
+    sphere = torch.from_numpy(_sphere(order, 300)[1]).to(device)
+    forward = torch.from_numpy(basis(gtab.bvecs, order) * response.kernel(order)).to(device)
+    densities = np.zeros((n_coefficients(order), attenuation.shape[1]))
+    for first in range(0, attenuation.shape[1], _CHUNK):
+        part = np.ascontiguousarray(attenuation[:, first : first + _CHUNK].T, np.float64)
+        solved = _solve(torch.from_numpy(part).to(device), forward, sphere)
+        densities[:, first : first + _CHUNK] = solved.cpu().numpy().T
+    return densities
+
+
+def _solve(observed: torch.Tensor, forward: torch.Tensor, sphere: torch.Tensor) -> torch.Tensor:
+    """Densities (V, K) of ``observed`` (V, N), non-negative on ``sphere`` (M, K)."""
+    import torch
+
+    n, k = forward.shape
+    low = min(k, n_coefficients(4))
+    density = torch.zeros(len(observed), k, dtype=observed.dtype, device=observed.device)
+    density[:, :low] = observed @ torch.linalg.pinv(forward[:, :low]).T
+    threshold = _TAU * density[:, :1] / sqrt(4 * pi)
+    # In units of the data term: all sphere directions together weigh as much as the mean signal.
+    weight = (_LAMBDA * forward[:, 0].mean()) ** 2 * n / len(sphere)
+    # Lower triangles only, which is all that the Cholesky factorisation reads.
+    row, column = torch.tril_indices(k, k, device=observed.device)
+    products = weight * sphere[:, row] * sphere[:, column]
+    gram, projected = forward.T @ forward, observed @ forward
+    # Directions that lack a harmonic still give a solution; far below what order 8 adds by itself.
+    ridge = 1e-7 * gram[0, 0] * torch.eye(k, dtype=gram.dtype, device=gram.device)
+    gram = (gram + ridge)[row, column]
+    below = density @ sphere.T < threshold
+    running = torch.arange(len(observed), device=observed.device)
+    for _ in range(_MAX_ITERATIONS):
+        normal = torch.zeros(len(running), k, k, dtype=gram.dtype, device=gram.device)
+        normal[:, row, column] = gram + below[running].to(gram.dtype) @ products
+        factor = torch.linalg.cholesky(normal)
+        density[running] = torch.cholesky_solve(projected[running, :, None], factor)[..., 0]
+        now = density[running] @ sphere.T < threshold[running]
+        changed = (now != below[running]).any(1)
+        below[running] = now
+        running = running[changed]
+        if not len(running):
+            break
+    return density
+
+
+def isotropic_floor(
+    gtab: GradientTable, response: Response, order: int, variance: float, device: str = 'cpu'
+) -> float:
+    """What the highest peak of a density must exceed to be no accident of isotropic tissue.
+
+    The 99th percentile of the highest peak in simulated voxels without fibres, diffusivity that
+    of grey matter, with noise of ``variance`` (of the attenuation); the draw is fixed. ``gtab``
+    holds the volumes of the shell.
+    """
+    rng = np.random.default_rng(0)
+    attenuation = np.exp(-response.b * 1e-3 * GREY_DIFFUSIVITY)
+    observed = attenuation + rng.normal(scale=sqrt(variance), size=(len(gtab), 600))
+    density = constrained_deconvolution(observed, gtab, response, order, device)
+    return float(np.quantile(fibre_peaks(density, order, n=1)[1], 0.99))
+
+
+def fibre_peaks(
+    density: FloatArray,
+    order: int,
+    relative: float = 0.5,
+    separation_deg: float = 25.0,
+    absolute: float = 0.0,
+    n: int = 3,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``n`` highest maxima of densities (K, V): directions (V, n, 3), amplitudes (V, n).
+
+    Highest first; each at least ``relative`` of the highest and ``separation_deg`` from those
+    above it; zero where there are fewer. Where the highest is not above ``absolute`` (in the
+    density's unit, see ``isotropic_floor``) there are none.
+    """
+    voxel, direction = _grid_maxima(density, order, relative)
+    columns = density.T[voxel]
+    direction, amplitude = _climb(direction, columns, order)
+    by_height = np.lexsort((-amplitude, voxel))
+    voxel, direction, amplitude = voxel[by_height], direction[by_height], amplitude[by_height]
+    directions = np.zeros((density.shape[1], n, 3))
+    amplitudes = np.zeros((density.shape[1], n))
+    first = np.searchsorted(voxel, voxel)
+    rank, count = np.arange(len(voxel)) - first, np.zeros(density.shape[1], int)
+    limit = np.cos(np.deg2rad(separation_deg))
+    for place in range(int(rank.max(initial=-1)) + 1):
+        here = np.flatnonzero(rank == place)
+        v, u, a = voxel[here], direction[here], amplitude[here]
+        apart = np.abs(np.einsum('vnj,vj->vn', directions[v], u)).max(1) < limit
+        highest = amplitudes[v, 0]
+        tall = np.where(count[v] > 0, a >= relative * highest, (place == 0) & (a > absolute))
+        good = apart & tall & (count[v] < n)
+        v, u, a = v[good], u[good], a[good]
+        directions[v, count[v]], amplitudes[v, count[v]] = u, a
+        count[v] += 1
+    return directions, amplitudes
+
+
+@cache
+def _peak_grid() -> tuple[np.ndarray, np.ndarray]:
+    """(724, 3) directions, about 5 degrees apart, and the (724, 10) nearest ones up to sign."""
+    directions = fibonacci_hemisphere(724)
+    nearness = np.abs(directions @ directions.T)
+    return directions, np.argsort(-nearness, axis=1)[:, 1:11]
+
+
+def _grid_maxima(
+    density: FloatArray, order: int, relative: float
+) -> tuple[NDArray[np.intp], np.ndarray]:
+    """Voxel (P,) and direction (P, 3) of the local maxima on a grid that may become peaks."""
+    directions, neighbours = _peak_grid()
+    harmonics = _sphere(order, len(directions))[1]
+    voxels, vertices = [], []
+    for first in range(0, max(density.shape[1], 1), _CHUNK):
+        values = harmonics @ density[:, first : first + _CHUNK]
+        # A grid point may be below the maximum that it stands for, hence a wider gate here.
+        highest = values > 0.8 * relative * values.max(0, initial=0)
+        for neighbour in neighbours.T:
+            highest &= values >= values[neighbour]
+        vertex, voxel = np.nonzero(highest)
+        voxels.append(voxel + first)
+        vertices.append(vertex)
+    return np.concatenate(voxels), directions[np.concatenate(vertices)]
+
+
+def _climb(direction: FloatArray, columns: FloatArray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Directions (P, 3) and amplitudes (P,) of the maxima near ``direction``.
+
+    Newton steps in the tangent plane, with derivatives from nine points 2 degrees apart;
+    ``columns`` (P, K) are the harmonics of each.
+    """
+    h, longest = np.deg2rad(2.0), np.deg2rad(5.0)
+    offsets = h * np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)], float)
+    for _ in range(2):
+        planes = _tangents(direction)
+        points = direction[:, None] + np.einsum('sc,pcj->psj', offsets, planes)
+        harmonics = basis(points.reshape(-1, 3), order).reshape(-1, 9, columns.shape[1])
+        v = np.einsum('psk,pk->ps', harmonics, columns).reshape(-1, 3, 3)
+        gx, gy = (v[:, 2, 1] - v[:, 0, 1]) / (2 * h), (v[:, 1, 2] - v[:, 1, 0]) / (2 * h)
+        hxx = (v[:, 2, 1] + v[:, 0, 1] - 2 * v[:, 1, 1]) / h**2
+        hyy = (v[:, 1, 2] + v[:, 1, 0] - 2 * v[:, 1, 1]) / h**2
+        hxy = (v[:, 2, 2] - v[:, 2, 0] - v[:, 0, 2] + v[:, 0, 0]) / (4 * h**2)
+        determinant = hxx * hyy - hxy**2
+        concave = (hxx < 0) & (determinant > 0)
+        safe = np.where(concave, determinant, 1.0)
+        step = np.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], 1) / safe[:, None]
+        length = np.linalg.norm(step, axis=1)
+        step *= (concave * np.minimum(1, longest / np.maximum(length, 1e-12)))[:, None]
+        direction = direction + np.einsum('pc,pcj->pj', step, planes)
+        direction = direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    return direction, np.einsum('pk,pk->p', basis(direction, order), columns)
+
+
+def _tangents(direction: FloatArray) -> np.ndarray:
+    """(P, 2, 3) two unit vectors across each direction (P, 3) and across each other."""
+    helper = np.eye(3)[np.abs(direction).argmin(1)]
+    first = np.cross(direction, helper)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    return np.stack([first, np.cross(direction, first)], 1)
+
+
+def fibre_directions(
+    data: FloatArray,
+    gtab: GradientTable,
+    brain: NDArray[Any],
+    white: NDArray[Any] | None = None,
+    device: str = 'cpu',
+) -> np.ndarray:
+    """Unit vectors along fibres in the axes of ``gtab``, (X, Y, Z, 3n) float32, strongest first.
+
+    Up to three fibres by deconvolution where the table supports it, else one by the tensor; in
+    ``white`` matter, or without it where the tensor is anisotropic; zero where there is none.
+    ``data`` (X, Y, Z, N) signals. Raises Unavailable where no single fibre is found to learn from.
+    """
+    tensor = fit_tensor(data, gtab, brain, device)
+    inside = np.asarray(brain, bool) & (tensor.fa > 0)
+    inside &= tensor.fa > WHITE_MATTER_FA if white is None else np.asarray(white, bool)
+    if not supports_deconvolution(acquisition(gtab)):
+        return np.where(inside[..., None], tensor.direction, 0).astype(np.float32)
+    response = single_fibre_response(data, gtab, inside, tensor, device)
+    _, volumes = best_shell(gtab)
+    table = gtab[volumes]
+    order = deconvolution_order(n_unique(table.bvecs))
+    attenuation = relative_signal(data, gtab, volumes)
+    variance = noise_variance(attenuation, np.asarray(brain, bool), table)
+    density = constrained_deconvolution(attenuation[:, inside], table, response, order, device)
+    floor = isotropic_floor(table, response, order, variance, device)
+    directions, _ = fibre_peaks(density, order, absolute=floor)
+    world = np.zeros((*inside.shape, 9), np.float32)
+    world[inside] = directions.reshape(-1, 9)
+    return world

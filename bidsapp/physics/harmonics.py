@@ -1,0 +1,86 @@
+"""Real, even spherical harmonics and axially symmetric kernels, in numpy alone."""
+
+from __future__ import annotations
+
+from math import factorial, pi, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bidsapp.core import FloatArray
+
+
+def n_coefficients(order: int) -> int:
+    """Number of even harmonics up to ``order``: (order + 1)(order + 2)/2."""
+    return (order + 1) * (order + 2) // 2
+
+
+def largest_order(n_directions: int, limit: int = 8) -> int:
+    """Largest even order whose coefficients are at most ``n_directions``."""
+    return max((o for o in range(0, limit + 1, 2) if n_coefficients(o) <= n_directions), default=0)
+
+
+def degrees(order: int) -> np.ndarray:
+    """(K,) the degree l of each coefficient."""
+    return np.concatenate([np.full(2 * deg + 1, deg) for deg in range(0, order + 1, 2)])
+
+
+def _associated_legendre(order: int, x: FloatArray) -> dict[tuple[int, int], FloatArray]:
+    """P_l^m(x) without the Condon-Shortley sign, by the standard upward recurrences."""
+    table: dict[tuple[int, int], FloatArray] = {(0, 0): np.ones_like(x)}
+    sine = np.sqrt(np.clip(1 - x**2, 0, None))
+    for m in range(order + 1):
+        if m:
+            table[m, m] = (2 * m - 1) * sine * table[m - 1, m - 1]
+        if m < order:
+            table[m + 1, m] = (2 * m + 1) * x * table[m, m]
+        for deg in range(m + 2, order + 1):
+            table[deg, m] = (
+                (2 * deg - 1) * x * table[deg - 1, m] - (deg + m - 1) * table[deg - 2, m]
+            ) / (deg - m)
+    return table
+
+
+def basis(directions: FloatArray, order: int) -> np.ndarray:
+    """Orthonormal real even harmonics at ``directions`` (N, 3): (N, K) float64.
+
+    Within a degree, m runs from -l to l; negative m carries the sine. Directions need not have
+    unit length but must not be zero.
+    """
+    unit = np.asarray(directions, float)
+    unit = unit / np.linalg.norm(unit, axis=-1, keepdims=True)
+    phi = np.arctan2(unit[:, 1], unit[:, 0])
+    table = _associated_legendre(order, unit[:, 2])
+    columns = []
+    for deg in range(0, order + 1, 2):
+        for m in range(-deg, deg + 1):
+            a = abs(m)
+            norm = sqrt((2 * deg + 1) / (4 * pi) * factorial(deg - a) / factorial(deg + a))
+            wave = 1.0 if m == 0 else sqrt(2) * (np.sin(a * phi) if m < 0 else np.cos(a * phi))
+            columns.append(norm * table[deg, a] * wave)
+    return np.stack(columns, axis=1)
+
+
+def legendre(order: int, x: FloatArray) -> np.ndarray:
+    """Even Legendre polynomials P_0, P_2, …, P_order at ``x`` (…): (…, order/2 + 1)."""
+    table = _associated_legendre(order, np.asarray(x, float))
+    return np.stack([table[deg, 0] for deg in range(0, order + 1, 2)], axis=-1)
+
+
+def zonal_coefficients(profile: FloatArray, cosines: FloatArray, weights: FloatArray) -> np.ndarray:
+    """Legendre coefficients a_l of f(cos) = Σ a_l P_l(cos), l = 0, 2, …, 8, by quadrature.
+
+    ``profile`` (…, Q) holds f at Gauss-Legendre nodes ``cosines`` (Q,) on [-1, 1].
+    """
+    polynomials = legendre(8, cosines)
+    scale = (2 * np.arange(0, 9, 2) + 1) / 2
+    return np.asarray(scale * np.einsum('...q,q,ql->...l', profile, weights, polynomials))
+
+
+def fibonacci_hemisphere(n: int) -> np.ndarray:
+    """(n, 3) nearly uniform directions with z > 0 (golden-angle spiral)."""
+    z = (np.arange(n) + 0.5) / n
+    phi = np.arange(n) * pi * (3 - sqrt(5))
+    radius = np.sqrt(1 - z**2)
+    return np.stack([radius * np.cos(phi), radius * np.sin(phi), z], axis=1)

@@ -1,0 +1,293 @@
+"""What is drawn of one run: anatomy, anisotropy, labels, directions, other maps, motion."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bidsapp.bids.names import parse
+from bidsapp.bids.samples import load_table, load_volume, to_ras
+from bidsapp.reports import canvas
+from bidsapp.reports.planes import (
+    View,
+    coloured_directions,
+    grey,
+    mapped,
+    overlaid,
+    window,
+)
+from bidsapp.reports.written import PREDICTED, WrittenRun, sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from bidsapp.reports.canvas import Key, Row
+    from bidsapp.reports.planes import At, Cut
+
+#: Colours of labels 1, 2, …: apart from each other, from grey, and for colour-blind eyes.
+LABEL_COLOURS = ('#e69f00', '#2ec4b6', '#3f6fff', '#cc79a7', '#f0e442')
+DIFFERENT = '#ff3b30'
+#: How sources are called in titles.
+TITLES = {
+    'reference': 'reference', 'truth': 'truth', PREDICTED: 'network', 'csd': 'reference, '
+    'spherical deconvolution', 'tensor': 'reference, diffusion tensor',
+}  # fmt: skip
+#: mm²/s; free water at body temperature has 3.0e-3.
+HIGHEST_ADC = 3.0e-3
+#: Degrees; axes at random are 57° apart on average.
+LARGEST_ANGLE = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure and what to say of it."""
+
+    heading: str
+    path: Path
+    caption: str
+
+
+def title_of(source: str) -> str:
+    """A source in words."""
+    return TITLES.get(source, source)
+
+
+def comparing_cuts(view: View) -> list[Cut]:
+    """The planes at which maps are compared: four axial, one coronal, one sagittal."""
+    sagittal = view.cuts(0, 1, 0.4, 0.4)
+    return [*view.cuts(2, 4, 0.3, 0.8), *view.cuts(1, 1, 0.45, 0.45), *sagittal]
+
+
+def source_rows(
+    view: View,
+    cuts: Sequence[Cut],
+    maps: Mapping[str, np.ndarray],
+    paint: Callable[[np.ndarray, At], np.ndarray],
+) -> list[Row]:
+    """The same cuts of the map of every source, a row each."""
+    return [
+        (title_of(source).capitalize(), view.panels(cuts, partial(paint, volume)))
+        for source, volume in maps.items()
+    ]
+
+
+def draw_mask(run: WrittenRun, view: View) -> Drawn:
+    """The mask's outline on the mean b=0 of the whole head."""
+    high = window(view.b0, view.brain)
+    axial = view.cuts(2, 8, 0.06, 0.94)
+    others = [*view.cuts(0, 2, 0.35, 0.53), *view.cuts(1, 2, 0.35, 0.6)]
+
+    def paint(at: At) -> np.ndarray:
+        return grey(at(view.b0), high)
+
+    rows = [('', view.panels(cuts, paint, view.head_box, view.brain))
+            for cuts in (axial[:4], axial[4:], others)]  # fmt: skip
+    volume = view.brain.sum() * abs(np.linalg.det(view.affine[:3, :3])) / 1e3
+    path = run.figure(desc='brain', suffix='mask')
+    canvas.draw_rows(path, rows, [canvas.swatches([('#ff4d4d', 'outline of the brain mask')])])
+    return Drawn(
+        'Brain mask', path,
+        f'Brain mask on the mean image without diffusion weighting; {volume:.0f} ml. '
+        'The line should follow the edge of the brain everywhere.',
+    )  # fmt: skip
+
+
+def tensor_maps(run: WrittenRun, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """(FA, direction) turned to RAS, where they are not on disk."""
+    from bidsapp.physics.diffusion import fit_tensor
+
+    mask = load_volume(run.case.files['mask']) > 0
+    tensor = fit_tensor(load_volume(run.dwi), load_table(run.case), mask)
+    affine = view.run_affine
+    return to_ras(tensor.fa, affine)[0], to_ras(tensor.direction, affine)[0]
+
+
+def draw_anisotropy(run: WrittenRun, view: View) -> Drawn:
+    """FA in grey, FA coloured by direction, and mean diffusivity."""
+    fa_files = run.images(suffix='FA')
+    adc_files = run.images(suffix='ADC')
+    direction_files = run.images(param='direction', suffix='dwimap')
+    source = next((s for s in direction_files if s != PREDICTED), '')
+    if fa_files and source:
+        fa = view.load(next(iter(fa_files.values())))
+        direction = view.load(direction_files[source])
+    else:
+        source, (fa, direction) = 'tensor', tensor_maps(run, view)
+    cuts = comparing_cuts(view)
+
+    def paint(at: At) -> np.ndarray:
+        here = at(direction)[..., :3]
+        none = ~here.any(-1, keepdims=True)
+        return np.where(none, 0.5 * grey(at(fa), 1), coloured_directions(here, at(fa)))
+
+    rows: list[Row] = [
+        ('Fractional anisotropy', view.panels(cuts, lambda at: grey(at(fa), 1))),
+        (f'Fractional anisotropy by direction ({title_of(source)})', view.panels(cuts, paint)),
+    ]
+    keys: list[Key] = [canvas.scale_bar('FA', 'gray', 1), canvas.direction_ball]
+    if adc_files:
+        adc = view.load(next(iter(adc_files.values())))
+        panels = view.panels(cuts, lambda at: grey(at(adc), HIGHEST_ADC))
+        rows.append(('Mean diffusivity', panels))
+        keys.append(canvas.scale_bar('diffusivity', 'gray', HIGHEST_ADC * 1e3, ' · 10⁻³ mm²/s'))
+    caption = 'Anisotropy, the main direction of diffusion weighted by it, and mean diffusivity.'
+    if not direction[view.brain].any(-1).all():
+        caption += ' Where the direction map holds none, anisotropy is in dim grey.'
+    path = canvas.draw_rows(run.figure(desc='colour', suffix='FA'), rows, keys)
+    return Drawn('Anisotropy', path, caption)
+
+
+def classes_of(path: Path) -> dict[int, str]:
+    """Index → name, from the table beside a label image."""
+    table = path.with_name(path.name.removesuffix('.nii.gz') + '.tsv')
+    if not table.is_file():
+        return {}
+    with table.open(encoding='utf-8', newline='') as stream:
+        rows = list(csv.DictReader(stream, delimiter='\t'))
+    return {int(row['index']): row['name'] for row in rows if int(row['index']) > 0}
+
+
+def seen(path: Path) -> str:
+    """What must be said of a comparison with the prediction ``path``."""
+    if sidecar(path).get('SeenInTraining') is True:
+        return (' The network was trained or chosen with this participant: this agreement says '
+                'nothing about new participants.')  # fmt: skip
+    return ''
+
+
+def draw_labels(run: WrittenRun, view: View, segmentation: str) -> Drawn | None:
+    """A segmentation of every source over b=0, and where reference and network differ."""
+    files = run.images(segmentation=segmentation, suffix='dseg')
+    if not files:
+        return None
+    maps = {source: view.load(path) for source, path in files.items()}
+    names = classes_of(next(iter(files.values())))
+    indices = sorted({int(i) for m in maps.values() for i in np.unique(m)} - {0})
+    colours = {i: LABEL_COLOURS[(i - 1) % len(LABEL_COLOURS)] for i in indices}
+    cuts, high = comparing_cuts(view), window(view.b0, view.brain, 98)
+
+    def paint(labels: np.ndarray, at: At) -> np.ndarray:
+        return overlaid(grey(at(view.b0), high), at(labels), colours)
+
+    rows = source_rows(view, cuts, maps, paint)
+    pairs = [(colours[i], names.get(i, f'label {i}')) for i in indices]
+    caption = f'Labels “{segmentation}” over the mean b=0 image.'
+    if PREDICTED in maps and len(maps) > 1:
+        first = next(source for source in maps if source != PREDICTED)
+        one, other = maps[first], maps[PREDICTED]
+        wrong = (one > 0) & (other > 0) & (one != other)
+        rows.append(('Differences', view.panels(
+            cuts, lambda at: overlaid(0.8 * grey(at(view.b0), high), at(wrong), {1: DIFFERENT}, 0.9)
+        )))  # fmt: skip
+        pairs.append((DIFFERENT, 'different'))
+        caption += ' ' + agreement(one, other, names) + seen(files[PREDICTED])
+    path = run.figure(segmentation=segmentation, desc='comparison', suffix='dseg')
+    canvas.draw_rows(path, rows, [canvas.swatches(pairs)])
+    return Drawn(f'Labels: {segmentation}', path, caption)
+
+
+def agreement(one: np.ndarray, other: np.ndarray, names: Mapping[int, str]) -> str:
+    """How many labelled voxels differ, and the Dice coefficient of each class, in words."""
+    both = (one > 0) & (other > 0)
+    differing = int((one[both] != other[both]).sum())
+    share = 100 * differing / max(int(both.sum()), 1)
+    text = f'{differing} of {int(both.sum())} voxels labelled by both differ ({share:.1f} %).'
+    dice = []
+    for index, name in names.items():
+        a, b = one[both] == index, other[both] == index
+        if size := int(a.sum() + b.sum()):
+            dice.append(f'{name} {2 * int((a & b).sum()) / size:.3f}')
+    return text + (f' Dice: {", ".join(dice)}.' if dice else '')
+
+
+def draw_directions(run: WrittenRun, view: View) -> Drawn | None:
+    """First fibre of reference and network in colour, and the angle between them."""
+    files = run.images(param='direction', suffix='dwimap')
+    if PREDICTED not in files:
+        return None
+    maps = {source: view.load(path)[..., :3] for source, path in files.items()}
+    cuts, high = comparing_cuts(view), window(view.b0, view.brain)
+    fa_files = run.images(suffix='FA')
+    fa = view.load(next(iter(fa_files.values()))) if fa_files else None
+
+    def paint(direction: np.ndarray, at: At) -> np.ndarray:
+        here = at(direction)
+        weight = np.sqrt(at(fa)) if fa is not None else np.ones(here.shape[:2])
+        return coloured_directions(here, weight)
+
+    rows = source_rows(view, cuts, maps, paint)
+    keys: list[Key] = [canvas.direction_ball]
+    caption = 'Direction of the first fibre; brightness is the square root of anisotropy.'
+    if len(maps) > 1:
+        first = next(source for source in maps if source != PREDICTED)
+        angle, where = angles(maps[first], maps[PREDICTED])
+        rows.append(('Angle between them', view.panels(
+            cuts, lambda at: mapped(0.5 * grey(at(view.b0), high), at(angle), at(where),
+                                    LARGEST_ANGLE, 'inferno'))))  # fmt: skip
+        keys.append(canvas.scale_bar('angle', 'inferno', LARGEST_ANGLE, '°'))
+        if where.any():
+            caption += (f' Median angle in white matter {np.median(angle[where]):.1f}° '
+                        f'({int(where.sum())} voxels).' + seen(files[PREDICTED]))  # fmt: skip
+    path = run.figure(param='direction', desc='comparison', suffix='dwimap')
+    return Drawn('Fibre directions', canvas.draw_rows(path, rows, keys), caption)
+
+
+def angles(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees (X, Y, Z) between axes (X, Y, Z, 3), 0 to 90, and where both have one."""
+    where = one.any(-1) & other.any(-1)
+    length = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    cosine = np.abs((one * other).sum(-1)) / np.where(where, length, 1)
+    degrees = np.degrees(np.arccos(np.clip(cosine, 0, 1)))
+    return np.where(where, degrees, 0), np.asarray(where)
+
+
+def segmentations(run: WrittenRun) -> list[str]:
+    """Names of the segmentations that a run has."""
+    named = (parse(path.name) for path in run.files())
+    found = {n.get('segmentation', '') for n in named if n['suffix'] == 'dseg'}
+    return sorted(found - {''})
+
+
+def parameters(run: WrittenRun) -> list[str]:
+    """Names of the parameter maps of one volume that a run has."""
+    named = (parse(path.name) for path in run.files())
+    return sorted({n['param'] for n in named if 'param' in n} - {'direction'})
+
+
+def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
+    """A parameter map of every source, all in one grey scale."""
+    files = run.images(param=param, suffix='dwimap')
+    maps = {source: view.load(path) for source, path in files.items()}
+    maps = {source: m for source, m in maps.items() if m.ndim == 3}
+    if not maps:
+        return None
+    high = max(window(m, view.brain & (m != 0)) for m in maps.values())
+    rows = source_rows(view, comparing_cuts(view), maps, lambda m, at: grey(at(m), high))
+    units = str(sidecar(next(iter(files.values()))).get('Units', ''))
+    path = run.figure(param=param, desc='comparison', suffix='dwimap')
+    canvas.draw_rows(path, rows, [canvas.scale_bar(param, 'gray', high, f' {units}')])
+    caption = f'{param}, every source in the same grey scale.'
+    if PREDICTED in files:
+        caption += seen(files[PREDICTED])
+    return Drawn(f'Parameter: {param}', path, caption)
+
+
+def draw_motion(run: WrittenRun) -> Drawn | None:
+    """Framewise displacement of every volume, where the sidecar of the run holds it."""
+    from bidsapp.reports.charts import line_chart
+
+    motion = sidecar(run.dwi).get('MotionCorrection')
+    values = motion.get('FramewiseDisplacement') if isinstance(motion, Mapping) else None
+    if not values or not all(isinstance(x, int | float) for x in values):
+        return None
+    path = run.figure(desc='motion', suffix='dwi')
+    line_chart(path, values, 'volume', 'displacement (mm)')
+    mean, most = float(np.mean(values)), float(np.max(values))
+    caption = f'Framewise displacement of the head: mean {mean:.2f} mm, largest {most:.2f} mm.'
+    return Drawn('Head motion', path, caption)

@@ -1,0 +1,174 @@
+"""The page of one participant: every dMRI run of all its sessions."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from bidsapp.bids.samples import load_table, open_image
+from bidsapp.bids.write import write_text
+from bidsapp.core import BadData, Problem
+from bidsapp.physics.gradients import acquisition, voxel_sizes
+from bidsapp.reports import figures, html
+from bidsapp.reports.planes import open_view
+from bidsapp.reports.written import WrittenRun, find_written, sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from bidsapp.reports.figures import Drawn
+
+#: Fields of a preprocessed run's sidecar that say what was done to it, or not.
+PROCESSING = (
+    'MotionCorrection', 'BiasFieldCorrection', 'DistortionCorrection', 'Denoising', 'Unringing',
+    'Registration', 'SkullStripped', 'Notes',
+)  # fmt: skip
+#: Fields that say how a prediction came about.
+PREDICTION = ('ModelName', 'ModelVersion', 'ModelSHA256', 'Device', 'SeenInTraining')
+#: Units that BIDS gives to fields of the scan.
+UNITS = {
+    'MagneticFieldStrength': 'T', 'EchoTime': 's', 'RepetitionTime': 's', 'FlipAngle': '°',
+    'TotalReadoutTime': 's', 'EffectiveEchoSpacing': 's',
+}  # fmt: skip
+#: Fields that have their own place on the page, or that only programs need.
+ELSEWHERE = (
+    'Description', 'Sources', 'Warnings', 'OrientationEncoding', 'EncodingAxis', 'Reference',
+    'Units', 'LabelMap', 'SkullStripped', 'Type', *PREDICTION,
+)  # fmt: skip
+
+
+def participant_page(
+    root: Path, subject: str, problems: Mapping[str, str] = MappingProxyType({})
+) -> Path:
+    """Draw ``sub-<subject>.html`` and its figures from what is written below ``root``.
+
+    ``problems``: run that failed → why. A run whose files cannot be drawn is itself a problem on
+    the page, not an error. Raises CannotCreate or InputOutputError where the page cannot be
+    written.
+    """
+    runs = find_written(root, subject)
+    failed = dict(problems)
+    sections = []
+    for run in runs:
+        drawn, troubles = _draw(run)
+        if troubles:
+            failed[run.name] = ' · '.join(filter(None, [failed.get(run.name), *troubles]))
+        sections.append(_section(run, drawn))
+    contents = html.Html()
+    if len(runs) > 1:
+        links = [html.element('li', html.element('a', r.name, href=f'#{r.name}')) for r in runs]
+        contents = html.element('nav', html.element('ul', *links))
+    elif not runs:
+        contents = html.element('p', 'No preprocessed diffusion MRI of this participant was found.')
+    lines = [f'{name}: {message}' for name, message in sorted(failed.items())]
+    title = f'Participant {subject}'
+    trouble = html.box('problem', 'Not everything worked', lines)
+    text = html.page(title, trouble, contents, *sections)
+    return write_text(root / f'sub-{subject}.html', text)
+
+
+def _draw(run: WrittenRun) -> tuple[list[Drawn], list[str]]:
+    """Every figure of a run that can be drawn, and why the others cannot."""
+    try:
+        view = open_view(run.case)
+    except Problem as problem:
+        return [], [str(problem)]
+    wanted: list[Callable[[], Drawn | None]] = [
+        partial(figures.draw_mask, run, view),
+        partial(figures.draw_motion, run),
+        partial(figures.draw_anisotropy, run, view),
+        *(partial(figures.draw_labels, run, view, name) for name in figures.segmentations(run)),
+        partial(figures.draw_directions, run, view),
+        *(partial(figures.draw_parameter, run, view, name) for name in figures.parameters(run)),
+    ]
+    drawn, troubles = [], []
+    for draw in wanted:
+        try:
+            if (figure := draw()) is not None:
+                drawn.append(figure)
+        except BadData as problem:
+            troubles.append(str(problem))
+    return drawn, troubles
+
+
+def _section(run: WrittenRun, drawn: list[Drawn]) -> html.Html:
+    files = run.files()
+    content = sidecar(run.dwi)
+    warnings = _warnings(files)
+    done = {k: content[k] for k in PROCESSING if k in content}
+    known = {*PROCESSING, *ELSEWHERE}
+    scan = {
+        **scan_facts(run),
+        **{k: f'{v} {UNITS[k]}' if k in UNITS else v for k, v in content.items() if k not in known},
+    }
+    pieces = [
+        html.element('h2', run.name, id=run.name),
+        html.box('warning', 'Warnings', warnings),
+        html.element('p', content.get('Description', ''), class_='note'),
+        _titled('Scan', html.facts(scan)),
+        _titled('What was done, and what not', html.facts(done)),
+        _titled('Predictions', _predictions(files)),
+    ]
+    for one in drawn:
+        source = quote(one.path.relative_to(run.root).as_posix())
+        pieces += [html.element('h3', one.heading), html.figure(source, one.caption)]
+    pieces.append(_titled('Output files', _listing(run, files)))
+    return html.element('section', *pieces)
+
+
+def _titled(title: str, content: html.Html) -> html.Html:
+    return html.joined(html.element('h3', title), content) if content else content
+
+
+def scan_facts(run: WrittenRun) -> dict[str, Any]:
+    """Grid and gradients in words; what cannot be read is left out, its problem stands above."""
+    known: dict[str, Any] = {}
+    try:
+        image = open_image(run.dwi)
+        sizes = ' × '.join(f'{x:.3g}' for x in voxel_sizes(image.affine))
+        known |= {
+            'Grid': ' × '.join(str(n) for n in image.shape[:3]) + f' voxels of {sizes} mm',
+            'Volumes': image.shape[3] if len(image.shape) > 3 else 1,
+        }
+        table = load_table(run.case)
+    except (Problem, OSError):
+        return known
+    facts = acquisition(table)
+    known['Of these without diffusion weighting'] = int(table.b0.sum())
+    known['Shells'] = [f'b = {b:.0f} s/mm²: {n} directions' for b, n in facts.shells]
+    known['Condition number of the tensor'] = round(float(facts.condition), 2)
+    return known
+
+
+def _warnings(files: list[Path]) -> list[str]:
+    """Each warning of any sidecar once."""
+    found: dict[str, None] = {}
+    for path in (p for p in files if p.name.endswith('.nii.gz')):
+        said = sidecar(path).get('Warnings') or []
+        for text in [said] if isinstance(said, str) else said:
+            found.setdefault(str(text))
+    return list(found)
+
+
+def _predictions(files: list[Path]) -> html.Html:
+    """What a network made, with which model, on which device; whether it had seen this brain."""
+    rows = []
+    for path in (p for p in files if p.name.endswith('.nii.gz')):
+        content = sidecar(path)
+        if any(key in content for key in PREDICTION):
+            rows.append((path.name.removesuffix('.nii.gz'), *(content.get(k) for k in PREDICTION)))
+    return html.table(('Output', *PREDICTION), rows)
+
+
+def _listing(run: WrittenRun, files: list[Path]) -> html.Html:
+    """Every image with its description and whatever else its sidecar says."""
+    rows = []
+    for path in (p for p in files if p.name.endswith('.nii.gz')):
+        content = sidecar(path)
+        link = html.element('a', path.name, href=quote(path.relative_to(run.root).as_posix()))
+        more = {k: v for k, v in content.items() if k not in ELSEWHERE} if path != run.dwi else {}
+        rows.append((link, content.get('Description'), content.get('Units'), more or None))
+    return html.table(('File', 'Description', 'Units', 'Further'), rows)

@@ -1,0 +1,136 @@
+"""What one call shall do, as a frozen value; only the stories see it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bidsapp.bids.write import explained
+from bidsapp.core import InputOutputError, MissingInput, WrongUsage
+
+#: Bytes that must be free in the output folder before anything starts.
+MIN_FREE = 200 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options of the command line after parsing."""
+
+    bids_dir: Path
+    output_dir: Path
+    level: str
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    filter_file: Path | None = None
+    tasks: tuple[str, ...] = ()
+    model: str = 'auto'
+    device: str = 'auto'
+    derivatives: tuple[tuple[str, Path], ...] = ()
+    work_dir: Path = Path()
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    memory_gb: float = 4.0
+    plugin_file: Path | None = None
+    database_dir: Path | None = None
+    skip_validation: bool = False
+    stop_on_first_crash: bool = False
+    dry_run: bool = False
+    reports_only: bool = False
+    clean_workdir: bool = False
+    seed: int = 0
+    verbose: int = 0
+    init: str = 'auto'
+    freeze: str = 'none'
+    steps: int | None = None
+    split_file: Path | None = None
+    compare: tuple[str, ...] = ()
+    input_directions: int | None = None
+    argv: tuple[str, ...] = field(default=())
+
+    @property
+    def models(self) -> Path:
+        """Where fine-tuned models stand."""
+        return self.output_dir / 'models'
+
+
+def check_folders(settings: Settings) -> None:
+    """Raises Problem for folders that would harm the input or cannot be written."""
+    raw, out = settings.bids_dir.resolve(), settings.output_dir.resolve()
+    work = settings.work_dir.resolve()
+    if out == raw:
+        raise WrongUsage(
+            f'OUTPUT_DIR is BIDS_DIR ({raw}). Choose another folder, such as '
+            f'{raw / "derivatives" / "transfermri"}.'
+        )
+    if out.is_relative_to(raw) and not out.is_relative_to(raw / 'derivatives'):
+        raise WrongUsage(
+            f'OUTPUT_DIR {out} lies inside BIDS_DIR but not under its derivatives/ folder. '
+            'Choose a folder there, or one outside the dataset.'
+        )
+    if work.is_relative_to(raw) and not work.is_relative_to(out):
+        raise WrongUsage(f'The work folder {work} lies inside BIDS_DIR. Choose one outside it.')
+    for folder in (out, work):
+        prepare(folder)
+    free = shutil.disk_usage(out).free
+    if free < MIN_FREE:
+        raise InputOutputError(
+            f'{out} has {free / 2**20:.0f} MB free; at least {MIN_FREE / 2**20:.0f} MB are needed '
+            'to begin. Make room or choose another OUTPUT_DIR.'
+        )
+
+
+def prepare(folder: Path) -> None:
+    """Make ``folder`` and see that it can be written. Raises CannotCreate."""
+    probe = folder / f'.{os.getpid()}.probe'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise explained(error, folder) from error
+
+
+def labels(values: list[str] | None, prefix: str) -> tuple[str, ...]:
+    """Labels with or without ``prefix``, or text files with one a line, in order, once each."""
+    found: list[str] = []
+    for value in values or []:
+        path = Path(value)
+        if path.suffix == '.txt' or path.is_file():
+            if not path.is_file():
+                raise MissingInput(f'The label file {path} does not exist.')
+            found += path.read_text(encoding='utf-8').split()
+        else:
+            found.append(value)
+    return tuple(dict.fromkeys(value.removeprefix(prefix) for value in found))
+
+
+def memory_in_gb(text: str) -> float:
+    """'8G', '8000M', '1.5g' or a bare number of MB → GB. Raises WrongUsage."""
+    match = re.fullmatch(r'([0-9.]+)\s*([kmgt]?)i?b?', text.strip().lower())
+    try:
+        number = float(match[1]) if match else -1.0
+    except ValueError:
+        number = -1.0
+    if match is None or number <= 0:
+        raise WrongUsage(f'--mem {text}: expected a size such as 8G, 8000M, or a number of MB.')
+    return number * {'k': 1e-6, '': 1e-3, 'm': 1e-3, 'g': 1.0, 't': 1e3}[match[2]]
+
+
+def memory_limit_gb() -> float:
+    """Memory this process may use: the cgroup's limit, else the machine's memory."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for name in ('memory.max', 'memory/memory.limit_in_bytes'):
+        path = Path('/sys/fs/cgroup') / name
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            limits.append(int(text))
+    return min(limits) / 2**30
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,1 @@
+"""Synthetic heads and scans in pure torch: anatomy, fibres, microstructure, acquisition."""

@@ -1,0 +1,88 @@
+"""Grey matter, white matter and fluid from diffusion MRI; the label comes from a T1w image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bidsapp.bids.samples import load_sample, load_volume
+from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
+from bidsapp.learn.losses import cross_entropy_and_dice
+from bidsapp.learn.metrics import confusion, dice_per_class, f1_macro
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLASSES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospinal Fluid', 'CSF'))
+CODES = tuple(code for _, _, code in CLASSES)
+
+DSEG = Output(
+    'tissue',
+    {'suffix': 'dseg', 'seg': 'tissue'},
+    'uint8',
+    labels=CLASSES,
+    description='Tissue with the largest share of each brain voxel; 0 is outside the brain.',
+)
+PROBSEG = Output(
+    'tissue_probability',
+    {'suffix': 'probseg', 'seg': 'tissue'},
+    'float32',
+    labels=CLASSES,
+    description='Probability of each tissue, one volume a tissue.',
+)
+
+
+def load(case: Case) -> Sample:
+    """Canonical input; target (1, X, Y, Z): 1 … 3 where labelled, 0 elsewhere."""
+    return load_sample(case, case.files.get('tissue'))
+
+
+def finish(output: Tensor, sample: Sample) -> Arrays:
+    """(3, X, Y, Z) logits → labels and probabilities in the brain, zero outside."""
+    inside = sample.mask[0].numpy()
+    probability = output.softmax(0).movedim(0, -1).numpy() * inside[..., None]
+    label = (probability.argmax(-1) + 1) * inside
+    return {'tissue': label.astype(np.uint8), 'tissue_probability': probability}
+
+
+def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
+    """F1 macro, accuracy, and Dice of each tissue over labelled brain voxels."""
+    if sample.target is None:
+        raise ValueError('metrics need a labelled sample')
+    where = sample.mask[0] & (sample.target[0] > 0)
+    counts = confusion(output.argmax(0)[where] + 1, sample.target[0][where], len(CODES))
+    accuracy = float(counts.diagonal().sum() / counts.sum().clamp_min(1))
+    rows = [('f1_macro', 'all', f1_macro(counts)), ('accuracy', 'all', accuracy)]
+    dice = dice_per_class(counts).tolist()
+    return rows + [('dice', code, value) for code, value in zip(CODES, dice, strict=True)]
+
+
+def reference(acquisition: Acquisition) -> str:
+    """The label is carried over from the participant's T1w image."""
+    if not acquisition.has_t1w:
+        raise Unavailable('tissue labels come from a T1w image, and there is none for this run')
+    return 'reference'
+
+
+def derive(case: Case) -> Arrays:
+    """The most probable of the tissue probabilities that the anatomical workflow carried over."""
+    posteriors = load_volume(case.files['tissue_posteriors'])
+    inside = posteriors.sum(-1) > 0
+    return {'tissue': ((posteriors.argmax(-1) + 1) * inside).astype(np.uint8)}
+
+
+task = Task(
+    name='tissue',
+    modality='dwi',
+    writes=(DSEG, PROBSEG),
+    channels=len(CLASSES),
+    load=load,
+    loss=cross_entropy_and_dice,
+    finish=finish,
+    metrics=metrics,
+    score='f1_macro',
+    higher_is_better=True,
+    reference=reference,
+    derive=derive,
+)

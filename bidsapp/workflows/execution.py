@@ -1,0 +1,152 @@
+"""Running a Nipype graph: the plugin, the progress on the screen, and what went wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
+
+from bidsapp.core import (
+    BadData,
+    CannotCreate,
+    InputOutputError,
+    MissingInput,
+    Problem,
+    TryAgain,
+    WrongUsage,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nipype import Workflow
+
+log = logging.getLogger('transfermri')
+
+#: Exit code of a note → the problem it stands for.
+KINDS = {p.exit_code: p for p in (BadData, MissingInput, CannotCreate, InputOutputError, TryAgain)}
+
+
+def engine(
+    plugin_file: Path | None, nprocs: int, memory_gb: float, stop_on_first_crash: bool
+) -> dict[str, Any]:
+    """Nipype's ``plugin`` and ``plugin_args``. Raises WrongUsage for a file that is neither."""
+    if plugin_file is None:
+        args = {
+            'n_procs': nprocs,
+            'memory_gb': memory_gb,
+            'raise_insufficient': False,
+            'mp_context': 'forkserver',
+            'maxtasksperchild': 1000,
+        }
+        return {'plugin': 'MultiProc', 'plugin_args': args}
+    import yaml
+
+    try:
+        content = yaml.safe_load(plugin_file.read_text(encoding='utf-8'))
+    except yaml.YAMLError as error:
+        raise WrongUsage(f'{plugin_file} is not valid YAML: {error}') from error
+    if not isinstance(content, dict) or 'plugin' not in content:
+        raise WrongUsage(f'{plugin_file} must name a plugin, such as "plugin: MultiProc".')
+    args = content.get('plugin_args') or {}
+    if content['plugin'] == 'MultiProc':
+        defaults = {'n_procs': nprocs, 'memory_gb': memory_gb, 'mp_context': 'forkserver'}
+        args = {**defaults, **args}
+    return {'plugin': content['plugin'], 'plugin_args': args}
+
+
+def run_graph(
+    graph: Workflow, plugin: dict[str, Any], crash_folder: Path, stop_on_first_crash: bool
+) -> Problem | None:
+    """Run; a failure that is not a step's own note comes back as a Problem.
+
+    Steps that fail do not stop steps that do not depend on them. Raises TryAgain on SIGTERM.
+    """
+    from nipype import config
+    from nipype import logging as nipype_logging
+
+    crash_folder.mkdir(parents=True, exist_ok=True)
+    config.update_config({
+        'execution': {
+            'crashdump_dir': str(crash_folder),
+            'crashfile_format': 'txt',
+            'stop_on_first_crash': str(stop_on_first_crash).lower(),
+            'poll_sleep_duration': '0.2',
+            'remove_unnecessary_outputs': 'false',
+            'check_version': 'false',
+        },
+        'logging': {'workflow_level': 'ERROR', 'interface_level': 'ERROR', 'utils_level': 'ERROR'},
+    })  # fmt: skip
+    nipype_logging.update_logging(config)
+    watch = Watch(graph)
+    previous = _on_sigterm()
+    try:
+        graph.run(**_with_callback(plugin, watch))
+    except BrokenProcessPool:
+        return TryAgain(
+            'a worker process was killed, most likely because memory ran out. Give the job more '
+            'memory, or fewer runs at once with --nprocs or --mem.'
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
+        log.debug('Nipype: %s', error)
+        text = str(error).strip().splitlines()
+        return Problem(f'a step failed: {text[0] if text else type(error).__name__}')
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+    return None
+
+
+def _on_sigterm() -> Any:
+    """SIGTERM becomes TryAgain in the main thread; what was written stays."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def stop(*_: Any) -> None:
+        raise TryAgain('Stopped by SIGTERM; the same command goes on from here.')
+
+    return signal.signal(signal.SIGTERM, stop)
+
+
+def _with_callback(plugin: dict[str, Any], watch: Watch) -> dict[str, Any]:
+    if plugin['plugin'] not in ('MultiProc', 'Linear'):
+        return plugin
+    return {**plugin, 'plugin_args': {**plugin['plugin_args'], 'status_callback': watch}}
+
+
+class Watch:
+    """Says each step that ends, with how many are done of how many."""
+
+    def __init__(self, graph: Workflow) -> None:
+        self.total = len(graph._create_flat_graph().nodes())
+        self.done = 0
+
+    def __call__(self, node: Any, status: str) -> None:
+        """Nipype calls this with 'start', 'end' or 'exception'."""
+        if status == 'start':
+            log.debug('start %s', node.fullname)
+            return
+        self.done += 1
+        where = node.fullname.split('.', 1)[-1].replace('_wf', '')
+        if status == 'exception':
+            log.error('[%d/%d] %s failed', self.done, self.total, where)
+        elif not where.endswith(('inputnode', 'outputnode', 'preprocessed')):
+            log.info('[%d/%d] %s', self.done, self.total, where)
+
+
+def problems_left(folder: Path) -> Problem | None:
+    """The problem that a step under ``folder`` noted, the newest if several."""
+    notes = sorted(folder.rglob('problem.json'), key=lambda path: path.stat().st_mtime)
+    if not notes:
+        return None
+    note = json.loads(notes[-1].read_text(encoding='utf-8'))
+    return KINDS.get(note['exit_code'], Problem)(note['message'])
+
+
+def clear_problems(folder: Path) -> None:
+    """Take away the notes of an earlier attempt."""
+    for note in folder.rglob('problem.json'):
+        note.unlink()

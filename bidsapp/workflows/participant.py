@@ -1,0 +1,57 @@
+"""The graph of one call: a workflow for each run, independent of each other."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from nipype import Workflow
+
+from bidsapp.workflows.run import Todo, init_run_wf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bidsapp.bids.query import Run
+
+
+class ParticipantWorkflow(Workflow):
+    """A workflow that knows how a run's own workflow is called."""
+
+    @staticmethod
+    def node_name(run_name: str) -> str:
+        """A Nipype name: letters, digits and underscores."""
+        return re.sub(r'\W', '_', run_name) + '_wf'
+
+
+def init_participant_wf(
+    runs: Sequence[tuple[Run, Todo, float]],
+    raw_root: Path,
+    out_root: Path,
+    base: Path,
+    seed: int,
+    device: str,
+    omp_nthreads: int,
+) -> ParticipantWorkflow:
+    """Each run's workflow, for (run, what is missing, memory of its voxels in GB)."""
+    workflow = ParticipantWorkflow(name='transfermri_wf', base_dir=str(base))
+    for run, todo, size_gb in runs:
+        workflow.add_nodes(
+            [
+                init_run_wf(
+                    workflow.node_name(run.name),
+                    run.case,
+                    run.metadata,
+                    run.notes,
+                    todo,
+                    raw_root,
+                    out_root,
+                    size_gb,
+                    seed,
+                    device,
+                    omp_nthreads,
+                )
+            ]
+        )
+    return workflow

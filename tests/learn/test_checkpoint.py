@@ -1,0 +1,80 @@
+"""A model on disk is whole, verified, and never a pickle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bidsapp.core import BadData, Checkpoint, MissingInput
+from bidsapp.learn.cards import (
+    newest_model,
+    next_version,
+    training_participants,
+    versions,
+)
+from bidsapp.learn.checkpoint import load, save
+from bidsapp.learn.predict import network_of, predict
+from bidsapp.networks.registry import build
+
+OPTIONS = {'widths': [4, 4, 8, 8]}
+
+
+@pytest.fixture
+def checkpoint():
+    network = build('unet3d', 3, 2, **OPTIONS)
+    card = {
+        'name': 'toy', 'version': 'v1', 'task': 'tissue',
+        'network': {'name': 'unet3d', 'channels_in': 3, 'channels_out': 2, 'options': OPTIONS},
+    }  # fmt: skip
+    return Checkpoint(card, network.body.state_dict(), network.head.state_dict())
+
+
+def test_saved_and_loaded_it_predicts_the_same(checkpoint, tmp_path):
+    folder = save(checkpoint, tmp_path / 'v1')
+    image = torch.randn(3, 9, 10, 11)
+    before, after = (predict(network_of(c), image) for c in (checkpoint, load(folder)))
+    assert torch.equal(before, after)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['v1']
+
+
+def test_damaged_weights_are_noticed(checkpoint, tmp_path):
+    folder = save(checkpoint, tmp_path / 'v1')
+    weights = folder / 'weights.safetensors'
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BadData, match='SHA-256'):
+        load(folder)
+
+
+def test_a_card_that_lacks_something_is_refused(checkpoint, tmp_path):
+    folder = save(checkpoint, tmp_path / 'v1')
+    card = json.loads((folder / 'card.json').read_text())
+    del card['network']
+    (folder / 'card.json').write_text(json.dumps(card))
+    with pytest.raises(BadData, match='network'):
+        load(folder)
+
+
+def test_a_folder_without_a_model_is_said(tmp_path):
+    with pytest.raises(MissingInput, match=r'card\.json'):
+        load(tmp_path)
+
+
+def test_versions_are_numbers_not_text(checkpoint, tmp_path):
+    for name in ('v2', 'v10', 'v9'):
+        save(checkpoint, tmp_path / 'tissue' / name)
+    (tmp_path / 'tissue' / '.v11.123').mkdir()
+    assert [p.name for p in versions(tmp_path, 'tissue')] == ['v2', 'v9', 'v10']
+    assert newest_model(tmp_path, 'tissue').name == 'v10'
+    assert next_version(tmp_path, 'tissue').name == 'v11'
+    assert next_version(tmp_path, 'orientation').name == 'v1'
+
+
+def test_who_was_seen_in_training(tmp_path):
+    (tmp_path / 'split.tsv').write_text(
+        'participant_id\tsplit\nsub-01\ttrain\nsub-02\tval\nsub-03\ttest\n'
+    )
+    assert training_participants(tmp_path) == {'01', '02'}

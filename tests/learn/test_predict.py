@@ -1,0 +1,47 @@
+"""A brain in patches is the brain in one piece; an absent device is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bidsapp.core import WrongUsage
+from bidsapp.learn import predict as module
+from bidsapp.learn.patches import in_patches
+from bidsapp.learn.predict import predict, resolve_device
+from bidsapp.networks.registry import build
+
+
+def test_identity_in_patches_is_the_image():
+    image = torch.randn(2, 37, 50, 29)
+    blended = in_patches(lambda x: x, image, 16, 8, 'cpu')
+    assert torch.allclose(blended, image, atol=1e-5)
+
+
+def test_patches_and_whole_agree_within_the_stated_tolerance(monkeypatch):
+    """Root mean square difference below 2 % of the output's standard deviation, in float32."""
+    monkeypatch.setattr(module, 'precision', lambda device: None)
+    torch.manual_seed(0)
+    network = build('unet3d', 4, 3, widths=(8, 8, 16, 16)).eval()
+    image = torch.randn(4, 120, 104, 40)
+    whole = predict(network, image, whole=True)
+    pieces = predict(network, image, whole=False)
+    difference = (whole - pieces).square().mean().sqrt()
+    assert difference < 0.02 * whole.std()
+
+
+def test_bfloat16_changes_little(monkeypatch):
+    torch.manual_seed(0)
+    network = build('unet3d', 4, 3).eval()
+    image = torch.randn(4, 24, 24, 24)
+    monkeypatch.setattr(module, 'precision', lambda device: None)
+    exact = predict(network, image)
+    monkeypatch.setattr(module, 'precision', lambda device: torch.bfloat16)
+    assert (predict(network, image) - exact).abs().mean() < 0.05 * exact.std()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a CUDA device is there')
+def test_explicit_cuda_that_is_not_there_names_the_remedy():
+    with pytest.raises(WrongUsage, match=r'--gpus all.*--nv'):
+        resolve_device('cuda')
+    assert resolve_device('auto') == 'cpu'

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from bidsapp.physics import anatomy, brain
+
+GRID = np.diag([4.0, 4.0, 4.0, 1.0])
+GRID[:3, 3] = [-94, -110, -78]
+SHAPE = (48, 56, 40)
+
+
+def parts(shape, affine, matrix=None):
+    """(GM, WM, CSF, scalp) of a lopsided head, seen at ``matrix`` times each world point."""
+    voxels = np.moveaxis(np.indices(shape), 0, -1)
+    world = anatomy.apply(affine, voxels)
+    x, y, z = np.moveaxis(world if matrix is None else anatomy.apply(matrix, world), -1, 0)
+    bumps = 1 + 0.05 * np.sin(x / 9) * np.cos(y / 11) * np.sin(z / 8 + 1)
+    radius = np.sqrt((x / 66) ** 2 + (y / 82) ** 2 + (z / 60) ** 2)
+    csf = (np.sqrt(((x - 6) / 14) ** 2 + ((y + 5) / 32) ** 2 + ((z - 8) / 12) ** 2) < 1) | (
+        (radius < 1) & (radius > 0.96)
+    )
+    white = (radius * bumps < 0.8) & ~csf
+    grey = (radius <= 0.96) & ~white & ~csf
+    return grey, white, csf, (radius > 1.1) & (radius < 1.2)
+
+
+def images(matrix, affine=GRID, shape=SHAPE, seed=0):
+    """(T1w on ``affine``, b0 on GRID); ``matrix`` takes world dMRI to world T1w."""
+    noise = np.random.default_rng(seed).normal(0, 3, (2, *shape))
+    t1w = sum(p * v for p, v in zip(parts(shape, affine), (60, 100, 20, 140), strict=True))
+    b0 = sum(p * v for p, v in zip(parts(SHAPE, GRID, matrix), (60, 45, 160, 15), strict=True))
+    return np.abs(t1w + noise[0]), np.abs(b0 + noise[1])
+
+
+def rigid(shift, degrees=(0, 0, 0)):
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(np.deg2rad(degrees)).as_matrix()
+    matrix[:3, 3] = shift
+    return matrix
+
+
+@pytest.mark.parametrize(
+    'truth', [rigid([5, 0, 0]), rigid([-2, 3, 4], [6, 0, 0]), rigid([0, -3, 2], [0, -3, 5])]
+)
+def test_a_known_motion_is_found_with_its_sign(truth):
+    t1w, b0 = images(truth)
+    mask = sum(parts(SHAPE, GRID, truth)[:3]) > 0
+    found = anatomy.register_t1w(t1w, GRID, b0, GRID, mask, np.random.default_rng(0))
+    points = anatomy.apply(GRID, np.argwhere(mask))
+    error = anatomy.apply(found.matrix, points) - anatomy.apply(truth, points)
+    assert np.linalg.norm(error, axis=1).max() < 1.5
+    assert found.n_agreeing > found.n_starts / 2
+    assert found.agreement_mm < 1
+
+
+def test_a_t1w_moved_5_mm_to_the_right_is_plus_5_mm_along_x():
+    t1w, b0 = images(np.eye(4))
+    moved = GRID.copy()
+    moved[0, 3] += 5
+    mask = sum(parts(SHAPE, GRID)[:3]) > 0
+    found = anatomy.register_t1w(t1w, moved, b0, GRID, mask, np.random.default_rng(0))
+    centre = anatomy.apply(GRID, np.argwhere(mask).mean(0))
+    assert anatomy.apply(found.matrix, centre) - centre == pytest.approx([5, 0, 0], abs=0.7)
+
+
+def test_registration_is_the_same_for_the_same_seed():
+    t1w, b0 = images(rigid([2, 0, 0]))
+    mask = sum(parts(SHAPE, GRID)[:3]) > 0
+    one, two = (
+        anatomy.register_t1w(t1w, GRID, b0, GRID, mask, np.random.default_rng(7)) for _ in range(2)
+    )
+    assert np.array_equal(one.matrix, two.matrix)
+
+
+def test_images_that_share_nothing_do_not_agree(rng):
+    _, b0 = images(np.eye(4))
+    mask = sum(parts(SHAPE, GRID)[:3]) > 0
+    found = anatomy.register_t1w(rng.uniform(0, 100, SHAPE), GRID, b0, GRID, mask, rng)
+    assert found.n_agreeing < found.n_starts / 2
+
+
+def test_ants_sees_the_same_world_with_two_axes_turned():
+    affine = np.array([[0, 0, 3.0, 5], [-2, 0, 0, 6], [0, 4, 0, 7], [0, 0, 0, 1]])
+    image = brain.to_ants(np.zeros((4, 5, 6)), affine)
+    inside = image.direction @ np.diag(image.spacing) @ [1, 2, 3] + image.origin
+    assert inside * [-1, -1, 1] == pytest.approx(anatomy.apply(affine, np.array([1, 2, 3])))
+
+
+def test_a_coarser_grid_keeps_the_field_of_view_and_the_amount():
+    image = np.zeros((24, 24, 24))
+    image[8:16, 9:15, 10:13] = 1
+    shape, grid = anatomy.coarser(image.shape, GRID, 12.0)
+    assert shape == (8, 8, 8)
+    low, high = np.full(3, -0.5), np.array(shape) - 0.5
+    assert anatomy.apply(grid, low) == pytest.approx(anatomy.apply(GRID, low))
+    assert anatomy.apply(grid, high) == pytest.approx(anatomy.apply(GRID, np.full(3, 23.5)))
+    small = anatomy.resampled(image, GRID, shape, grid)
+    assert small.sum() * 27 == pytest.approx(image.sum(), rel=0.1)
+
+
+def identity():
+    return anatomy.Registration(np.eye(4), 0.0, 0.0, 15, 15)
+
+
+def test_fractions_on_a_coarser_grid_are_averages_and_sum_to_one():
+    fine = np.zeros((3, 40, 40, 40))
+    stripes = np.indices((40, 40, 40))[0] % 2 == 0  # finer than the dMRI voxel: must average out
+    fine[0], fine[1] = stripes, ~stripes
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    grid = np.diag([4.0, 4.0, 4.0, 1.0])
+    mask = np.zeros((10, 10, 10), bool)
+    mask[2:8, 2:8, 2:8] = True
+    out = anatomy.to_dwi_grid(fine, affine, identity(), mask.shape, grid, mask)
+    assert out.sum(0)[mask] == pytest.approx(1)
+    assert not out[:, ~mask].any()
+    assert np.abs(out[0][mask] - 0.5).max() < 0.02
+
+
+def test_where_no_tissue_was_found_the_mask_holds_csf():
+    mask = np.ones((5, 5, 5), bool)
+    nothing = np.zeros((3, 5, 5, 5))
+    out = anatomy.to_dwi_grid(nothing, GRID, identity(), mask.shape, GRID, mask)
+    assert (anatomy.dseg(out) == 3).all()
+    assert not anatomy.dseg(nothing).any()
+
+
+@pytest.mark.parametrize('with_priors', [True, False])
+def test_tissue_is_found_under_a_receive_field(with_priors):
+    from scipy import ndimage
+
+    truth = np.stack(parts(SHAPE, GRID)[:3])
+    t1w, _ = images(np.eye(4))
+    coil = np.exp(0.6 * (np.indices(SHAPE)[2] / SHAPE[2] - 0.5))
+    mask = truth.any(0)
+    priors = np.stack([ndimage.gaussian_filter(p.astype(float), 1.0) for p in truth])
+    found = anatomy.tissue(t1w * coil, mask, GRID, priors if with_priors else None)
+    assert found.sum(0)[mask] == pytest.approx(1)
+    assert not found[:, ~mask].any()
+    right = (found.argmax(0) == truth.argmax(0))[mask].mean()
+    assert right > (0.95 if with_priors else 0.9)
+
+
+def test_priors_follow_the_head_and_leave_no_files(rng):
+    move = rigid([6, -8, 5], [4, 0, 0])
+    template = parts(SHAPE, GRID)
+    t1w = sum(p * v for p, v in zip(parts(SHAPE, GRID, move), (60, 100, 20, 140), strict=True))
+    skullless = sum(p * v for p, v in zip(template[:3], (60, 100, 20), strict=True))
+    truth = np.stack(parts(SHAPE, GRID, move)[:3])
+    maps = np.stack(template[:3]).astype(float)
+    before = set(Path(tempfile.gettempdir()).glob('antsr*'))
+    priors = anatomy.template_priors(
+        t1w.astype(float), GRID, truth.any(0), skullless.astype(float), maps, GRID, rng
+    )
+    assert set(Path(tempfile.gettempdir()).glob('antsr*')) <= before
+    mask = truth.any(0) & (priors.sum(0) > 0.5)
+    assert mask.sum() > 0.9 * truth.any(0).sum()
+    assert (priors.argmax(0) == truth.argmax(0))[mask].mean() > 0.85
+    made = anatomy.t1w_brain(t1w.astype(float), GRID, truth.any(0), GRID, identity(), priors)
+    assert 2 * (made & truth.any(0)).sum() / (made.sum() + truth.any(0).sum()) > 0.93
+    assert not (made & parts(SHAPE, GRID, move)[3]).any()
+
+
+def test_real_starts_agree_between_t1w_and_dmri(multivendor):
+    folder = multivendor / 'sub-prisma'
+    t1w = nib.load(folder / 'anat' / 'sub-prisma_T1w.nii.gz')
+    dwi = nib.load(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.nii.gz')
+    data = np.asarray(dwi.dataobj, np.float32)
+    weighted = np.loadtxt(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.bval') >= 50
+    b0 = data[..., ~weighted].mean(-1)
+    mask = brain.brain_mask(b0, data[..., weighted].mean(-1), dwi.affine)
+    head = anatomy.correct_t1w(np.asarray(t1w.dataobj, np.float32), t1w.affine)
+    found = anatomy.register_t1w(head, t1w.affine, b0, dwi.affine, mask, np.random.default_rng(0))
+    assert found.n_agreeing >= 10
+    assert found.agreement_mm < 1.5
+    turn = Rotation.from_matrix(found.matrix[:3, :3]).magnitude()
+    assert np.rad2deg(turn) < 5  # the same session: the head hardly moved

@@ -1,0 +1,244 @@
+"""Frames of gradient tables, shells that are never rounded, and each defect by its code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from bidsapp.core import GradientTable
+from bidsapp.physics.gradients import (
+    acquisition,
+    examine,
+    from_fsl,
+    grid_axes,
+    in_grid,
+    n_unique,
+    nearest_rotation,
+    rotated,
+    shells,
+    tensor_design,
+    to_fsl,
+    voxel_sizes,
+)
+from bidsapp.physics.harmonics import fibonacci_hemisphere
+
+OBLIQUE = Rotation.from_euler('xyz', [20, -35, 50], degrees=True).as_matrix()
+AFFINES = {
+    'right-handed': np.diag([2.0, 2, 3, 1]),
+    'left-handed': np.diag([-2.0, 2, 3, 1]),
+    'oblique': np.block(
+        [[OBLIQUE @ np.diag([2.0, 2, 3]), np.array([[4.0], [5], [6]])], [np.zeros((1, 3)), 1]]
+    ),
+    'oblique left-handed': np.block(
+        [[OBLIQUE @ np.diag([2.0, -2, 3]), np.zeros((3, 1))], [np.zeros((1, 3)), 1]]
+    ),
+    'permuted': np.array([[0, 0, 3.0, 0], [-2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]]),
+}
+
+
+@pytest.fixture(params=AFFINES.values(), ids=AFFINES.keys())
+def affine(request):
+    return request.param
+
+
+def stored(n=12, n_b0=1):
+    """(3, N) and (N,) a sound table as it stands beside an image."""
+    bvecs = np.vstack([np.zeros((n_b0, 3)), fibonacci_hemisphere(n)]).T
+    return bvecs, np.r_[np.zeros(n_b0), np.full(n, 1000.0)]
+
+
+def test_bids_sign_rule_in_words():
+    """A gradient stored as (1, 0, 0): on a right-handed RAS grid it points to -x, on LAS to -x.
+
+    With det > 0 the first component is reversed; with voxel x running to the left and det < 0 it
+    is not, and left is -x.
+    """
+    along_x = np.array([[1.0], [0], [0]])
+    for name in ('right-handed', 'left-handed'):
+        gtab = from_fsl(along_x, np.array([1000.0]), AFFINES[name])
+        np.testing.assert_allclose(gtab.bvecs, [[-1, 0, 0]], atol=1e-12)
+    along_y = np.array([[0.0], [1], [0]])
+    for name in ('right-handed', 'left-handed'):
+        gtab = from_fsl(along_y, np.array([1000.0]), AFFINES[name])
+        np.testing.assert_allclose(gtab.bvecs, [[0, 1, 0]], atol=1e-12)
+
+
+def test_fibre_along_world_x_comes_out_along_world_x(affine):
+    """The stored table is made here from voxel axes and the written rule, not by to_fsl."""
+    bvecs, bvals = stored(30)
+    world = bvecs.T
+    attenuation = np.exp(-bvals * 1e-3 * (0.3 + 1.4 * world[:, 0] ** 2))
+    unit_axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    along_image = np.linalg.solve(unit_axes, world.T)
+    if np.linalg.det(affine[:3, :3]) > 0:
+        along_image[0] *= -1
+    design = tensor_design(from_fsl(along_image, bvals, affine))
+    xx, yy, zz, xy, xz, yz, _ = np.linalg.lstsq(design, np.log(attenuation), rcond=None)[0]
+    tensor = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    np.testing.assert_allclose(tensor, np.diag([1.7, 0.3, 0.3]), atol=1e-9)
+
+
+def test_fsl_round_trip(affine):
+    bvecs, bvals = stored()
+    back = to_fsl(from_fsl(bvecs, bvals, affine), affine)
+    np.testing.assert_allclose(back, bvecs, atol=1e-12)
+
+
+def test_b0_has_a_zero_vector_and_others_unit_length(affine):
+    bvecs, bvals = stored()
+    bvecs[:, 0] = [0.3, 0.2, 0.1]
+    bvecs[:, 1:] *= 1.02
+    bvals[0] = 5
+    gtab = from_fsl(bvecs, bvals, affine)
+    assert not gtab.bvecs[0].any()
+    np.testing.assert_allclose(np.linalg.norm(gtab.bvecs[1:], axis=1), 1)
+    np.testing.assert_array_equal(gtab.bvals, bvals)
+
+
+def test_grid_axes_are_orthonormal_and_keep_handedness(affine):
+    sheared = affine.copy()
+    sheared[:3, 0] += 0.02 * sheared[:3, 1]
+    axes = grid_axes(sheared)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
+    assert np.linalg.det(axes) * np.linalg.det(sheared[:3, :3]) > 0
+    assert (np.diag(axes.T @ grid_axes(affine)) > 0.99).all()
+    np.testing.assert_allclose(sorted(voxel_sizes(affine)), [2, 2, 3])
+
+
+def test_in_grid_follows_the_voxel_axes(affine):
+    """A gradient along the world direction of voxel axis j is the unit vector e_j in the grid."""
+    gtab = GradientTable(grid_axes(affine).T, np.full(3, 1000.0))
+    np.testing.assert_allclose(in_grid(gtab, affine).bvecs, np.eye(3), atol=1e-12)
+
+
+def test_rotations_act_volume_by_volume(rng):
+    gtab = GradientTable(fibonacci_hemisphere(5), np.full(5, 1000.0))
+    turns = Rotation.random(5, random_state=rng).as_matrix()
+    turned = rotated(gtab, turns)
+    for before, after, turn in zip(gtab.bvecs, turned.bvecs, turns, strict=True):
+        np.testing.assert_allclose(after, turn @ before)
+    quarter = Rotation.from_euler('z', 90, degrees=True).as_matrix()
+    x = GradientTable(np.eye(3)[:1], np.array([1000.0]))
+    np.testing.assert_allclose(rotated(x, quarter).bvecs, [[0, 1, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize('scale', [1.0, 1.1])
+def test_nearest_rotation(rng, scale):
+    turn = Rotation.random(random_state=rng).as_matrix()
+    np.testing.assert_allclose(nearest_rotation(scale * turn), turn, atol=1e-12)
+    mirror = nearest_rotation(turn @ np.diag([1, 1, -0.5]))
+    assert np.linalg.det(mirror) == pytest.approx(1)
+
+
+def test_shells_keep_b400_apart_and_are_not_rounded():
+    bvals = np.array([0, 400, 400, 1000, 995, 1005, 3000, 0, 2990])
+    found = shells(bvals)
+    np.testing.assert_allclose([b for b, _ in found], [400, 1000, 2995])
+    np.testing.assert_array_equal(found[0][1], [1, 2])
+    np.testing.assert_array_equal(found[2][1], [6, 8])
+
+
+def test_shell_of_odd_values_keeps_its_mean():
+    ((b, members),) = shells(np.array([0, 929.75, 931.25, 1.25]))
+    assert b == pytest.approx(930.5)
+    np.testing.assert_array_equal(members, [1, 2])
+
+
+def test_no_shells_without_weighting():
+    assert shells(np.array([0.0, 5, 10])) == []
+
+
+def test_antipodes_and_repeats_count_once():
+    directions = fibonacci_hemisphere(8)
+    assert n_unique(np.vstack([directions, -directions, directions[:3]])) == 8
+
+
+def test_acquisition_counts_each_shell():
+    directions = fibonacci_hemisphere(12)
+    gtab = GradientTable(
+        np.vstack([np.zeros((2, 3)), directions, directions[:6]]),
+        np.r_[0, 0, np.full(12, 1000.0), np.full(6, 400.0)],
+    )
+    facts = acquisition(gtab)
+    assert facts.directions == 12
+    assert facts.shells == ((400.0, 6), (1000.0, 12))
+    assert facts.best_shell == (1000.0, 12)
+    assert facts.condition < 10
+    flat = GradientTable(np.eye(3)[np.arange(9) % 3], np.full(9, 1000.0))
+    assert acquisition(flat).condition > 1e6
+
+
+def codes(bvecs, bvals, n_volumes=None):
+    _, _, findings = examine(bvecs, bvals, len(bvals) if n_volumes is None else n_volumes)
+    return {finding.code: finding.severity for finding in findings}
+
+
+def test_a_sound_table_raises_no_finding():
+    assert codes(*stored(12)) == {}
+
+
+def test_a_transposed_table_is_turned_with_a_warning():
+    bvecs, bvals = stored(12)
+    turned, _, findings = examine(bvecs.T, bvals, 13)
+    np.testing.assert_array_equal(turned, bvecs)
+    assert [(f.severity, f.code) for f in findings] == [('warning', 'BVEC_TRANSPOSED')]
+
+
+def test_a_table_of_three_volumes_is_not_turned():
+    turned, _, _ = examine(np.arange(9.0).reshape(3, 3), np.array([0, 1000.0, 1000]), 3)
+    np.testing.assert_array_equal(turned, np.arange(9).reshape(3, 3))
+
+
+def spoil(name):
+    """(bvecs, bvals, number of volumes) with one planted defect."""
+    bvecs, bvals = stored(12, n_b0=1)
+    n = len(bvals)
+    match name:
+        case 'BVAL_COUNT':
+            bvals = bvals[:-1]
+        case 'BVEC_COUNT':
+            bvecs = bvecs[:, :-1]
+        case 'GRADIENT_NAN':
+            bvecs[1, 3] = np.nan
+        case 'BVAL_NEGATIVE':
+            bvals[4] = -1000
+        case 'ZERO_GRADIENT':
+            bvecs[:, 5] = 0
+        case 'ALL_B0':
+            bvals[:] = 0
+        case 'NO_B0':
+            bvecs, bvals, n = bvecs[:, 1:], bvals[1:], n - 1
+        case 'NORM':
+            bvecs[:, 2] *= 0.8
+        case 'TOO_FEW_DIRECTIONS':
+            bvecs, bvals, n = bvecs[:, :6], bvals[:6], 6
+        case 'REPEATED_DIRECTIONS':
+            bvecs[:, 6] = -bvecs[:, 7]
+    return bvecs, bvals, n
+
+
+@pytest.mark.parametrize(
+    ('code', 'severity'),
+    [
+        ('BVAL_COUNT', 'error'),
+        ('BVEC_COUNT', 'error'),
+        ('GRADIENT_NAN', 'error'),
+        ('BVAL_NEGATIVE', 'error'),
+        ('ZERO_GRADIENT', 'error'),
+        ('ALL_B0', 'error'),
+        ('NO_B0', 'error'),
+        ('NORM', 'warning'),
+        ('TOO_FEW_DIRECTIONS', 'error'),
+        ('REPEATED_DIRECTIONS', 'warning'),
+    ],
+)
+def test_each_defect_is_found_by_its_code_alone(code, severity):
+    assert codes(*spoil(code)) == {code: severity}
+
+
+def test_six_directions_in_one_plane_are_too_few():
+    phi = np.arange(8) * np.pi / 8
+    bvecs = np.stack([np.cos(phi), np.sin(phi), 0 * phi])
+    bvecs, bvals = np.hstack([np.zeros((3, 1)), bvecs]), np.r_[0, np.full(8, 1000.0)]
+    assert codes(bvecs, bvals) == {'TOO_FEW_DIRECTIONS': 'error'}

@@ -1,0 +1,100 @@
+"""The group's page: the best step is the best, figures of one participant are not those of two."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bidsapp.core import BadData, MissingInput
+from bidsapp.reports.group import averaged, direction_of, group_page, learning_curve, spread
+
+LOG = ['step\tloss\tvalidation', '1\t1.5\t', '2\t1.0\t30.0', '3\t0.9\tn/a', '4\t0.5\t20.0',
+       '5\t0.4\t25.0']  # fmt: skip
+HEADER = 'participant_id\tsplit\tmodel\tmetric\tlabel\tvalue'
+ROWS = [
+    'sub-01\ttrain\tfinetuned\tangular_error_median\tWM\t5',
+    'sub-02\ttest\tfinetuned\tangular_error_median\tWM\t10',
+    'sub-02\ttest\tscratch\tangular_error_median\tWM\t14',
+    'sub-03\ttest\tfinetuned\tangular_error_median\tWM\t12',
+    'sub-03\ttest\tscratch\tangular_error_median\tWM\tn/a',
+]
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / 'models' / 'orientation' / 'v2'
+    folder.mkdir(parents=True)
+    card = {'name': '<script>m</script>', 'version': 'v2', 'task': 'orientation', 'sha256': 'ab',
+            'network': {'name': 'unet3d'}}  # fmt: skip
+    (folder / 'card.json').write_text(json.dumps(card))
+    (folder / 'log.tsv').write_text('\n'.join(LOG) + '\n')
+    (folder / 'split.tsv').write_text('participant_id\tsplit\nsub-01\ttrain\nsub-02\ttest\n')
+    (tmp_path / 'group_orientation.tsv').write_text('\n'.join([HEADER, *ROWS]) + '\n')
+    return tmp_path
+
+
+def test_page_shows_metrics_split_curve_and_card(root):
+    text = group_page(root, 'orientation').read_text()
+    for expected in (
+        'models/orientation/v2/curve.png', 'models/orientation/v2/metrics.png', 'sub-03',
+        'Not for clinical use', 'training (1)', '11 ± 1.41', 'unet3d',
+    ):  # fmt: skip
+        assert expected in text
+    assert (root / 'models/orientation/v2/curve.png').stat().st_size > 5000
+    assert (root / 'models/orientation/v2/metrics.png').stat().st_size > 5000
+    assert '<script>' not in text
+
+
+def test_page_without_table_at_the_root_takes_the_models_own(root):
+    folder = root / 'models' / 'orientation' / 'v2'
+    (root / 'group_orientation.tsv').rename(folder / 'metrics.tsv')
+    (folder / 'log.tsv').unlink()
+    text = group_page(root, 'orientation').read_text()
+    assert '11 ± 1.41' in text
+    assert 'curve.png' not in text
+
+
+def test_no_model_is_said(tmp_path):
+    with pytest.raises(MissingInput, match='No model of task tissue'):
+        group_page(tmp_path, 'tissue')
+
+
+def test_the_task_says_which_score_is_better():
+    assert direction_of('angular_error_median') is False
+    assert direction_of('f1_macro') is True
+    assert direction_of('unheard of') is None
+
+
+def test_curve_depends_on_which_score_is_better(root, tmp_path):
+    log = root / 'models' / 'orientation' / 'v2' / 'log.tsv'
+    pictures = {
+        better: learning_curve(log, tmp_path / f'{better}.png', 'score', better).read_bytes()
+        for better in (True, False, None)
+    }
+    assert len(set(pictures.values())) == 3
+    by_task = learning_curve(log, tmp_path / 'task.png', 'angular_error_median')
+    named = learning_curve(log, tmp_path / 'named.png', 'angular_error_median', False)
+    assert by_task.read_bytes() == named.read_bytes()
+
+
+def test_log_of_other_columns_is_refused(tmp_path):
+    (tmp_path / 'log.tsv').write_text('step\tvalue\n1\t2\n')
+    with pytest.raises(BadData, match='columns step, loss and validation'):
+        learning_curve(tmp_path / 'log.tsv', tmp_path / 'x.png', 'f1_macro')
+    (tmp_path / 'log.tsv').write_text('step\tloss\tvalidation\n1\tmuch\t2\n')
+    with pytest.raises(BadData, match='not a number'):
+        learning_curve(tmp_path / 'log.tsv', tmp_path / 'x.png', 'f1_macro')
+
+
+def test_two_runs_of_a_participant_count_once():
+    row = {'participant_id': 'sub-01', 'split': 'test', 'model': 'm', 'metric': 'f', 'label': 'l'}
+    (one,) = averaged([{**row, 'value': '1'}, {**row, 'value': '3'}])
+    assert float(one['value']) == 2
+
+
+def test_spread_leaves_out_what_is_missing_and_needs_two():
+    assert spread([2.0]) == '2'
+    assert spread([1.0, 3.0, np.nan]) == '2 ± 1.41'
+    assert spread([]) == 'n/a'

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.ndimage import distance_transform_edt
+
+from bidsapp.simulate.anatomy import (
+    AIR,
+    EYE,
+    EYES,
+    LEAST_JACOBIAN,
+    SCALP,
+    SKULL,
+    distance_to,
+    draw_head,
+)
+from bidsapp.simulate.grids import Grid, jacobian, moved
+
+
+def test_distance_is_euclidean(generator):
+    mask = torch.rand(14, 17, 12, generator=generator) > 0.995
+    found = distance_to(mask, 1.5, 9.0)
+    exact = torch.from_numpy(distance_transform_edt(~mask.numpy()) * 1.5).float()
+    torch.testing.assert_close(found, exact.clamp(max=9.0))
+
+
+def test_fractions_sum_to_one_in_the_template_and_in_a_head(template, head):
+    for fractions in (template.fractions, head.tissues(template.grid.points())):
+        assert fractions.min() > -1e-5
+        total = fractions.sum(0)
+        torch.testing.assert_close(total, torch.ones_like(total), atol=1e-4, rtol=0)
+
+
+def test_out_of_the_brain_come_skull_then_scalp_then_air(template):
+    start, end = torch.tensor([0.0, -20.0, 60.0]), torch.tensor([0.0, -20.0, 105.0])
+    t = torch.linspace(0, 1, 46)
+    line = (start[:, None] * (1 - t) + end[:, None] * t)[:, :, None, None]
+    index = moved(torch.linalg.inv(template.grid.affine), line)[:, :, 0, 0].round().long()
+    kinds = template.fractions[:, index[0], index[1], index[2]]
+    where = [int((kinds[tissue] > 0.5).nonzero()[0]) for tissue in (SKULL, SCALP, AIR)]
+    assert where == sorted(where)
+    assert where[0] < where[1] < where[2]
+
+
+def test_eyes_are_where_eyes_are(template):
+    centres = torch.tensor([eye[0] for eye in EYES]).T
+    i, j, k = moved(torch.linalg.inv(template.grid.affine), centres).round().long()
+    assert template.fractions[EYE, i, j, k].min() > 0.9
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_heads_differ_in_size_and_never_fold(template, seed):
+    drawn = draw_head(template, torch.Generator().manual_seed(seed))
+    affine = torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0]))
+    affine[:3, 3] = -100
+    grid = Grid((51, 51, 51), affine)
+    mapped = drawn.to_template(grid.points())
+    assert torch.linalg.det(jacobian(mapped, grid)).min() > 0.8 * LEAST_JACOBIAN
+    size = torch.linalg.det(drawn.affine[:3, :3]) ** (-1 / 3)
+    assert 0.9 < size < 1.1
+    assert 1 < drawn.displacement.norm(dim=0).max() < 12
+
+
+def test_the_same_seed_gives_the_same_head(template):
+    one, other = (draw_head(template, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(one.displacement, other.displacement)
+    assert torch.equal(one.affine, other.affine)
