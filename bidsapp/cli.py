@@ -182,7 +182,6 @@ def quiet_environment(settings: Settings) -> None:
     ):
         os.environ.setdefault(variable, str(caches / variable.lower()))
     os.environ['NIPYPE_NO_ET'] = os.environ['NO_ET'] = '1'
-    os.environ['NIPYPE_CONFIG_DIR'] = str(caches / 'nipype')
     threads = str(settings.omp_nthreads)
     for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS',
                      'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'):  # fmt: skip
@@ -226,13 +225,19 @@ def run(settings: Settings) -> int:
     check_folders(settings)
     quiet_environment(settings)
     log = set_up_log(settings)
-    if settings.level == 'participant':
-        from bidsapp import participant
+    try:
+        if settings.level == 'participant':
+            from bidsapp import participant
 
-        return participant.run(settings, log)
-    from bidsapp import group
+            return participant.run(settings, log)
+        from bidsapp import group
 
-    return group.run(settings, log)
+        return group.run(settings, log)
+    except Problem as problem:
+        logging.getLogger('transfermri').debug('%s', problem)
+        raise
+    finally:
+        close_log()
 
 
 def set_up_log(settings: Settings) -> Path:
@@ -244,7 +249,7 @@ def set_up_log(settings: Settings) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger('transfermri')
     logger.setLevel(logging.DEBUG)
-    logger.handlers.clear()
+    close_log()
     logger.propagate = False
     screen = logging.StreamHandler(sys.stdout)
     screen.setLevel(logging.DEBUG if settings.verbose else logging.INFO)
@@ -255,6 +260,14 @@ def set_up_log(settings: Settings) -> Path:
     logger.addHandler(file)
     logger.debug('TransferMRI %s: transfermri %s', __version__, ' '.join(settings.argv))
     return path
+
+
+def close_log() -> None:
+    """Let go of the log file."""
+    logger = logging.getLogger('transfermri')
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
 
 
 if __name__ == '__main__':

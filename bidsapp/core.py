@@ -130,8 +130,11 @@ class Acquisition:
 
     @property
     def best_shell(self) -> tuple[float, int]:
-        """(b, directions) of the shell best suited to resolve fibres: most directions, then b."""
-        return max(self.shells, key=lambda shell: (shell[1], shell[0]), default=(0.0, 0))
+        """(b, directions) of the shell best suited to resolve fibres.
+
+        Most directions, up to the 45 that harmonics of order 8 need; among equals the highest b.
+        """
+        return max(self.shells, key=lambda shell: (min(shell[1], 45), shell[0]), default=(0.0, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from bidsapp.core import (
 from bidsapp.interfaces.outputs import promised_by_preprocessing
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
 from bidsapp.physics import gradients
-from bidsapp.workflows.execution import clear_problems, engine, problems_left, run_graph
+from bidsapp.workflows.execution import clear_problems, configure, engine, problems_left, run_graph
 from bidsapp.workflows.run import Model, Todo
 
 if TYPE_CHECKING:
@@ -263,9 +263,9 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     if not active:
         return
     base = settings.work_dir / f'participant-{__version__}'
-    plugin = engine(
-        settings.plugin_file, settings.nprocs, settings.memory_gb, settings.stop_on_first_crash
-    )
+    plugin = engine(settings.plugin_file, settings.nprocs, settings.memory_gb)
+    logs = settings.output_dir / 'logs'
+    configure(settings.work_dir / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
     graph = init_participant_wf(
         [(p.run, p.todo, p.size_gb) for p in active],
         settings.bids_dir,
@@ -277,7 +277,7 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     )
     clear_problems(base)
     log.info('Working on %d runs in %s', len(active), base)
-    failure = run_graph(graph, plugin, settings.output_dir / 'logs', settings.stop_on_first_crash)
+    failure = run_graph(graph, plugin)
     for made in active:
         if not made.missing(settings.output_dir) and not stale(made, settings.output_dir):
             continue

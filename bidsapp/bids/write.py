@@ -57,12 +57,13 @@ def whole(path: Path) -> Iterator[Path]:
     hidden = path.with_name(f'.{os.getpid()}.{path.name}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield hidden
-        hidden.replace(path)
+        try:
+            yield hidden
+            hidden.replace(path)
+        finally:
+            hidden.unlink(missing_ok=True)
     except OSError as error:
         raise explained(error, path) from error
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 def explained(error: OSError, path: Path) -> CannotCreate | InputOutputError:

@@ -48,6 +48,7 @@ class CorrectT1w(Step):
 class _RegisterInput(_T1w):
     dwi = File(exists=True, mandatory=True)
     bval = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
     seed = traits.Int(0, usedefault=True)
 
 
@@ -73,7 +74,8 @@ class RegisterT1w(Step):
             open_image(t1w).affine,
             load_volume(dwi)[..., b0].mean(-1),
             open_image(dwi).affine,
-            self.inputs.seed,
+            load_volume(Path(self.inputs.mask)) > 0,
+            np.random.default_rng(self.inputs.seed),
         )
         np.savetxt(folder / 'dwi_to_t1w.txt', found.matrix, fmt='%.8f')
         quality = {
@@ -98,6 +100,7 @@ class _SegmentInput(_T1w):
     matrix = File(exists=True, mandatory=True)
     dwi = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
+    seed = traits.Int(0, usedefault=True)
 
 
 class _Segmented(TraitedSpec):
@@ -116,13 +119,15 @@ class SegmentTissue(Step):
         from bidsapp.simulate.template import template_maps
 
         t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
+        mask = load_volume(Path(self.inputs.mask)) > 0
         posteriors = anatomy.tissue_on_dwi(
             load_volume(t1w),
             open_image(t1w).affine,
             np.loadtxt(self.inputs.matrix),
-            load_volume(Path(self.inputs.mask)) > 0,
+            mask,
             open_image(dwi).affine,
             template_maps(2.0),
+            np.random.default_rng(self.inputs.seed),
         )
         array = np.moveaxis(posteriors, 0, -1)
         return {'posteriors': str(save_like(folder / 'posteriors.nii.gz', array, dwi))}

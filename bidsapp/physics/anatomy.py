@@ -37,6 +37,8 @@ SURROUNDINGS = 25.0
 #: mm; rotations are searched in arc length at this radius, so that all parameters are alike.
 HEAD_RADIUS = 80.0
 N_BINS = 32
+#: Of the points compared, the fraction that must lie inside the other image.
+MIN_OVERLAP = 0.5
 #: mm, standard deviation; the receive field of the T1w is smoother than this.
 FIELD_SCALE = 20.0
 #: Log odds that a voxel gains when all its neighbours share its tissue.
@@ -160,12 +162,16 @@ class _Similarity:
 
     def __call__(self, parameters: FloatArray) -> float:
         index = apply(self.inverse @ _motion(parameters, self.centre), self.points)
-        value = ndimage.map_coordinates(self.moving, index.T, order=1, mode='constant')
+        inside = ((index > -0.5) & (index < np.array(self.moving.shape) - 0.5)).all(1)
+        value = ndimage.map_coordinates(self.moving, index.T, order=1, mode='nearest')
         low = np.minimum(value.astype(int), N_BINS - 2)
-        weight, cell = value - low, self.row + low
-        joint = np.bincount(cell, 1 - weight, N_BINS**2) + np.bincount(cell + 1, weight, N_BINS**2)
+        cell, upper = self.row + low, (value - low) * inside
+        joint = np.bincount(cell, inside - upper, N_BINS**2)
+        joint += np.bincount(cell + 1, upper, N_BINS**2)
         p = ndimage.gaussian_filter(joint.reshape(N_BINS, N_BINS), 1.0, mode='nearest')
-        p /= p.sum()
+        p /= max(p.sum(), 1e-9)
+        if inside.mean() < MIN_OVERLAP:
+            return 0.0
         return -(_entropy(p.sum(0)) + _entropy(p.sum(1))) / _entropy(p)
 
     def best(self, start: FloatArray) -> tuple[np.ndarray, float]:
@@ -231,7 +237,7 @@ def register_t1w(
     b0 = np.clip(np.nan_to_num(np.asarray(b0, float)), 0, None)
     log_b0 = np.log(b0 + 0.02 * np.percentile(b0, 99) + 1e-6)
     region = brain.dilated(mask, b0_affine, SURROUNDINGS)
-    images = (log_b0, b0_affine, region, np.asarray(t1w, float), t1w_affine)
+    images = (log_b0, b0_affine, region, *reduced(np.asarray(t1w, float), t1w_affine))
     coarse = _similarity(*images, 4.0, 15_000, rng)
     fine = _similarity(*images, 2.5, 50_000, rng)
     fine.centre = coarse.centre = apply(b0_affine, np.argwhere(mask).mean(0))
@@ -383,15 +389,15 @@ def t1w_brain(
     t1w_affine: FloatArray,
     dwi_mask: BoolArray,
     dwi_affine: FloatArray,
-    registration: Registration,
+    matrix: FloatArray,
     priors: FloatArray,
 ) -> BoolArray:
     """Brain on the grid of the T1w (X, Y, Z), as far as the dMRI run covers it.
 
-    The dMRI mask carried over (it knows this head, but EPI bends it) widened by 5 mm, where the
+    The dMRI mask carried over (it knows this head, but EPI bends it) widened by 4 mm, where the
     template's ``priors`` (3, X, Y, Z) see brain too.
     """
-    to_dwi = np.linalg.inv(registration.matrix)
+    to_dwi = np.linalg.inv(matrix)
     seen = carried(dwi_mask, dwi_affine, t1w.shape, t1w_affine, to_dwi)
     box, affine = _box(seen, t1w_affine, 12.0)
     flat = without_scalp(t1w[box], seen[box], affine)
@@ -430,26 +436,22 @@ def _maximised(
     grid: FloatArray,
 ) -> np.ndarray:
     """Posteriors (3, X, Y, Z) by expectation maximisation from ``parts``, which stay at first."""
+    axes = (1, 2, 3)
     field = np.zeros(inside.shape)
     for iteration in range(N_ITERATIONS):
-        flat = image - field
-        count = parts.sum((1, 2, 3)) + 1e-6
-        mean = (parts * flat).sum((1, 2, 3)) / count
-        square = (flat - mean[:, None, None, None]) ** 2
-        variance = (parts * square).sum((1, 2, 3)) / count + 1e-4
-        weight = parts[:2] / variance[:2, None, None, None]  # CSF borders on skull: no witness
-        expected = (weight * mean[:2, None, None, None]).sum(0)
+        count = parts.sum(axes, keepdims=True) + 1e-6
+        mean = (parts * (image - field)).sum(axes, keepdims=True) / count
+        square = (image - field - mean) ** 2
+        variance = (parts * square).sum(axes, keepdims=True) / count + 1e-4
+        weight = parts[:2] / variance[:2]  # CSF borders on skull: no witness of the field
         total = weight.sum(0)
-        field = _field(image - expected / np.maximum(total, 1e-6), total, grid)
+        expected = (weight * mean[:2]).sum(0) / np.maximum(total, 1e-6)
+        field = _field(image - expected, total, grid)
         if iteration < warm:
             continue
-        square = (image - field - mean[:, None, None, None]) ** 2
         near = np.stack([ndimage.uniform_filter(p, 3) for p in parts])
-        score = (
-            np.log(prior)
-            + ATTRACTION * near
-            - 0.5 * (square / variance[:, None, None, None] + np.log(variance)[:, None, None, None])
-        )
+        misfit = (image - field - mean) ** 2 / variance + np.log(variance)
+        score = np.log(prior) + ATTRACTION * near - misfit / 2
         parts = np.exp(score - score.max(0)) * inside
         parts /= np.where(inside, parts.sum(0), 1)
     return parts
@@ -492,7 +494,7 @@ def tissue(
 def to_dwi_grid(
     posteriors: FloatArray,
     t1w_affine: FloatArray,
-    registration: Registration,
+    matrix: FloatArray,
     dwi_shape: Sequence[int],
     dwi_affine: FloatArray,
     dwi_mask: BoolArray,
@@ -502,9 +504,7 @@ def to_dwi_grid(
     Each dMRI voxel holds the average over its own extent. Where the mask reaches beyond the
     tissue that was found, it is CSF.
     """
-    parts = np.stack(
-        [resampled(p, t1w_affine, dwi_shape, dwi_affine, registration.matrix) for p in posteriors]
-    )
+    parts = np.stack([resampled(p, t1w_affine, dwi_shape, dwi_affine, matrix) for p in posteriors])
     parts[2] += np.clip(1 - parts.sum(0), 0, None)
     return np.asarray(np.where(dwi_mask, parts / parts.sum(0), 0))
 
@@ -512,3 +512,26 @@ def to_dwi_grid(
 def dseg(fractions: FloatArray) -> np.ndarray:
     """(X, Y, Z) int16, the largest of ``fractions`` (3, X, Y, Z): 1 GM, 2 WM, 3 CSF, 0 outside."""
     return np.where(fractions.sum(0) > 0, fractions.argmax(0) + 1, 0).astype(np.int16)
+
+
+def tissue_on_dwi(
+    t1w: FloatArray,
+    t1w_affine: FloatArray,
+    matrix: FloatArray,
+    dwi_mask: BoolArray,
+    dwi_affine: FloatArray,
+    template: tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """(3, X, Y, Z) GM, WM, CSF fractions on the dMRI grid from the corrected whole-head T1w.
+
+    ``matrix`` maps world dMRI mm to world T1w mm; ``template`` is T1w, GM, WM, CSF, affine. All
+    the steps of this module after the registration, in their order.
+    """
+    t1w, affine = reduced(np.asarray(t1w, float), t1w_affine)
+    region = carried(dwi_mask, dwi_affine, t1w.shape, affine, np.linalg.inv(matrix))
+    image, *maps, template_affine = template
+    priors = template_priors(t1w, affine, region, image, np.stack(maps), template_affine, rng)
+    mask = t1w_brain(t1w, affine, dwi_mask, dwi_affine, matrix, priors)
+    posteriors = tissue(t1w, mask, affine, priors)
+    return to_dwi_grid(posteriors, affine, matrix, dwi_mask.shape, dwi_affine, dwi_mask)

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from bidsapp.core import FloatArray
 
-#: A shell supports deconvolution with at least so many directions (order 6) and such a b (s/mm²).
-MIN_DIRECTIONS, MIN_B = n_coefficients(6), 700.0
+#: A shell supports deconvolution with at least so many directions and such a b (s/mm²): order 6 has
+#: 28 coefficients, and the non-negativity constraint makes up for three.
+MIN_DIRECTIONS, MIN_B = 25, 700.0
 #: µm²/ms; the smallest diffusivity of isotropic tissue, which looks most like fibres.
 GREY_DIFFUSIVITY = 0.7
 #: Without a tissue map, white matter is where the fractional anisotropy exceeds this.
@@ -66,13 +67,9 @@ class Response:
 
 
 def best_shell(gtab: GradientTable) -> tuple[float, NDArray[np.intp]]:
-    """(b, volume indices) of the shell with most directions, then highest b.
-
-    The same as ``Acquisition.best_shell``.
-    """
-    counted = [(n_unique(gtab.bvecs[i]), b, i) for b, i in shells(gtab.bvals)]
-    _, b, volumes = max(counted, key=lambda shell: shell[:2])
-    return b, volumes
+    """(b, volume indices) of ``Acquisition.best_shell``."""
+    chosen, _ = acquisition(gtab).best_shell
+    return next((b, members) for b, members in shells(gtab.bvals) if b == chosen)
 
 
 def supports_deconvolution(facts: Acquisition) -> bool:

@@ -8,9 +8,10 @@ Anisotropy then disturbs instead, so voxels where predictions keep failing count
 eddy currents of all volumes are tied to their gradients by one linear law.
 
 The predictions know nothing of a displacement that all weighted volumes share. After each round
-the mean weighted image is therefore registered to the b = 0 image, whose grey values are first
-mapped to its own (correlation ratio, Roche et al., MICCAI 1998). The first b = 0 volume never
-moves: it defines the space.
+the mean weighted image is therefore registered to the b = 0 image by mutual information. That errs
+by half a millimetre, so it is weighed against what the head's path says: from a b = 0 volume to its
+neighbour it should step no further than between others. The first b = 0 volume never moves: it
+defines the space.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 from bidsapp.core import BadData, GradientTable
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import rotated, voxel_sizes
+from bidsapp.physics.mutual_information import rigid_displacement
 from bidsapp.physics.resampling import (
     N_RIGID,
     RADIUS,
@@ -33,7 +35,6 @@ from bidsapp.physics.resampling import (
     Warp,
     resample_cubic,
     resample_linear,
-    sample,
     smooth,
     stretches,
     voxel_matrices,
@@ -57,6 +58,8 @@ _MARGIN = 12.0
 #: The misfit of a run must fall to this share or lower: less motion (about 0.05 mm at an SNR of 25)
 #: than the registration itself errs is not worth an interpolation.
 _GAIN = 0.95
+#: mm (at 50 mm): error of a registration across contrasts, found on scans of four vendors.
+_DOUBT = 0.5
 #: Lower bound of the noise variance of S/S0: misfit of the prior at any SNR.
 _NOISE_FLOOR = 1e-3
 
@@ -202,7 +205,7 @@ def _prepare(
         volumes=tensor,
         levels=tuple(smooth(tensor, sigma) for sigma in sigmas),
         sigmas=sigmas,
-        mask=torch.as_tensor(mask[box], device=device),
+        mask=torch.as_tensor(np.ascontiguousarray(mask[box]), device=device),
         grid=Grid(cropped, voxels, Warp(brain, stretches(affine, phase_encoding))),
         box=box,
         gtab=gtab,
@@ -247,7 +250,7 @@ def _estimate(scan: _Scan, rounds: int, progress: Callable[[int, int], Any] | No
         parameters[~b0] = _registered(scan, ~b0, predicted, parameters[~b0], levels, weights)
         parameters[~b0, N_RIGID:] = _induced(parameters[~b0, N_RIGID:], scan.gtab[~b0])
         parameters[~b0] = _registered(scan, ~b0, predicted, parameters[~b0], (1,), weights, True)
-        parameters[~b0] += _common(scan, parameters)
+        parameters[~b0, :N_RIGID] += _common(scan, parameters)
         if progress:
             progress(done + 1, rounds)
     return _kept(scan, parameters)
@@ -313,16 +316,25 @@ def _confidence(scan: _Scan, difference: Tensor) -> Tensor:
 
 
 def _common(scan: _Scan, parameters: FloatArray) -> np.ndarray:
-    """(1, 6 + K) displacement of the weighted volumes together against the b = 0 volumes."""
+    """(6,) displacement of the weighted volumes together against the b = 0 volumes."""
     b0 = scan.gtab.b0
-    aligned = resample_linear(scan.levels[-1], scan.grid.matrices(parameters))
-    s0, weighted = aligned[b0].mean(0), aligned[~b0].mean(0, keepdim=True)
-    common = np.zeros((1, scan.grid.warp.n_parameters))
-    for _ in range(6):
-        moved = sample(weighted, scan.grid.voxels, scan.grid.matrices(common))[0]
-        expected = _recoloured(s0, moved, scan.grid.voxels)
-        common = Match(scan.grid, weighted, expected[None]).solve(common, rigid=True, steps=3)
-    return common
+    aligned = resample_linear(scan.volumes, scan.grid.matrices(parameters))
+    measured = rigid_displacement(aligned[b0].mean(0), aligned[~b0].mean(0), scan.grid)
+    head = parameters[:, :N_RIGID].copy()
+    head[~b0, :3] -= _induced(head[~b0, :3], scan.gtab[~b0])
+    steps = np.diff(head, axis=0)
+    between = b0[1:] != b0[:-1]
+    if not (~b0[1:] & ~b0[:-1]).any():
+        return measured
+    # From a b = 0 volume to its neighbour the head should not step: what it does step is an error.
+    towards = np.where(b0[:-1], 1.0, -1.0)[between, None]
+    continued = -(towards * steps[between]).mean(0)
+    doubt = np.repeat([_DOUBT, _DOUBT / RADIUS], 3)
+    walk = np.median(np.abs(steps[~b0[1:] & ~b0[:-1]]), axis=0) / 0.6745
+    if (np.abs(measured - continued) > 3 * np.hypot(doubt, walk)).any():
+        return measured
+    share = doubt**2 / (doubt**2 + walk**2 / between.sum())
+    return np.asarray(share * continued + (1 - share) * measured)
 
 
 def _induced(stretch: FloatArray, weighted: GradientTable) -> np.ndarray:
@@ -335,20 +347,6 @@ def _induced(stretch: FloatArray, weighted: GradientTable) -> np.ndarray:
     away = amplitude - amplitude.mean(0)
     slope = np.linalg.solve(away.T @ away + 0.3 * np.eye(3), away.T @ stretch)
     return np.asarray(amplitude @ slope)
-
-
-def _recoloured(image: Tensor, values: Tensor, voxels: Tensor, knots: int = 10) -> Tensor:
-    """``image`` (X, Y, Z) with each grey value replaced by the mean of ``values`` (M,) it has.
-
-    The mean at ``voxels`` (M, 3) as a piecewise linear function of the grey value.
-    """
-    at = tuple(voxels.long().T)
-    top = torch.quantile(image[at], 0.995)
-    place = (image / top).clamp(0, 1) * (knots - 1)
-    hats = (1 - (place[..., None] - torch.arange(knots).to(place)).abs()).clamp_min(0)
-    design = hats[at]
-    ridge = 1e-3 * len(design) / knots * torch.eye(knots).to(design)
-    return hats @ torch.linalg.solve(design.T @ design + ridge, design.T @ values)
 
 
 def _kept(scan: _Scan, parameters: FloatArray) -> np.ndarray:

@@ -26,11 +26,11 @@ def init_anat_wf(seed: int, name: str = 'anat_wf') -> Workflow:
     outputnode = Node(IdentityInterface(fields=['posteriors', 'quality']), name='outputnode')
     correct_t1w = Node(CorrectT1w(), name='correct_t1w', mem_gb=1.5)
     register = Node(RegisterT1w(seed=seed), name='register', mem_gb=1.5)
-    segment = Node(SegmentTissue(), name='segment', mem_gb=2.5)
+    segment = Node(SegmentTissue(seed=seed), name='segment', mem_gb=2.5)
     workflow.connect([
         (inputnode, correct_t1w, [('t1w', 't1w')]),
         (correct_t1w, register, [('t1w', 't1w')]),
-        (inputnode, register, [('dwi', 'dwi'), ('bval', 'bval')]),
+        (inputnode, register, [('dwi', 'dwi'), ('bval', 'bval'), ('mask', 'mask')]),
         (correct_t1w, segment, [('t1w', 't1w')]),
         (register, segment, [('matrix', 'matrix')]),
         (inputnode, segment, [('dwi', 'dwi'), ('mask', 'mask')]),

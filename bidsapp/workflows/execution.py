@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
+from bidsapp.bids.write import write_text
 from bidsapp.core import (
     BadData,
     CannotCreate,
@@ -30,9 +32,7 @@ log = logging.getLogger('transfermri')
 KINDS = {p.exit_code: p for p in (BadData, MissingInput, CannotCreate, InputOutputError, TryAgain)}
 
 
-def engine(
-    plugin_file: Path | None, nprocs: int, memory_gb: float, stop_on_first_crash: bool
-) -> dict[str, Any]:
+def engine(plugin_file: Path | None, nprocs: int, memory_gb: float) -> dict[str, Any]:
     """Nipype's ``plugin`` and ``plugin_args``. Raises WrongUsage for a file that is neither."""
     if plugin_file is None:
         args = {
@@ -58,18 +58,14 @@ def engine(
     return {'plugin': content['plugin'], 'plugin_args': args}
 
 
-def run_graph(
-    graph: Workflow, plugin: dict[str, Any], crash_folder: Path, stop_on_first_crash: bool
-) -> Problem | None:
-    """Run; a failure that is not a step's own note comes back as a Problem.
-
-    Steps that fail do not stop steps that do not depend on them. Raises TryAgain on SIGTERM.
-    """
+def configure(folder: Path, crash_folder: Path, stop_on_first_crash: bool) -> None:
+    """Set Nipype up before a graph is made: here, and by the file that its workers read."""
     from nipype import config
     from nipype import logging as nipype_logging
 
     crash_folder.mkdir(parents=True, exist_ok=True)
-    config.update_config({
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = {
         'execution': {
             'crashdump_dir': str(crash_folder),
             'crashfile_format': 'txt',
@@ -78,9 +74,25 @@ def run_graph(
             'remove_unnecessary_outputs': 'false',
             'check_version': 'false',
         },
-        'logging': {'workflow_level': 'ERROR', 'interface_level': 'ERROR', 'utils_level': 'ERROR'},
-    })  # fmt: skip
+        'logging': {f'{part}_level': 'CRITICAL' for part in ('workflow', 'interface', 'utils')},
+        'monitoring': {'enabled': 'false'},
+    }
+    config.update_config(sections)
     nipype_logging.update_logging(config)
+    lines = [
+        line
+        for name, section in sections.items()
+        for line in (f'[{name}]', *(f'{key} = {value}' for key, value in section.items()))
+    ]
+    write_text(folder / 'nipype.cfg', '\n'.join(lines) + '\n')
+    os.environ['NIPYPE_CONFIG_DIR'] = str(folder)
+
+
+def run_graph(graph: Workflow, plugin: dict[str, Any]) -> Problem | None:
+    """Run; a failure that is not a step's own note comes back as a Problem.
+
+    Steps that fail do not stop steps that do not depend on them. Raises TryAgain on SIGTERM.
+    """
     watch = Watch(graph)
     previous = _on_sigterm()
     try:
@@ -92,8 +104,8 @@ def run_graph(
         )
     except (RuntimeError, ValueError, TypeError) as error:
         log.debug('Nipype: %s', error)
-        text = str(error).strip().splitlines()
-        return Problem(f'a step failed: {text[0] if text else type(error).__name__}')
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return Problem(f'a step failed: {lines[-1] if lines else type(error).__name__}')
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)

@@ -170,7 +170,17 @@ def test_seeded_restores_the_generator():
 
 def test_learning_needs_torch_numpy_safetensors_and_fabric_alone():
     """`simulate`, `networks`, `learn` and the q-space map run where nothing else is installed."""
-    blocked = ['nipype', 'bids', 'dipy', 'ants', 'nibabel', 'nilearn', 'scipy', 'matplotlib', 'pandas']
+    blocked = [
+        'nipype',
+        'bids',
+        'dipy',
+        'ants',
+        'nibabel',
+        'nilearn',
+        'scipy',
+        'matplotlib',
+        'pandas',
+    ]
     code = f"""
 import sys
 class Block:

@@ -35,7 +35,9 @@ def test_principal_axis_undoes_dyad(axes):
 
 def test_no_wrap_around():
     """Two axes one degree apart cost the same wherever they are, across any meridian."""
-    a, b = (torch.tensor([math.cos(t), math.sin(t), 0.0]) for t in (math.pi - 0.01, -math.pi + 0.01))
+    a, b = (
+        torch.tensor([math.cos(t), math.sin(t), 0.0]) for t in (math.pi - 0.01, -math.pi + 0.01)
+    )
     c, d = (torch.tensor([math.cos(t), math.sin(t), 0.0]) for t in (0.31, 0.33))
     assert (dyad(a) - dyad(b)).norm() == pytest.approx((dyad(c) - dyad(d)).norm().item(), rel=1e-3)
 
@@ -65,7 +67,9 @@ def test_unlabelled_voxels_do_not_count():
     other = logits.clone()
     other[:, :, :3] += 5
     mask = torch.ones_like(target, dtype=torch.bool)
-    assert cross_entropy_and_dice(logits, target, mask) == cross_entropy_and_dice(other, target, mask)
+    assert cross_entropy_and_dice(logits, target, mask) == cross_entropy_and_dice(
+        other, target, mask
+    )
 
 
 def test_dice_of_a_known_confusion():

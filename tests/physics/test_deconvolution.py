@@ -234,7 +234,7 @@ def test_order_follows_the_number_of_directions(directions, order):
 
 @pytest.mark.parametrize(
     ('best', 'supported'),
-    [((1000.0, 64), True), ((1000.0, 28), True), ((1000.0, 27), False), ((500.0, 64), False)],
+    [((1000.0, 64), True), ((1000.0, 25), True), ((1000.0, 24), False), ((500.0, 64), False)],
 )
 def test_what_supports_deconvolution(best, supported):
     assert supports_deconvolution(Acquisition(best[1], (best,), 3.0)) is supported

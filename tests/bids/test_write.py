@@ -1,0 +1,98 @@
+"""Files appear whole or not at all, and a grid is kept to the last bit."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.bids.write import (
+    files_of,
+    remove_leftovers,
+    whole,
+    write_dataset,
+    write_image,
+    write_output,
+)
+from bidsapp.core import CannotCreate
+from bidsapp.tasks.tissue import DSEG, PROBSEG
+
+
+@pytest.fixture
+def raw(tmp_path):
+    affine = np.array([[-1.7, 0.1, 0, 9], [0.1, 1.7, 0.2, -3], [0, -0.2, 2.5, 1], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(np.zeros((4, 5, 6, 7), np.int16), affine)
+    image.header.set_qform(affine, 2)
+    image.header.set_sform(affine, 1)
+    nib.save(image, tmp_path / 'raw.nii.gz')
+    return tmp_path / 'raw.nii.gz'
+
+
+def test_grid_and_codes_are_the_raw_runs(raw, tmp_path):
+    written = nib.load(write_image(tmp_path / 'x.nii.gz', np.ones((4, 5, 6)), raw, 'float32'))
+    source = nib.load(raw)
+    assert np.array_equal(written.affine, source.affine)
+    for field in ('qform_code', 'sform_code', 'quatern_b', 'srow_x'):
+        assert np.array_equal(written.header[field], source.header[field])
+    assert written.header.get_xyzt_units() == ('mm', 'sec')
+
+
+def test_an_array_on_another_grid_is_refused(raw, tmp_path):
+    with pytest.raises(ValueError, match='grid'):
+        write_image(tmp_path / 'x.nii.gz', np.ones((4, 5, 5)), raw, 'float32')
+
+
+def test_a_failure_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / 'x.txt'
+    path.write_text('old')
+    with pytest.raises(RuntimeError), whole(path) as hidden:  # noqa: PT012
+        hidden.write_text('half')
+        raise RuntimeError
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_says_so(tmp_path):
+    (tmp_path / 'file').touch()
+    with (
+        pytest.raises(CannotCreate, match='Choose an output folder'),
+        whole(tmp_path / 'file' / 'x'),
+    ):
+        raise AssertionError('not reached')
+
+
+def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(tmp_path):
+    import os
+
+    living = tmp_path / f'.{os.getpid()}.a.nii.gz'
+    dead = tmp_path / '.999999999.a.nii.gz'
+    other = tmp_path / '.bidsignore'
+    for path in (living, dead, other):
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([living.name, other.name])
+
+
+def test_an_output_has_its_sidecar_and_table(raw, tmp_path):
+    run = {'subject': '01'}
+    array = np.ones((4, 5, 6), np.uint8)
+    write_output(tmp_path, run, DSEG, 'unet', array, raw, {'Sources': ['bids::x']})
+    names = {p.name for p in (tmp_path / 'sub-01' / 'dwi').iterdir()}
+    assert names == {p.name for p in files_of(run, DSEG, 'unet')}
+    table = (tmp_path / 'sub-01/dwi/sub-01_seg-tissue_desc-unet_dseg.tsv').read_text()
+    assert table.splitlines()[2].split('\t')[:3] == ['2', 'White Matter', 'WM']
+
+
+def test_a_four_dimensional_probability_names_its_volumes(raw, tmp_path):
+    write_output(tmp_path, {'subject': '01'}, PROBSEG, 'unet', np.ones((4, 5, 6, 3)), raw, {})
+    sidecar = tmp_path / 'sub-01/dwi/sub-01_seg-tissue_desc-unet_probseg.json'
+    assert json.loads(sidecar.read_text())['LabelMap'] == ['GM', 'WM', 'CSF']
+
+
+def test_dataset_files_are_written_once(tmp_path):
+    write_dataset(tmp_path / 'out', tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').iterdir()}
+    write_dataset(tmp_path / 'out', tmp_path)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').iterdir()}

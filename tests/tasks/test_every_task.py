@@ -1,0 +1,130 @@
+"""What holds for every task, and that one more is one more file."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bidsapp import tasks
+from bidsapp.core import Acquisition, Sample, Task, Unavailable, WrongUsage
+from bidsapp.physics.gradients import grid_axes
+from bidsapp.tasks import orientation, tissue
+
+RICH = Acquisition(64, ((1000.0, 64),), 1.5, has_t1w=True)
+POOR = Acquisition(6, ((1000.0, 6),), 2.0)
+
+
+@pytest.fixture
+def sample():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(1, 6, 7, 8, dtype=torch.bool)
+    mask[:, 1:5, 1:6, 1:7] = True
+    axes = np.linalg.qr(np.array([[0.9, 0.3, 0], [-0.3, 0.9, 0.2], [0, -0.2, 1]]))[0]
+    affine = np.eye(4)
+    affine[:3, :3] = 2 * axes * np.sign(np.diag(axes))
+    return Sample(torch.randn(5, 6, 7, 8, generator=generator), mask, affine)
+
+
+@pytest.mark.parametrize('name', tasks.names())
+def test_card(name):
+    task = tasks.get(name)
+    assert isinstance(task, Task)
+    assert task.name == name
+    assert task.writes
+    assert task.reference(RICH) in task.writes[0].references
+
+
+@pytest.mark.parametrize('name', tasks.names())
+def test_finish_makes_every_output_zero_outside_the_brain(name, sample):
+    task = tasks.get(name)
+    arrays = task.finish(torch.randn(task.channels, 6, 7, 8), sample)
+    outside = ~sample.mask[0].numpy()
+    for output in task.writes:
+        assert arrays[output.name].shape[:3] == (6, 7, 8)
+        assert not arrays[output.name][outside].any()
+
+
+def test_names_load_no_torch():
+    code = 'import sys; from bidsapp import tasks; tasks.names(); print("torch" in sys.modules)'
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.stdout.strip() == 'False', result.stderr
+
+
+def test_an_unknown_task_is_refused_with_the_names_that_exist():
+    with pytest.raises(WrongUsage, match='orientation, tissue'):
+        tasks.get('weather')
+
+
+TOY = """
+import torch
+from bidsapp.bids.samples import load_sample
+from bidsapp.core import Output, Task
+LABELS = ((1, 'Bright', 'B'),)
+BRIGHT = Output('bright', {'suffix': 'dseg', 'seg': 'bright'}, 'uint8', labels=LABELS)
+task = Task(
+    name='brightness', modality='dwi', writes=(BRIGHT,), channels=1,
+    load=lambda case: load_sample(case, case.files.get('bright')),
+    loss=lambda p, t, m: (p - t)[m].square().mean(),
+    finish=lambda p, s: {'bright': ((p[0] > 0.5) & s.mask[0]).numpy().astype('uint8')},
+    metrics=lambda p, s: [('error', 'all', float((p - s.target)[s.mask].square().mean()))],
+    score='error', higher_is_better=False, reference=lambda acquisition: 'reference',
+    derive=lambda case: {},
+)
+"""
+
+
+def test_a_third_task_is_one_new_file(tmp_path, monkeypatch):
+    """Dropped into the folder, it is found, named on the command line and served."""
+    (tmp_path / 'brightness.py').write_text(TOY)
+    monkeypatch.setattr(tasks, '__path__', [*tasks.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    assert 'brightness' in tasks.names()
+    from bidsapp.cli import parse
+
+    assert parse(['a', 'b', 'participant', '--tasks', 'brightness']).tasks == ('brightness',)
+    from bidsapp.bids.write import files_of
+
+    task = tasks.get('brightness')
+    names = [p.name for p in files_of({'subject': '1'}, task.writes[0], 'unet')]
+    assert names[-1] == 'sub-1_seg-bright_desc-unet_dseg.nii.gz'
+    sys.modules.pop('bidsapp.tasks.brightness', None)
+
+
+def test_tissue_needs_a_t1w():
+    with pytest.raises(Unavailable, match='T1w'):
+        tissue.reference(POOR)
+
+
+def test_direction_falls_back_to_the_tensor():
+    assert orientation.reference(RICH) == 'csd'
+    assert orientation.reference(POOR) == 'tensor'
+    low_b = Acquisition(64, ((500.0, 64),), 1.5)
+    assert orientation.reference(low_b) == 'tensor'
+
+
+def test_predicted_direction_is_turned_to_the_world(sample):
+    """A dyad along the grid's first axis is written as that axis' direction in the world."""
+    output = torch.zeros(6, 6, 7, 8)
+    output[0] = 1
+    world = orientation.finish(output, sample)['direction'][2, 3, 4]
+    assert abs(world @ grid_axes(sample.affine)[:, 0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_perfect_tissue_prediction_scores_one(sample):
+    label = torch.randint(1, 4, (1, 6, 7, 8)).float() * sample.mask
+    logits = torch.nn.functional.one_hot(label[0].long(), 4)[..., 1:].movedim(-1, 0).float()
+    from dataclasses import replace
+
+    rows = tissue.metrics(logits, replace(sample, target=label))
+    assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
+
+
+def test_every_task_file_is_listed():
+    folder = Path(tasks.__file__).parent
+    assert {p.stem for p in folder.glob('[!_]*.py')} == set(tasks.names())
