@@ -1,9 +1,9 @@
 """Rigid registration of two images of different contrast by normalised mutual information.
 
-(H(A) + H(B)) / H(A, B), Studholme et al., Pattern Recognition 1999. The images are compared as they
-are: smoothing lets bright fluid run over the edge of the brain and moves the optimum by millimetres.
-They are compared between the voxels, at points that lie in no lattice, so that both are
-interpolated alike wherever they are and no shift is favoured for being a whole number of voxels.
+(H(A) + H(B)) / H(A, B), Studholme et al., Pattern Recognition 1999. The images are compared as
+they are: smoothing lets bright fluid run over the edge of the brain, which moves the optimum by
+millimetres. They are compared between the voxels, at points that lie in no lattice, so that both
+are interpolated alike wherever they are, and no shift gains by being a whole number of voxels.
 """
 
 from __future__ import annotations
