@@ -193,9 +193,13 @@ class Output:
 Arrays = Mapping[str, np.ndarray]  #: by Output.name; (X, Y, Z) or (X, Y, Z, K), on the run's grid
 
 
-def unchanged(image: Tensor, generator: Any) -> Tensor:
-    """The ``corrupt`` of a task that does not degrade its input."""
-    return image
+#: A rotation by right angles or a mirror: a (3, 3) signed permutation, by rows.
+Turn = tuple[tuple[int, ...], ...]
+
+
+def unchanged(tensor: Tensor, how: Any) -> Tensor:
+    """``tensor`` itself: no corruption of the input, no turning of the target."""
+    return tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,8 @@ class Task:
     reference: Callable[[Acquisition], str]  #: source of the label; raises Unavailable
     derive: Callable[[Case], Arrays] | None = None  #: files → reference label, on the run's grid
     corrupt: Callable[[Tensor, Any], Tensor] = unchanged
+    turns: tuple[Turn, ...] = ()  #: of the canonical input, under which the task is learnt
+    turn_target: Callable[[Tensor, Turn], Tensor] = unchanged  #: values, not places, of a target
     network: str = 'unet3d'
 
 

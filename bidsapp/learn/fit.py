@@ -24,6 +24,7 @@ from bidsapp.learn.evaluate import evaluate, score_of
 from bidsapp.learn.patches import PatchSource, seeded
 from bidsapp.learn.predict import precision
 from bidsapp.networks.registry import build
+from bidsapp.physics.qspace import turned_channels, turned_voxels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,8 +137,9 @@ def fit(
         while state.step < plan.steps:
             for group in optimizer.param_groups:
                 group['lr'] = learning_rate(plan, state.step)
-            image, target, mask = source.batch(plan.batch, plan.seed, state.step)
             generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + state.step)
+            batch = source.batch(plan.batch, plan.seed, state.step)
+            image, target, mask = turned(task, batch, generator)
             image = task.corrupt(image, generator).contiguous(memory_format=torch.channels_last_3d)
             image, target, mask = (x.to(fabric.device) for x in (image, target, mask))
             loss = task.loss(model(image), target, mask)
@@ -159,6 +161,21 @@ def fit(
                 )
     network.load_state_dict(best)
     return network, state
+
+
+def turned(
+    task: Task, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(image, target, mask) with head and fibres turned together, by one of the task's turns."""
+    if not task.turns:
+        return batch
+    turn = task.turns[int(torch.randint(len(task.turns), (), generator=generator))]
+    image, target, mask = batch
+    return (
+        turned_channels(image, turn),
+        task.turn_target(turned_voxels(target, turn), turn),
+        turned_voxels(mask, turn),
+    )
 
 
 def note_validation(

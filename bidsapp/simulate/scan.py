@@ -18,7 +18,7 @@ from bidsapp.simulate.acquisition import (
     rician,
     turned,
 )
-from bidsapp.simulate.anatomy import AIR, GM, TISSUES, WM, Head
+from bidsapp.simulate.anatomy import AIR, CSF, GM, RIM, TISSUES, WM, Head
 from bidsapp.simulate.fibres import MAX_FIBRES, Bundles, Fibres, fibres_at, resolve
 from bidsapp.simulate.grids import Grid, moved, normal, rigid
 from bidsapp.simulate.microstructure import (
@@ -171,15 +171,15 @@ def simulate_dwi(
 
 def _truth(specimen: _Specimen, factor: int) -> Truth:
     """Average the fine grid's fractions, and merge its fibres, over the voxels of the run."""
-    tissue = averaged(specimen.tissues[:3], factor)
-    brain = tissue.sum(0)
-    mask = brain >= 0.5
+    mask = averaged(specimen.tissues[:3], factor).sum(0) >= 0.5
+    fluid = specimen.tissues[CSF] + specimen.tissues[RIM]
+    tissue = averaged(torch.stack([*specimen.tissues[:CSF], fluid]), factor)
     structure = specimen.structure
     white = specimen.tissues[WM]
     s0 = specimen.tissues.new_tensor(S0)[:, None, None, None]
     total = (s0 * specimen.tissues).sum(0)
     # Free water is counted by signal, as a fit of the signal would.
-    water = s0[WM] * white * structure.isovf + (s0 * specimen.tissues)[WM + 1]
+    water = s0[WM] * white * structure.isovf + (s0 * specimen.tissues)[[CSF, RIM]].sum(0)
     weights = torch.stack([white, white * structure.icvf, white * structure.od, total, water])
     amount, icvf, od, total, water = averaged(weights, factor)
     fibrous = mask & (tissue.argmax(0) == WM)

@@ -36,7 +36,7 @@ PARAMETERS = {
 class Truth:
     """What a dMRI voxel holds, on the run's grid with the head where the first volume has it."""
 
-    tissue: Tensor  #: (3, X, Y, Z) volume fractions of GM, WM, CSF
+    tissue: Tensor  #: (3, X, Y, Z) volume fractions of GM, WM, CSF; fluid around the brain is CSF
     mask: Tensor  #: (X, Y, Z) bool, at least half brain
     directions: Tensor  #: (3 MAX_FIBRES, X, Y, Z) unit vectors, world axes, strongest first; or 0
     icvf: Tensor  #: (X, Y, Z) where there are directions

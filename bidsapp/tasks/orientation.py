@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from bidsapp.bids.samples import load_directions, load_sample, load_table, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task
@@ -12,9 +13,12 @@ from bidsapp.learn.losses import dyadic, principal_axis
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.physics.deconvolution import fibre_directions, supports_deconvolution
 from bidsapp.physics.gradients import grid_axes
+from bidsapp.physics.qspace import ALL_TURNS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bidsapp.core import Turn
 
 DIRECTION = Output(
     'direction',
@@ -38,6 +42,11 @@ def finish(output: Tensor, sample: Sample) -> Arrays:
     world = np.zeros((*inside.shape, 3), np.float32)
     world[inside.numpy()] = axes @ grid_axes(sample.affine).T
     return {'direction': world}
+
+
+def turn_target(target: Tensor, turn: Turn) -> Tensor:
+    """Vectors (B, 3, X, Y, Z) of a head that is turned."""
+    return torch.einsum('dc,bcxyz->bdxyz', target.new_tensor(turn), target)
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
@@ -83,4 +92,6 @@ task = Task(
     higher_is_better=False,
     reference=reference,
     derive=derive,
+    turns=ALL_TURNS,
+    turn_target=turn_target,
 )

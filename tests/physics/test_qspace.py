@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from bidsapp.core import GradientTable
 from bidsapp.physics.gradients import rotated
 from bidsapp.physics.harmonics import basis, degrees, fibonacci_hemisphere, n_coefficients
 from bidsapp.physics.qspace import (
+    ALL_TURNS,
     N_CHANNELS,
     N_SH,
     ORDER,
@@ -24,6 +26,8 @@ from bidsapp.physics.qspace import (
     prior_deviation,
     sh64_channels,
     slot_of,
+    turned_channels,
+    turned_voxels,
 )
 
 
@@ -248,3 +252,38 @@ def test_noise_variance_recovers_a_known_sigma(rng, sigma):
     mask = x**2 + y**2 + z**2 < 0.9
     estimate = noise_variance(clean + sigma * rng.normal(size=clean.shape), mask, weighted)
     assert np.sqrt(estimate) == pytest.approx(sigma, rel=0.1)
+
+
+def _scan(bvecs, axes_of_fibres):
+    """Attenuation (N, X, Y, Z) at b=1000 of one fibre a voxel."""
+    cosine = np.einsum('nk,kxyz->nxyz', bvecs, axes_of_fibres)
+    return np.exp(-(0.3 + 1.4 * cosine**2))
+
+
+@pytest.mark.parametrize('turn', ALL_TURNS[1::7])
+def test_turning_the_channels_is_turning_the_head(turn, rng):
+    """The canonical input of a turned head, seen with turned gradients, is the turned input."""
+    matrix = np.array(turn)
+    fibres = rng.normal(size=(3, 4, 5, 6))
+    fibres /= np.linalg.norm(fibres, axis=0)
+    bvecs = fibonacci_hemisphere(40)
+    bvals = np.r_[0.0, np.full(40, 1000.0)]
+
+    def channels(vectors, table):
+        shape = vectors.shape[1:]
+        gtab = GradientTable(np.vstack([np.zeros((1, 3)), table]), bvals)
+        mask = np.ones(shape, bool)
+        return canonical_channels(_scan(table, vectors), np.ones(shape), mask, gtab, 1e-3)
+
+    turned_fibres = np.einsum(
+        'ij,jxyz->ixyz', matrix, turned_voxels(torch.from_numpy(fibres), turn).numpy()
+    )
+    expected = channels(turned_fibres, bvecs @ matrix.T)
+    image = torch.from_numpy(channels(fibres, bvecs))
+    np.testing.assert_allclose(turned_channels(image, turn).numpy(), expected, atol=2e-3)
+
+
+def test_there_are_48_turns_and_they_are_orthogonal():
+    assert len(set(ALL_TURNS)) == 48
+    for turn in ALL_TURNS:
+        assert np.array_equal(np.array(turn) @ np.array(turn).T, np.eye(3))
