@@ -222,6 +222,7 @@ class Task:
     turns: tuple[Turn, ...] = ()  #: of the canonical input, under which the task is learnt
     turn_target: Callable[[Tensor, Turn], Tensor] = unchanged  #: values, not places, of a target
     network: str = 'unet3d'
+    options: Mapping[str, Any] = field(default_factory=dict)  #: of the network
 
 
 @dataclass(frozen=True, slots=True)

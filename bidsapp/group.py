@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,13 @@ from bidsapp.core import (
     WrongUsage,
 )
 from bidsapp.learn import cards
-from bidsapp.physics.gradients import well_spread
+from bidsapp.physics.gradients import halves, well_spread
+from bidsapp.physics.qspace import SLOTS, slots_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bidsapp.core import Case, Sample, Task
+    from bidsapp.core import Case, GradientTable, Sample, Task
     from bidsapp.settings import Settings
 
 log = logging.getLogger('transfermri')
@@ -48,7 +49,7 @@ MIN_PARTICIPANTS = 3
 #: Shares of val and test; at least one participant each.
 VAL_SHARE, TEST_SHARE = 0.2, 0.2
 #: Steps where --steps is not given, and the shape of a batch.
-STEPS, PATCH, BATCH, LEARNING_RATE = 2000, 32, 4, 2e-3
+STEPS, PATCH, BATCH, LEARNING_RATE = 1000, 32, 2, 4e-3
 
 COLUMNS = ('participant_id', 'split', 'model', 'metric', 'label', 'value')
 EXPLAINED = {
@@ -70,14 +71,6 @@ EXPLAINED = {
     'label': {'Description': 'Class or region that the value is about'},
     'value': {'Description': 'The figure, against the reference label of the participant level'},
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A preprocessed run whose canonical input is kept, with the label of one task."""
-
-    case: Case
-    split: str
 
 
 def run(settings: Settings, log_file: Path) -> int:
@@ -217,22 +210,35 @@ def use_threads(settings: Settings, device: str) -> None:
         torch.backends.cudnn.deterministic = True
 
 
-def kept_inputs(cases: Sequence[Case], settings: Settings) -> list[Case]:
-    """Each run's canonical input, computed once for all tasks and calls."""
+def kept_inputs(cases: Sequence[Case], settings: Settings, training: bool) -> list[Case]:
+    """Each run's canonical input, computed once for all tasks and calls.
+
+    To learn from, a run enters twice, each time with half of its directions: its label was
+    derived from all of them, and a network that sees exactly the volumes of the label learns to
+    repeat their noise (measured on simulated scans; docs/architecture.md).
+    """
     folder = settings.work_dir / f'canonical-{__version__}'
     done = []
     for case in cases:
-        keep = None
-        if settings.input_directions is not None:
-            keep = well_spread(load_table(case), settings.input_directions)
-        stat = case.files['dwi'].stat()
-        text = json.dumps([str(case.files['dwi']), stat.st_mtime_ns, stat.st_size,
-                           None if keep is None else keep.tolist()])  # fmt: skip
-        kept = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-        if not kept.is_dir():
-            save_canonical(canonical_sample(case, keep), kept)
-        done.append(case.with_files(canonical=kept))
+        for keep in used_volumes(load_table(case), settings, training):
+            stat = case.files['dwi'].stat()
+            identity = json.dumps(
+                [str(case.files['dwi']), stat.st_mtime_ns, stat.st_size, keep.tolist()]
+            )
+            kept = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
+            if not kept.is_dir():
+                save_canonical(canonical_sample(case, keep), kept)
+            done.append(case.with_files(canonical=kept))
     return done
+
+
+def used_volumes(gtab: GradientTable, settings: Settings, training: bool) -> list[np.ndarray]:
+    """Which volumes make an input: N directions if asked for, halves to learn from, else all."""
+    if settings.input_directions is not None:
+        return [well_spread(gtab, settings.input_directions)]
+    if training and (parts := halves(gtab)):
+        return parts
+    return [np.arange(len(gtab))]
 
 
 def start_model(settings: Settings, task: str) -> Checkpoint | None:
@@ -262,7 +268,10 @@ def train(
             'participants, give --split-file, or another --random-seed.'
         )
     log.info('%s: reading %d runs', name, len(used))
-    samples = {s: [task.load(c) for c in kept_inputs(groups[s], settings)] for s in SPLITS}
+    samples = {
+        s: [task.load(c) for c in kept_inputs(groups[s], settings, training=False)] for s in SPLITS
+    }
+    learnt_from = [task.load(c) for c in kept_inputs(groups['train'], settings, training=True)]
     start = start_model(settings, name)
     plan = Plan(
         steps=settings.steps or STEPS, patch=PATCH, batch=BATCH, lr=LEARNING_RATE,
@@ -270,7 +279,7 @@ def train(
         validate_every=max(1, min(100, (settings.steps or STEPS) // 6)),
     )  # fmt: skip
     state_file = state_path(task, plan, start, groups, settings)
-    network, state = fit(task, samples['train'], samples['val'], start, plan, state_file, log.info)
+    network, state = fit(task, learnt_from, samples['val'], start, plan, state_file, log.info)
     arm = 'scratch' if start is None else 'finetuned'
     rows = [
         (f'sub-{case.subject}', s, arm, metric, label, value)
@@ -280,7 +289,7 @@ def train(
         )
         for metric, label, value in figures
     ]
-    card = make_card(task, plan, start, samples['train'][0], state.best_step, rows, split)
+    card = make_card(task, plan, start, learnt_from, state.best_step, rows, split)
     checkpoint = Checkpoint(
         card,
         {k: v.cpu() for k, v in network.body.state_dict().items()},
@@ -312,7 +321,7 @@ def make_card(
     task: Task,
     plan: Plan,
     start: Checkpoint | None,
-    sample: Sample,
+    samples: Sequence[Sample],
     best_step: int,
     rows: Sequence[tuple[Any, ...]],
     split: Mapping[str, str],
@@ -320,9 +329,10 @@ def make_card(
     """Everything about a model but its weights; the version and hash are added on saving."""
     import torch
 
-    channels = sample.image.shape[0]
-    options = dict(start.card['network']['options']) if start is not None else {}
+    channels = samples[0].image.shape[0]
+    options = dict(task.options if start is None else start.card['network']['options'])
     test = [row for row in rows if row[1] == 'test' and row[3] == task.score]
+    slots = sorted({slot for sample in samples for slot in slots_in_use(sample.image)})
     return {
         'name': f'transfermri-{task.name}',
         'task': task.name,
@@ -335,6 +345,7 @@ def make_card(
             'options': options,
         },
         'input': 'canonical q-space channels (docs/architecture.md)',
+        'learnt_b_ranges': [list(SLOTS[slot]) for slot in slots],
         'started_from': None if start is None else
             {k: start.card[k] for k in ('name', 'version', 'sha256')},
         'plan': asdict(plan),

@@ -65,7 +65,7 @@ class RegisterT1w(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """The matrix takes world mm of the dMRI to world mm of the T1w."""
-        from bidsapp.physics.anatomy import register_t1w
+        from bidsapp.physics.alignment import register_t1w
 
         t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
         b0 = read_numbers(Path(self.inputs.bval)).ravel() < B0_THRESHOLD

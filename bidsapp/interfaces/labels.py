@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -17,6 +17,11 @@ from nipype.interfaces.base import (
 from bidsapp.bids.write import own_uri, write_output
 from bidsapp.core import Case
 from bidsapp.interfaces.base import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bidsapp.core import Sample
 
 
 class _CaseInput(BaseInterfaceInputSpec):
@@ -136,6 +141,7 @@ class WritePrediction(Step):
             'ModelSHA256': checkpoint.card['sha256'],
             'Device': device_name(self.inputs.device),
             'SeenInTraining': self.inputs.seen_in_training,
+            'Warnings': out_of_range(checkpoint.card, sample),
         }
         written = [
             write_output(root, case.entities, output, 'unet',
@@ -143,6 +149,19 @@ class WritePrediction(Step):
             for output in task.writes
         ]  # fmt: skip
         return {'out_files': [str(path) for path in written]}
+
+
+def out_of_range(card: Mapping[str, Any], sample: Sample) -> list[str]:
+    """What of this scan the model has not learnt from."""
+    from bidsapp.physics.qspace import SLOTS, slots_in_use
+
+    learnt = [tuple(b) for b in card.get('learnt_b_ranges', SLOTS)]
+    strange = [SLOTS[slot] for slot in slots_in_use(sample.image) if SLOTS[slot] not in learnt]
+    return [
+        f'the model has not learnt from scans with b between {low:g} and {high:g} s/mm2, as this '
+        'one has: look at its predictions before they are used'
+        for low, high in strange
+    ]
 
 
 def device_name(device: str) -> str:

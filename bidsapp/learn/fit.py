@@ -58,7 +58,7 @@ def start_network(task: Task, start: Checkpoint | None, channels_in: int, seed: 
     """
     if start is None:
         with seeded(seed):
-            return build(task.network, channels_in, task.channels)
+            return build(task.network, channels_in, task.channels, **task.options)
     shape = start.card['network']
     if (shape['name'], shape['channels_in']) != (task.network, channels_in):
         raise Problem(

@@ -97,10 +97,10 @@ def in_patches(
     shape = image.shape[1:]
     grid = [-(-length // 8) * 8 for length in shape]
     padding = [0, grid[2] - shape[2], 0, grid[1] - shape[1], 0, grid[0] - shape[0]]
-    sides = tuple(min(side, length) for length in grid)
-    overlaps = tuple(overlap if length > side else 0 for length in grid)
+    i, j, k = (min(side, length) for length in grid)
+    a, b, c = (overlap if length > side else 0 for length in grid)
     subject = tio.Subject(image=tio.ScalarImage(tensor=F.pad(image, padding)))
-    sampler = tio.GridSampler(subject, sides, overlaps)
+    sampler = tio.GridSampler(subject, (i, j, k), (a, b, c))
     aggregator = tio.GridAggregator(sampler, overlap_mode='hann')
     for index in range(len(sampler)):
         patch = sampler[index]

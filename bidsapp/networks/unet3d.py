@@ -4,7 +4,8 @@ Source paper 1 (section 2.2) gives the shape: 3x3x3 convolutions in pairs, pooli
 and a 1x1x1 head a task. Three things differ, each for a reason:
 
 - The input first passes a 1x1x1 stem: q-space is mixed within a voxel before space is looked at,
-  which costs a tenth of a 3x3x3 convolution over a hundred channels.
+  which costs a tenth of a 3x3x3 convolution over a hundred channels. The stem's weights are the
+  same for every slot of b, whose features are added up: what is learnt at one b serves another.
 - Features are normalised over the channels of each voxel, with a learned scale and shift. Norms
   over space make the result depend on how much background is in the crop; this one does not.
 - Each pair of convolutions is residual, which trains in fewer steps.
@@ -47,12 +48,33 @@ class ResidualPair(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
+class SlotStem(nn.Module):
+    """(B, slots · n + rest, …) → (B, width, …), the same map for each slot of n channels.
+
+    An empty slot is all zeros and adds nothing: its map has no bias, and the channel that says
+    'filled' is the bias of one that is not empty.
+    """
+
+    def __init__(self, channels_in: int, slots: int, width: int) -> None:
+        super().__init__()
+        self.slots, self.rest = slots, channels_in % slots
+        self.each = nn.Conv3d(channels_in // slots, 2 * width, 1, bias=False)
+        self.join = nn.Conv3d(2 * width + self.rest, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The slots stand first, one after another."""
+        per_slot = (x.shape[1] - self.rest) // self.slots
+        *parts, rest = x.split([per_slot] * self.slots + [self.rest], dim=1)
+        added = sum((F.relu(self.each(part)) for part in parts[1:]), F.relu(self.each(parts[0])))
+        return self.join(torch.cat([added, rest], dim=1))
+
+
 class Encoder(nn.Module):
     """Stem and one residual pair a level; (B, C, …) → features of each level, finest first."""
 
-    def __init__(self, channels_in: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, channels_in: int, slots: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.stem = nn.Conv3d(channels_in, widths[0], 1)
+        self.stem = SlotStem(channels_in, slots, widths[0])
         inner = zip((widths[0], *widths[:-1]), widths, strict=True)
         self.levels = nn.ModuleList(ResidualPair(i, o) for i, o in inner)
 
@@ -84,9 +106,9 @@ class Decoder(nn.Module):
 class Body(nn.Module):
     """(B, channels_in, X, Y, Z) → (B, widths[0], X, Y, Z) for any X, Y, Z."""
 
-    def __init__(self, channels_in: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, channels_in: int, slots: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.encoder = Encoder(channels_in, widths)
+        self.encoder = Encoder(channels_in, slots, widths)
         self.decoder = Decoder(widths)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,12 +124,16 @@ class UNet3d(nn.Module):
     """Body and head, kept apart so that either can be saved, loaded or frozen alone."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, widths: tuple[int, ...] = (16, 32, 64, 128)
+        self,
+        channels_in: int,
+        channels_out: int,
+        slots: int = 1,
+        widths: tuple[int, ...] = (16, 32, 64, 128),
     ) -> None:
         super().__init__()
         if len(widths) != 4:
             raise ValueError(f'widths names {len(widths)} levels; {STRIDE}-voxel padding needs 4')
-        self.body = Body(channels_in, tuple(widths))
+        self.body = Body(channels_in, slots, tuple(widths))
         self.head = nn.Conv3d(widths[0], channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ SAME_DIRECTION = 2.0
 NORM_TOLERANCE = 0.05
 #: Smallest number of different directions that determine a tensor.
 MIN_DIRECTIONS = 6
+#: Largest condition number of the tensor's design matrix that counts as determined.
+MAX_CONDITION = 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ def _examine_values(bvecs: FloatArray, bvals: FloatArray) -> list[Finding]:
         findings.append(Finding('warning', 'NORM', message))
     table = GradientTable(np.where(weighted, bvecs / np.maximum(norms, 1e-9), 0).T, bvals)
     facts = acquisition(table)
-    if facts.directions < MIN_DIRECTIONS or facts.condition > 1e3:
+    if facts.directions < MIN_DIRECTIONS or facts.condition > MAX_CONDITION:
         message = (
             f'{facts.directions} different directions (up to sign), condition number '
             f'{facts.condition:.3g}; at least {MIN_DIRECTIONS} that determine a tensor are needed'
@@ -237,3 +239,18 @@ def well_spread(gtab: GradientTable, n: int) -> np.ndarray:
             nearest = np.abs(gtab.bvecs[candidates] @ taken.T).max(1)
             chosen.append(candidates.pop(int(nearest.argmin()) if chosen else 0))
     return np.sort(np.concatenate([np.flatnonzero(gtab.b0), chosen]))
+
+
+def halves(gtab: GradientTable) -> list[np.ndarray]:
+    """Indices of two halves of the weighted volumes, each with all b=0; none if too few.
+
+    Within a shell the volumes are dealt out in turn by a fixed shuffle, so both halves have every
+    shell and spread over the sphere. A half that does not determine a tensor is no half.
+    """
+    rng = np.random.default_rng(0)
+    dealt = np.concatenate([rng.permutation(members) for _, members in shells(gtab.bvals)])
+    b0 = np.flatnonzero(gtab.b0)
+    parts = [np.sort(np.concatenate([b0, dealt[start::2]])) for start in (0, 1)]
+    facts = [acquisition(gtab[part]) for part in parts]
+    enough = all(f.directions >= MIN_DIRECTIONS and f.condition <= MAX_CONDITION for f in facts)
+    return parts if enough else []

@@ -234,6 +234,11 @@ def canonical_channels(
     return channels
 
 
+def slots_in_use(image: Tensor) -> list[int]:
+    """Which slots of a canonical input (N_CHANNELS, X, Y, Z) are filled."""
+    return [s for s in range(len(SLOTS)) if image[s * SLOT_CHANNELS + N_SH].any()]
+
+
 #: The head as it is and mirrored left-right: both are anatomy.
 MIRRORED: tuple[Turn, ...] = (
     ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
@@ -266,12 +271,14 @@ def turned_channels(image: Tensor, turn: Turn) -> Tensor:
     """
     import torch
 
-    mixing = torch.eye(N_CHANNELS)
     harmonics = torch.from_numpy(_turned_harmonics(turn))
+    moved = turned_voxels(image, turn).contiguous()
     for slot in range(len(SLOTS)):
         first = slot * SLOT_CHANNELS
-        mixing[first : first + N_SH, first : first + N_SH] = harmonics
-    return torch.einsum('dc,...cxyz->...dxyz', mixing, turned_voxels(image, turn))
+        part = moved[..., first : first + N_SH, :, :, :]
+        if part.any():
+            part.copy_(torch.einsum('dc,...cxyz->...dxyz', harmonics, part))
+    return moved
 
 
 def turned_voxels(array: Tensor, turn: Turn) -> Tensor:

@@ -13,7 +13,7 @@ from bidsapp.learn.losses import dyadic, principal_axis
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.physics.deconvolution import fibre_directions, supports_deconvolution
 from bidsapp.physics.gradients import grid_axes
-from bidsapp.physics.qspace import ALL_TURNS
+from bidsapp.physics.qspace import ALL_TURNS, SLOTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +92,7 @@ task = Task(
     higher_is_better=False,
     reference=reference,
     derive=derive,
+    options={'slots': len(SLOTS)},
     turns=ALL_TURNS,
     turn_target=turn_target,
 )

@@ -10,7 +10,7 @@ from bidsapp.bids.samples import load_sample, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import confusion, dice_per_class, f1_macro
-from bidsapp.physics.qspace import MIRRORED
+from bidsapp.physics.qspace import MIRRORED, SLOTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,5 +86,6 @@ task = Task(
     higher_is_better=True,
     reference=reference,
     derive=derive,
+    options={'slots': len(SLOTS)},
     turns=MIRRORED,
 )

@@ -47,3 +47,12 @@ def test_unknown_network_is_refused_with_the_names_that_exist():
 def test_levels_that_do_not_fit_the_padding_are_refused():
     with pytest.raises(ValueError, match='levels'):
         build('unet3d', 1, 1, widths=(4, 8))
+
+
+def test_slots_share_their_weights_and_an_empty_one_adds_nothing():
+    """What stands in one slot of b means the same in another."""
+    network = build('unet3d', 3 * 5 + 1, 2, slots=3).eval()
+    first, second = torch.zeros(2, 1, 16, 8, 8, 8)
+    first[:, :5] = torch.randn(1, 5, 8, 8, 8)
+    second[:, 5:10] = first[:, :5]
+    assert torch.allclose(network(first), network(second), atol=1e-6)
