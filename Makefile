@@ -25,8 +25,8 @@ help:  ## what can be made
 install: $(RUNTIME)  ## the environment in .venv
 
 demo: $(RUNTIME)  ## simulate five people, preprocess, fine-tune, apply; everything under demo/
-	test -e demo/bids/dataset_description.json || \
-	  $(BIN)/transfermri-simulate demo/bids --participants 5 --seed 1
+	test -e demo/bids/participants.tsv || { rm -rf demo/bids; \
+	  $(BIN)/transfermri-simulate demo/bids --participants 5 --seed 1; }
 	$(BIN)/transfermri demo/bids demo/out participant
 	$(BIN)/transfermri demo/bids demo/out group --steps $(DEMO_STEPS)
 	$(BIN)/transfermri demo/bids demo/out participant

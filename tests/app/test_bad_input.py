@@ -1,0 +1,159 @@
+"""Messy scans: each has its exit code and a message, and nothing else suffers."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SCAN = 'sub-01/dwi/sub-01_dwi'
+
+
+def rewrite(path, change):
+    """Replace an image's voxels by ``change`` of them."""
+    image = nib.load(path)
+    data = change(np.asarray(image.dataobj, np.float32).copy())
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+
+
+def visible_files(folder):
+    """Every file below ``folder`` that is not hidden, as text."""
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob('*')
+        if p.is_file() and not any(part.startswith('.') for part in p.relative_to(folder).parts)
+    )  # fmt: skip
+
+
+def numbers(path):
+    return np.loadtxt(path, ndmin=2)
+
+
+def remove_bvec(root):
+    (root / f'{SCAN}.bvec').unlink()
+
+
+def too_few_columns(root):
+    np.savetxt(root / f'{SCAN}.bvec', numbers(root / f'{SCAN}.bvec')[:, :-2])
+
+
+def zero_gradient(root):
+    table = numbers(root / f'{SCAN}.bvec')
+    table[:, 5] = 0
+    np.savetxt(root / f'{SCAN}.bvec', table)
+
+
+def all_b0(root):
+    np.savetxt(root / f'{SCAN}.bval', 0 * numbers(root / f'{SCAN}.bval'))
+
+
+def five_directions(root):
+    bvals = numbers(root / f'{SCAN}.bval').ravel()
+    keep = np.r_[np.flatnonzero(bvals == 0), np.flatnonzero(bvals)[:5]]
+    for kind in ('bval', 'bvec'):
+        path = root / f'{SCAN}.{kind}'
+        np.savetxt(path, numbers(path)[:, keep])
+    rewrite(root / f'{SCAN}.nii.gz', lambda data: data[..., keep])
+
+
+def not_a_number(root):
+    def spoil(data):
+        data[3, 4, 5, 6] = np.nan
+        return data
+
+    rewrite(root / f'{SCAN}.nii.gz', spoil)
+
+
+def truncated(root):
+    path = root / f'{SCAN}.nii.gz'
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def no_image(root):
+    (root / f'{SCAN}.nii.gz').write_bytes(b'')
+
+
+def sidecar_that_is_no_json(root):
+    (root / f'{SCAN}.json').write_text('{')
+
+
+BROKEN = [
+    (remove_bvec, 66, 'no bvec file'),
+    (too_few_columns, 65, 'one column for each volume'),
+    (zero_gradient, 65, 'length zero'),
+    (all_b0, 65, 'nothing is weighted'),
+    (five_directions, 65, '5 different directions'),
+    (not_a_number, 65, '1 voxels that are not numbers'),
+    (truncated, 65, 'Copy'),
+    (no_image, 65, 'NIfTI'),
+    (sidecar_that_is_no_json, 65, 'JSON'),
+]
+
+
+@pytest.mark.parametrize(('spoil', 'code', 'message'), BROKEN, ids=[b[0].__name__ for b in BROKEN])
+def test_a_broken_scan_has_its_code_and_message(coarse, tmp_path, app, spoil, code, message):
+    spoil(coarse)
+    result = app(coarse, tmp_path / 'out', 'participant', '--device', 'cpu')
+    said = result.stdout + result.stderr
+    assert result.returncode == code, said
+    assert message in said
+    assert 'Traceback' not in said
+    assert 'FAILED sub-01' in said
+    outputs = [f for f in visible_files(tmp_path / 'out') if f.endswith('.nii.gz')]
+    assert not outputs
+
+
+def test_a_transposed_table_is_turned_and_said(coarse, tmp_path, app):
+    path = coarse / f'{SCAN}.bvec'
+    np.savetxt(path, numbers(path).T)
+    result = app(coarse, tmp_path / 'out', 'participant', '--device', 'cpu')
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'transpose' in result.stdout
+    written = tmp_path / 'out' / 'sub-01' / 'dwi' / 'sub-01_desc-preproc_dwi.json'
+    sidecar = json.loads(written.read_text())
+    assert any('transpose' in warning for warning in sidecar['Warnings'])
+    assert 'transpose' in (tmp_path / 'out' / 'sub-01.html').read_text()
+
+
+def test_one_broken_participant_does_not_stop_the_others(coarse, tmp_path, app):
+    for path in (coarse / 'sub-01' / 'dwi').iterdir():
+        other = coarse / 'sub-02' / 'dwi' / path.name.replace('sub-01', 'sub-02')
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(path.read_bytes())
+    not_a_number(coarse)
+    result = app(coarse, tmp_path / 'out', 'participant', '--device', 'cpu')
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert 'FAILED sub-01' in result.stdout
+    assert '1 of 2 runs finished' in result.stdout
+    done = visible_files(tmp_path / 'out')
+    assert 'sub-02/dwi/sub-02_desc-preproc_dwi.nii.gz' in done
+    assert not [f for f in done if f.startswith('sub-01/dwi')]
+
+
+def test_nothing_is_written_outside_output_and_work(coarse, tmp_path, app):
+    elsewhere = tmp_path / 'cwd'
+    elsewhere.mkdir()
+    before = visible_files(coarse)
+    out, work = tmp_path / 'out', tmp_path / 'work'
+    result = app(
+        coarse, out, 'participant', '-w', work, '--device', 'cpu', '--dry-run', cwd=elsewhere
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'to do: preprocessing' in result.stdout
+    assert not [f for f in visible_files(out) if not f.startswith('logs')]
+    result = app(coarse, out, 'participant', '-w', work, '--device', 'cpu', cwd=elsewhere)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert visible_files(coarse) == before
+    assert not list(elsewhere.iterdir())
+
+
+def test_check_finds_what_is_planted(coarse, capsys):
+    from bidsapp.check import main
+
+    assert main([str(coarse)]) == 0
+    capsys.readouterr()
+    zero_gradient(coarse)
+    assert main([str(coarse), '--json']) == 65
+    rows = json.loads(capsys.readouterr().out)
+    assert [row['code'] for row in rows if row['severity'] == 'error'] == ['ZERO_GRADIENT']

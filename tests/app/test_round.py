@@ -1,0 +1,235 @@
+"""The whole round on simulated heads, as a user sees it: participant, group, participant."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SUBJECTS = ('01', '02', '03')
+
+
+def call(*argv, check=0):
+    """Run the app; its output on the wrong exit code."""
+    command = [sys.executable, '-m', 'bidsapp', *(str(arg) for arg in argv), '--device', 'cpu']
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == check, result.stdout + result.stderr
+    return result.stdout
+
+
+def killed_when(seen, *argv):
+    """Start the app, and kill it with SIGKILL as soon as ``seen()`` holds."""
+    command = [sys.executable, '-m', 'bidsapp', *(str(arg) for arg in argv), '--device', 'cpu']
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not seen() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, 'it ended before it could be killed'
+    import os
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope='module')
+def done(small_dataset, tmp_path_factory):
+    """OUTPUT_DIR after participant → group → participant, and what was said."""
+    out = tmp_path_factory.mktemp('round') / 'out'
+    said = [
+        call(small_dataset, out, 'participant'),
+        call(small_dataset, out, 'group', '--steps', 40),
+        call(small_dataset, out, 'participant'),
+    ]
+    return out, said
+
+
+def promised(subject):
+    run = f'sub-{subject}'
+    images = [
+        'desc-preproc_dwi', 'desc-brain_mask', 'desc-reference_FA', 'desc-reference_ADC',
+        'seg-tissue_desc-reference_dseg', 'seg-tissue_desc-unet_dseg',
+        'seg-tissue_desc-unet_probseg', 'model-csd_param-direction_dwimap',
+        'model-unet_param-direction_dwimap',
+    ]  # fmt: skip
+    names = [f'{name}.{ext}' for name in images for ext in ('nii.gz', 'json')]
+    names += ['desc-preproc_dwi.bval', 'desc-preproc_dwi.bvec']
+    names += [f'seg-tissue_desc-{source}_dseg.tsv' for source in ('reference', 'unet')]
+    return [f'{run}/dwi/{run}_{name}' for name in names] + [f'{run}.html']
+
+
+def test_every_promised_file_is_there(done):
+    out, _ = done
+    for subject in SUBJECTS:
+        assert not [name for name in promised(subject) if not (out / name).is_file()]
+    for task in ('tissue', 'orientation'):
+        for name in ('weights.safetensors', 'card.json', 'split.tsv', 'metrics.tsv', 'log.tsv'):
+            assert (out / 'models' / task / 'v1' / name).is_file()
+        assert (out / f'group_{task}.html').is_file()
+
+
+def test_output_is_valid_bids(done):
+    out, _ = done
+    validator = Path(sys.executable).with_name('bids-validator-deno')
+    result = subprocess.run([validator, out, '--ignoreWarnings'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_last_line_says_what_was_made_and_where_the_log_is(done):
+    _, said = done
+    last = said[2].strip().splitlines()[-1]
+    assert '3 of 3 runs finished' in last
+    assert Path(last.rpartition('log: ')[2]).is_file()
+
+
+def test_second_call_applies_the_model_and_computes_nothing_else_again(done):
+    _, said = done
+    assert 'prediction' in said[2]
+    assert 'motion' not in said[2]
+
+
+def test_grid_is_the_raw_runs(done, small_dataset):
+    out, _ = done
+    for subject in SUBJECTS:
+        raw = nib.load(small_dataset / f'sub-{subject}/dwi/sub-{subject}_dwi.nii.gz')
+        for path in (out / f'sub-{subject}' / 'dwi').glob('*.nii.gz'):
+            image = nib.load(path)
+            assert image.shape[:3] == raw.shape[:3]
+            assert np.array_equal(image.affine, raw.affine)
+
+
+def test_a_prediction_names_its_model_and_who_was_seen(done):
+    out, _ = done
+    card = json.loads((out / 'models/tissue/v1/card.json').read_text())
+    with (out / 'models/tissue/v1/split.tsv').open() as stream:
+        split = {r['participant_id']: r['split'] for r in csv.DictReader(stream, delimiter='\t')}
+    assert sorted(split.values()) == ['test', 'train', 'val']
+    for subject in SUBJECTS:
+        path = out / f'sub-{subject}/dwi/sub-{subject}_seg-tissue_desc-unet_dseg.json'
+        sidecar = json.loads(path.read_text())
+        assert sidecar['ModelSHA256'] == card['sha256']
+        assert sidecar['ModelVersion'] == 'v1'
+        assert sidecar['Device'] == 'cpu'
+        assert sidecar['SeenInTraining'] == (split[f'sub-{subject}'] != 'test')
+
+
+def test_directions_are_unit_vectors_and_the_network_gives_one_everywhere_in_the_brain(done):
+    out, _ = done
+    folder = out / 'sub-01' / 'dwi'
+    mask = nib.load(folder / 'sub-01_desc-brain_mask.nii.gz').get_fdata() > 0
+    for source in ('csd', 'unet'):
+        path = folder / f'sub-01_model-{source}_param-direction_dwimap.nii.gz'
+        length = np.linalg.norm(nib.load(path).get_fdata()[..., :3], axis=-1)
+        assert np.allclose(length[length > 0], 1, atol=1e-4)
+        if source == 'unet':
+            assert np.array_equal(length > 0, mask)
+
+
+def test_group_table_is_tidy(done):
+    out, _ = done
+    with (out / 'group_orientation.tsv').open() as stream:
+        rows = list(csv.DictReader(stream, delimiter='\t'))
+    assert set(rows[0]) == {'participant_id', 'split', 'model', 'metric', 'label', 'value'}
+    assert {row['split'] for row in rows} == {'train', 'val', 'test'}
+    explained = json.loads((out / 'group_orientation.json').read_text())
+    assert set(explained) == set(rows[0])
+    assert {row['metric'] for row in rows} <= set(explained['metric']['Levels'])
+
+
+def test_nothing_to_do_is_done_quickly_and_without_the_work_folder(done, small_dataset, tmp_path):
+    out, _ = done
+    said = call(small_dataset, out, 'participant', '-w', tmp_path / 'elsewhere')
+    assert said.count('nothing, all is there') == 3
+    assert '[1/' not in said
+
+
+def test_reference_tissue_and_directions_are_near_the_truth(done, small_dataset):
+    """Coarse bounds: labels that are mirrored, shifted or in another frame fall far below."""
+    out, _ = done
+    for subject in SUBJECTS:
+        truth = small_dataset / 'derivatives' / 'truth' / f'sub-{subject}' / 'dwi'
+        made = out / f'sub-{subject}' / 'dwi'
+
+        def load(folder, name, subject=subject):
+            return np.asarray(nib.load(folder / f'sub-{subject}_{name}.nii.gz').dataobj)
+
+        true, found = (
+            load(truth, 'seg-tissue_desc-truth_dseg'), load(made, 'seg-tissue_desc-reference_dseg')
+        )  # fmt: skip
+        both = (true > 0) & (found > 0)
+        assert (true == found)[both].mean() > 0.75
+        single = load(truth, 'seg-nfib_desc-truth_dseg') == 1
+        fibre = load(truth, 'model-truth_param-direction_dwimap')[..., :3]
+        for source, bound in (('csd', 12), ('unet', 25)):
+            said = load(made, f'model-{source}_param-direction_dwimap')[..., :3]
+            known = single & (np.linalg.norm(said, axis=-1) > 0)
+            cosine = np.abs((said[known] * fibre[known]).sum(-1)).clip(0, 1)
+            assert np.degrees(np.arccos(np.median(cosine))) < bound
+
+
+def test_killed_participant_goes_on_and_ends_the_same(done, small_dataset, tmp_path):
+    out, _ = done
+    again = tmp_path / 'out'
+    argv = (small_dataset, again, 'participant', '--tasks', 'orientation')
+    work = again / '.work'
+    killed_when(lambda: any(work.rglob('motion/result_motion.pklz')), *argv)
+    for path in again.rglob('*.nii.gz'):
+        if not any(part.startswith('.') for part in path.relative_to(again).parts):
+            np.asarray(nib.load(path).dataobj)  # whole, or not there
+    call(*argv)
+    for subject in SUBJECTS:
+        name = f'sub-{subject}/dwi/sub-{subject}_desc-preproc_dwi.nii.gz'
+        first, second = (nib.load(folder / name).get_fdata() for folder in (out, again))
+        assert np.array_equal(first, second)
+
+
+def test_killed_group_goes_on_and_ends_with_the_same_weights(done, small_dataset, tmp_path):
+    out, _ = done
+    again = tmp_path / 'out'
+    shutil.copytree(out, again, ignore=shutil.ignore_patterns('models', '.work', 'group_*'))
+    argv = (small_dataset, again, 'group', '--steps', 40, '--tasks', 'orientation')
+    killed_when(lambda: any((again / '.work' / 'group').glob('*.safetensors')), *argv)
+    assert not list((again / 'models').glob('*/v*'))
+    call(*argv)
+    weights = 'models/orientation/v1/weights.safetensors'
+    # The whole-run model was fitted to files of the same content in another folder.
+    assert (again / weights).read_bytes() == (out / weights).read_bytes()
+
+
+def test_two_calls_into_one_folder_lose_nothing(small_dataset, tmp_path):
+    out = tmp_path / 'out'
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-m', 'bidsapp', small_dataset, out, 'participant', '--device', 'cpu',
+             '--tasks', 'orientation', '--participant-label', subject, '--nprocs', '1',
+             '-w', tmp_path / f'work-{subject}'],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for subject in SUBJECTS[:2]
+    ]  # fmt: skip
+    for process in processes:
+        said, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+    for subject in SUBJECTS[:2]:
+        assert (out / f'sub-{subject}/dwi/sub-{subject}_desc-preproc_dwi.nii.gz').is_file()
+        assert (out / f'sub-{subject}.html').is_file()
+    assert json.loads((out / 'dataset_description.json').read_text())['DatasetType'] == 'derivative'
+
+
+def test_a_task_without_enough_labels_is_refused_if_named(done, small_dataset, tmp_path):
+    out, _ = done
+    again = tmp_path / 'out'
+    shutil.copytree(out, again, ignore=shutil.ignore_patterns('models', '.work', 'group_*'))
+    (again / 'sub-02/dwi/sub-02_seg-tissue_desc-reference_dseg.nii.gz').unlink()
+    said = call(small_dataset, again, 'group', '--steps', 1, '--tasks', 'tissue', check=66)
+    assert '2 participants have a reference label; at least 3' in said
