@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 SUBJECTS = ('01', '02', '03')
+STEPS = 120
 
 
 def call(*argv, check=0):
@@ -48,7 +49,7 @@ def done(small_dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp('round') / 'out'
     said = [
         call(small_dataset, out, 'participant'),
-        call(small_dataset, out, 'group', '--steps', 40),
+        call(small_dataset, out, 'group', '--steps', STEPS),
         call(small_dataset, out, 'participant'),
     ]
     return out, said
@@ -197,7 +198,7 @@ def test_killed_group_goes_on_and_ends_with_the_same_weights(done, small_dataset
     out, _ = done
     again = tmp_path / 'out'
     shutil.copytree(out, again, ignore=shutil.ignore_patterns('models', '.work', 'group_*'))
-    argv = (small_dataset, again, 'group', '--steps', 40, '--tasks', 'orientation')
+    argv = (small_dataset, again, 'group', '--steps', STEPS, '--tasks', 'orientation')
     killed_when(lambda: any((again / '.work' / 'group').glob('*.safetensors')), *argv)
     assert not list((again / 'models').glob('*/v*'))
     call(*argv)
