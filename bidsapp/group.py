@@ -6,9 +6,7 @@ held out of one task is held out of all.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import os
@@ -33,6 +31,8 @@ from bidsapp.core import (
     WrongUsage,
 )
 from bidsapp.learn import cards
+from bidsapp.learn.splits import SPLITS, make_split, read_split
+from bidsapp.learn.tables import COLUMNS, EXPLAINED, tsv
 from bidsapp.physics.gradients import halves, well_spread
 from bidsapp.physics.qspace import SLOTS, slots_in_use
 
@@ -40,37 +40,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bidsapp.core import Case, GradientTable, Sample, Task
+    from bidsapp.learn.fit import State
+    from bidsapp.learn.tables import Row
+    from bidsapp.networks.unet3d import UNet3d
     from bidsapp.settings import Settings
 
 log = logging.getLogger('transfermri')
 
 #: Fewer participants than this cannot be divided into train, val and test.
 MIN_PARTICIPANTS = 3
-#: Shares of val and test; at least one participant each.
-VAL_SHARE, TEST_SHARE = 0.2, 0.2
 #: Steps where --steps is not given, and the shape of a batch.
 STEPS, PATCH, BATCH, LEARNING_RATE = 1000, 32, 2, 4e-3
-
-COLUMNS = ('participant_id', 'split', 'model', 'metric', 'label', 'value')
-EXPLAINED = {
-    'participant_id': {'Description': 'Participant; one with several runs has several rows'},
-    'split': {'Levels': {'train': 'learnt from', 'val': 'chose the best step', 'test': 'held out'}},
-    'model': {'Levels': {
-        'bundled': 'the model of the package, not fine-tuned',
-        'finetuned': 'started from other weights and learnt from train',
-        'scratch': 'started from random weights and learnt from train',
-        'autoencoder': 'started from an autoencoder and learnt from train',
-    }},
-    'metric': {'Levels': {
-        'f1_macro': 'mean over classes of F1, in labelled brain voxels',
-        'accuracy': 'share of labelled brain voxels with the right class',
-        'dice': 'Dice overlap of one class, in labelled brain voxels',
-        'angular_error_median': 'median angle to the reference direction in white matter, degrees',
-        'angular_error_mean': 'mean angle to the reference direction in white matter, degrees',
-    }},
-    'label': {'Description': 'Class or region that the value is about'},
-    'value': {'Description': 'The figure, against the reference label of the participant level'},
-}  # fmt: skip
 
 
 def run(settings: Settings, log_file: Path) -> int:
@@ -80,12 +60,18 @@ def run(settings: Settings, log_file: Path) -> int:
     wanted = list(settings.tasks) or tasks.names()
     by_task = {name: labelled(settings.output_dir, cases, name) for name in wanted}
     trained, skipped = trainable(by_task, bool(settings.tasks))
-    split = make_split(sorted({c.subject for found in by_task.values() for c in found}), settings)
+    subjects = {c.subject for found in by_task.values() for c in found}
+    if settings.split_file is None:
+        split = make_split(sorted(subjects), settings.seed)
+    else:
+        split = read_split(settings.split_file)
     for name in trained:
         count = {s: sum(split.get(c.subject) == s for c in by_task[name]) for s in SPLITS}
         log.info('%s: %d train, %d val, %d test runs', name, *(count[s] for s in SPLITS))
     if settings.dry_run:
-        return 66 if skipped and settings.tasks else 0
+        return MissingInput.exit_code if skipped and settings.tasks else 0
+    if settings.reports_only:
+        return draw_pages(trained, settings)
     from bidsapp.learn.predict import resolve_device
 
     device = resolve_device(settings.device)
@@ -109,13 +95,23 @@ def run(settings: Settings, log_file: Path) -> int:
     return 0
 
 
-SPLITS = ('train', 'val', 'test')
+def draw_pages(names: Sequence[str], settings: Settings) -> int:
+    """The pages again, from the files of the newest models."""
+    from bidsapp.reports.group import group_page
+
+    for name in names:
+        if cards.newest_model(settings.models, name) is not None:
+            log.info('page: %s', group_page(settings.output_dir, name))
+    return 0
 
 
 def refuse_what_is_not_there(settings: Settings) -> None:
     """Options of the contract that this version cannot serve."""
-    if settings.compare:
-        raise WrongUsage('--compare is not part of this version; leave it out.')
+    if 'autoencoder' in settings.compare:
+        raise WrongUsage(
+            '--compare autoencoder needs a pretrained autoencoder, which this version does not '
+            'have; --compare scratch works.'
+        )
     if settings.init == 'bundled' and not cards.bundled_models():
         raise MissingInput('--init bundled: this version bundles no model. Use --init scratch.')
 
@@ -172,33 +168,6 @@ def trainable(by_task: Mapping[str, Sequence[Case]], named: bool) -> tuple[list[
     return trained, skipped
 
 
-def make_split(subjects: Sequence[str], settings: Settings) -> dict[str, str]:
-    """Participant → train, val or test: from the file that was given, else by the seed."""
-    if settings.split_file is not None:
-        return read_split(settings.split_file)
-    shuffled = list(np.random.default_rng(settings.seed).permutation(sorted(subjects)))
-    n_test = max(1, round(TEST_SHARE * len(shuffled)))
-    n_val = max(1, round(VAL_SHARE * len(shuffled)))
-    names = ['test'] * n_test + ['val'] * n_val + ['train'] * (len(shuffled) - n_test - n_val)
-    return {str(s): name for s, name in zip(shuffled, names, strict=True)}
-
-
-def read_split(path: Path) -> dict[str, str]:
-    """A split file: tab-separated participant_id and split. Raises MissingInput or BadData."""
-    if not path.is_file():
-        raise MissingInput(f'The split file {path} does not exist.')
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding='utf-8')), delimiter='\t'))
-    try:
-        split = {row['participant_id'].removeprefix('sub-'): row['split'] for row in rows}
-    except (KeyError, AttributeError) as error:
-        raise BadData(f'{path} needs the columns participant_id and split, by tabs.') from error
-    if unknown := set(split.values()) - set(SPLITS):
-        raise BadData(
-            f'{path}: split is {", ".join(map(str, unknown))}; expected train, val, test.'
-        )
-    return split
-
-
 def use_threads(settings: Settings, device: str) -> None:
     """All processors for one network; deterministic kernels on CUDA."""
     import torch
@@ -208,6 +177,7 @@ def use_threads(settings: Settings, device: str) -> None:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+    logging.getLogger('lightning_fabric').setLevel(logging.WARNING)
 
 
 def kept_inputs(cases: Sequence[Case], settings: Settings, training: bool) -> list[Case]:
@@ -256,9 +226,6 @@ def train(
     name: str, cases: Sequence[Case], split: Mapping[str, str], settings: Settings, device: str
 ) -> Path:
     """Fit one task and save its model; returns the model's folder."""
-    from bidsapp.learn.evaluate import evaluate
-    from bidsapp.learn.fit import fit
-
     task = tasks.get(name)
     used = [case for case in cases if case.subject in split]
     groups = {s: [c for c in used if split[c.subject] == s] for s in SPLITS}
@@ -272,23 +239,25 @@ def train(
         s: [task.load(c) for c in kept_inputs(groups[s], settings, training=False)] for s in SPLITS
     }
     learnt_from = [task.load(c) for c in kept_inputs(groups['train'], settings, training=True)]
-    start = start_model(settings, name)
+    steps = settings.steps or STEPS
     plan = Plan(
-        steps=settings.steps or STEPS, patch=PATCH, batch=BATCH, lr=LEARNING_RATE,
-        freeze=settings.freeze, seed=settings.seed, device=device,
-        validate_every=max(1, min(100, (settings.steps or STEPS) // 6)),
+        steps=steps, patch=PATCH, batch=BATCH, lr=LEARNING_RATE, freeze=settings.freeze,
+        seed=settings.seed, device=device, validate_every=max(1, min(100, steps // 6)),
     )  # fmt: skip
-    state_file = state_path(task, plan, start, groups, settings)
-    network, state = fit(task, learnt_from, samples['val'], start, plan, state_file, log.info)
-    arm = 'scratch' if start is None else 'finetuned'
-    rows = [
-        (f'sub-{case.subject}', s, arm, metric, label, value)
-        for s in SPLITS
-        for case, figures in zip(
-            groups[s], evaluate(task, network, samples[s], device), strict=True
-        )
-        for metric, label, value in figures
-    ]
+    start = start_model(settings, name)
+
+    def fitted(start: Checkpoint | None, plan: Plan) -> tuple[UNet3d, State, list[Row]]:
+        from bidsapp.learn.fit import fit
+
+        state_file = state_path(task, plan, start, groups, settings)
+        network, state = fit(task, learnt_from, samples['val'], start, plan, state_file, log.info)
+        arm = 'scratch' if start is None else 'finetuned'
+        return network, state, scored(task, arm, network, groups, samples, device)
+
+    network, state, rows = fitted(start, plan)
+    if 'scratch' in settings.compare and start is not None:
+        log.info('%s: the same from random weights, to compare', name)
+        rows = rows + fitted(None, replace(plan, freeze='none'))[2]
     card = make_card(task, plan, start, learnt_from, state.best_step, rows, split)
     checkpoint = Checkpoint(
         card,
@@ -296,9 +265,31 @@ def train(
         {k: v.cpu() for k, v in network.head.state_dict().items()},
     )
     folder = save_model(checkpoint, task, rows, state.log, split, settings)
-    state_file.unlink(missing_ok=True)
+    for finished in (settings.work_dir / 'group').glob(f'{task.name}-*.safetensors'):
+        finished.unlink()
     say_result(task, rows)
     return folder
+
+
+def scored(
+    task: Task,
+    arm: str,
+    network: UNet3d,
+    groups: Mapping[str, Sequence[Case]],
+    samples: Mapping[str, Sequence[Sample]],
+    device: str,
+) -> list[Row]:
+    """Rows of the metrics table for one network on every split."""
+    from bidsapp.learn.evaluate import evaluate
+
+    return [
+        (f'sub-{case.subject}', split, arm, metric, label, value)
+        for split in SPLITS
+        for case, figures in zip(
+            groups[split], evaluate(task, network, samples[split], device), strict=True
+        )
+        for metric, label, value in figures
+    ]
 
 
 def state_path(
@@ -323,7 +314,7 @@ def make_card(
     start: Checkpoint | None,
     samples: Sequence[Sample],
     best_step: int,
-    rows: Sequence[tuple[Any, ...]],
+    rows: Sequence[Row],
     split: Mapping[str, str],
 ) -> dict[str, Any]:
     """Everything about a model but its weights; the version and hash are added on saving."""
@@ -331,7 +322,8 @@ def make_card(
 
     channels = samples[0].image.shape[0]
     options = dict(task.options if start is None else start.card['network']['options'])
-    test = [row for row in rows if row[1] == 'test' and row[3] == task.score]
+    arm = rows[0][2]
+    test = [row for row in rows if row[1:4] == ('test', arm, task.score)]
     slots = sorted({slot for sample in samples for slot in slots_in_use(sample.image)})
     return {
         'name': f'transfermri-{task.name}',
@@ -361,7 +353,7 @@ def make_card(
 def save_model(
     checkpoint: Checkpoint,
     task: Task,
-    rows: Sequence[tuple[Any, ...]],
+    rows: Sequence[Row],
     steps: Sequence[Mapping[str, float]],
     split: Mapping[str, str],
     settings: Settings,
@@ -390,20 +382,10 @@ def save_model(
     return folder
 
 
-def tsv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as a tab-separated table; numbers with six digits, missing ones as n/a."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return 'n/a' if np.isnan(value) else f'{value:.6g}'
-        return str(value)
-
-    lines = ['\t'.join(columns), *('\t'.join(cell(v) for v in row) for row in rows)]
-    return '\n'.join(lines) + '\n'
-
-
-def say_result(task: Task, rows: Sequence[tuple[Any, ...]]) -> None:
+def say_result(task: Task, rows: Sequence[Row]) -> None:
     """The deciding metric on each split, in the log."""
-    for split in SPLITS:
-        values = [row[5] for row in rows if row[1] == split and row[3] == task.score]
-        log.info('%s: %s on %s %.4g', task.name, task.score, split, float(np.mean(values)))
+    for arm in dict.fromkeys(row[2] for row in rows):
+        for split in SPLITS:
+            values = [row[5] for row in rows if row[1:4] == (split, arm, task.score)]
+            mean = float(np.mean(values))
+            log.info('%s, %s: %s on %s %.4g', task.name, arm, task.score, split, mean)

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.write import write_text
@@ -22,11 +23,14 @@ from bidsapp.core import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from nipype import Workflow
 
 log = logging.getLogger('transfermri')
+
+STOPPED = 'Stopped by SIGTERM; the same command goes on from here.'
 
 #: Exit code of a note → the problem it stands for.
 KINDS = {p.exit_code: p for p in (BadData, MissingInput, CannotCreate, InputOutputError, TryAgain)}
@@ -94,33 +98,52 @@ def run_graph(graph: Workflow, plugin: dict[str, Any]) -> Problem | None:
     Steps that fail do not stop steps that do not depend on them. Raises TryAgain on SIGTERM.
     """
     watch = Watch(graph)
-    previous = _on_sigterm()
     try:
-        graph.run(**_with_callback(plugin, watch))
+        with stopped_by_sigterm() as stopped:
+            graph.run(**_with_callback(plugin, watch))
+            if stopped.is_set():  # Nipype may have taken the exception for a step's
+                raise TryAgain(STOPPED)
     except BrokenProcessPool:
         return TryAgain(
             'a worker process was killed, most likely because memory ran out. Give the job more '
             'memory, or fewer runs at once with --nprocs or --mem.'
         )
+    except TryAgain:
+        end_workers()
+        raise
     except (RuntimeError, ValueError, TypeError) as error:
         log.debug('Nipype: %s', error)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return Problem(f'a step failed: {lines[-1] if lines else type(error).__name__}')
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
     return None
 
 
-def _on_sigterm() -> Any:
-    """SIGTERM becomes TryAgain in the main thread; what was written stays."""
+@contextmanager
+def stopped_by_sigterm() -> Iterator[threading.Event]:
+    """SIGTERM becomes TryAgain in the main thread, and sets the event; what was written stays."""
+    stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        return None
+        yield stopped
+        return
 
     def stop(*_: Any) -> None:
-        raise TryAgain('Stopped by SIGTERM; the same command goes on from here.')
+        stopped.set()
+        raise TryAgain(STOPPED)
 
-    return signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def end_workers() -> None:
+    """End the processes that compute steps, so that the end does not wait for them."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
 
 
 def _with_callback(plugin: dict[str, Any], watch: Watch) -> dict[str, Any]:

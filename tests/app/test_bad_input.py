@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -157,3 +160,19 @@ def test_check_finds_what_is_planted(coarse, capsys):
     assert main([str(coarse), '--json']) == 65
     rows = json.loads(capsys.readouterr().out)
     assert [row['code'] for row in rows if row['severity'] == 'error'] == ['ZERO_GRADIENT']
+
+
+def test_sigterm_ends_soon_with_try_again_and_the_next_call_goes_on(coarse, tmp_path, app):
+    argv = [coarse, tmp_path / 'out', 'participant', '--device', 'cpu']
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'bidsapp', *map(str, argv)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    lines = iter(process.stdout.readline, '')
+    assert any('brain_mask' in line for line in lines)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, said
+    assert 'goes on from here' in said
+    result = app(*argv)
+    assert result.returncode == 0, result.stdout + result.stderr

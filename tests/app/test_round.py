@@ -234,3 +234,24 @@ def test_a_task_without_enough_labels_is_refused_if_named(done, small_dataset, t
     (again / 'sub-02/dwi/sub-02_seg-tissue_desc-reference_dseg.nii.gz').unlink()
     said = call(small_dataset, again, 'group', '--steps', 1, '--tasks', 'tissue', check=66)
     assert '2 participants have a reference label; at least 3' in said
+
+
+def test_a_model_is_fine_tuned_and_compared_with_one_from_scratch(done, small_dataset, tmp_path):
+    out, _ = done
+    again = tmp_path / 'out'
+    shutil.copytree(out, again, ignore=shutil.ignore_patterns('models', '.work', 'group_*'))
+    start = out / 'models' / 'orientation' / 'v1'
+    call(
+        small_dataset, again, 'group', '--steps', 2, '--tasks', 'orientation', '--init', start,
+        '--freeze', 'encoder', '--compare', 'scratch', '--input-directions', 12,
+    )  # fmt: skip
+    card = json.loads((again / 'models/orientation/v1/card.json').read_text())
+    assert card['started_from']['sha256'] == json.loads((start / 'card.json').read_text())['sha256']
+    with (again / 'group_orientation.tsv').open() as stream:
+        rows = [
+            r for r in csv.DictReader(stream, delimiter='\t')
+            if r['metric'] == 'angular_error_median' and r['split'] == 'test'
+        ]  # fmt: skip
+    angle = {row['model']: float(row['value']) for row in rows}
+    assert set(angle) == {'finetuned', 'scratch'}
+    assert angle['finetuned'] < angle['scratch']

@@ -1,0 +1,133 @@
+"""What a run promises, from its header and table alone, and what of it is still to be made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bidsapp import tasks
+from bidsapp.bids.samples import open_image, read_numbers
+from bidsapp.bids.write import files_of
+from bidsapp.core import Acquisition, BadData, Problem, Unavailable
+from bidsapp.interfaces.outputs import promised_by_preprocessing
+from bidsapp.physics import gradients
+from bidsapp.workflows.run import Model, Todo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bidsapp.bids.query import Run
+
+#: Task → (folder of its model, card, labels of the participants that it has learnt from).
+Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str]]]
+
+
+@dataclass(slots=True)
+class RunPlan:
+    """One run, what it can give, what is promised and what is missing."""
+
+    run: Run
+    acquisition: Acquisition | None = None
+    problem: Problem | None = None
+    warnings: list[str] = field(default_factory=list)
+    unavailable: dict[str, str] = field(default_factory=dict)  #: task → why it has no reference
+    promised: list[Path] = field(default_factory=list)
+    todo: Todo = field(default_factory=Todo)
+    size_gb: float = 0.0
+
+    def missing(self, root: Path) -> list[Path]:
+        """Promised files, below ``root``, that are not there."""
+        return [path for path in self.promised if not (root / path).is_file()]
+
+
+def plan_run(found: Run, root: Path, wanted: Sequence[str], models: Models) -> RunPlan:
+    """See what one run can give under ``root``, and what of it is not there yet."""
+    made = RunPlan(found, problem=found.problem)
+    if made.problem is None:
+        try:
+            look(made)
+        except Problem as problem:
+            made.problem = problem
+    if made.problem is not None or made.acquisition is None:
+        made.promised = promised_by_preprocessing(found.case.entities)
+        return made
+    promise(made, root, wanted, models)
+    return made
+
+
+def look(made: RunPlan) -> None:
+    """Read header and table: cheap, and enough to know what can be promised. Raises Problem."""
+    files = made.run.case.files
+    image = open_image(files['dwi'])
+    volumes = image.shape[3] if len(image.shape) == 4 else 1
+    bvecs, bvals, findings = gradients.examine(
+        read_numbers(files['bvec']), read_numbers(files['bval']), volumes
+    )
+    if errors := [f.message for f in findings if f.severity == 'error']:
+        raise BadData(f'{files["dwi"].name}: ' + '; '.join(errors) + '.')
+    made.warnings += [f.message for f in findings]
+    if 'PhaseEncodingDirection' not in made.run.metadata:
+        made.warnings.append(
+            'the metadata do not say the phase-encoding direction; eddy currents are corrected '
+            'without assuming one'
+        )
+    table = gradients.from_fsl(bvecs, bvals, image.affine)
+    made.acquisition = gradients.acquisition(table, 't1w' in files)
+    voxels = float(image.shape[0]) * image.shape[1] * image.shape[2] * volumes
+    made.size_gb = 4 * voxels / 2**30
+
+
+def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) -> None:
+    """Fill in what this run promises, and what of it has to be made."""
+    entities = made.run.case.entities
+    assert made.acquisition is not None
+    preprocessing = promised_by_preprocessing(entities)
+    references: dict[str, str] = {}
+    predictions: dict[str, Model] = {}
+    made.promised = list(preprocessing)
+    redo = not all((root / path).is_file() for path in preprocessing)
+    for name in wanted:
+        task = tasks.get(name)
+        if task.derive is not None:
+            try:
+                source = task.reference(made.acquisition)
+                files = files_of(entities, task.writes[0], source)
+                made.promised += files
+                if redo or not all((root / path).is_file() for path in files):
+                    references[name] = source
+            except Unavailable as reason:
+                made.unavailable[name] = str(reason)
+        if name in models:
+            folder, card, learnt_from = models[name]
+            files = [p for output in task.writes for p in files_of(entities, output, 'unet')]
+            made.promised += files
+            if redo or not all(written_by(root / p, card['sha256']) for p in files):
+                seen = made.run.case.subject in learnt_from
+                predictions[name] = Model(folder, card['sha256'], seen)
+    made.todo = Todo(redo, references, predictions)
+
+
+def written_by(path: Path, sha256: str) -> bool:
+    """Is the file there and, as far as it can tell, made by this model?"""
+    if not path.is_file():
+        return False
+    if path.suffix != '.json':
+        return True
+    try:
+        sidecar: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError:
+        return False
+    return sidecar.get('ModelSHA256') == sha256
+
+
+def stale(made: RunPlan, root: Path) -> bool:
+    """Is a prediction still that of another model?"""
+    for name, model in made.todo.predictions.items():
+        for output in tasks.get(name).writes:
+            sidecar = root / files_of(made.run.case.entities, output, 'unet')[0]
+            if not written_by(sidecar, model.sha256):
+                return True
+    return False
