@@ -24,7 +24,7 @@ from bidsapp.learn.evaluate import evaluate, score_of
 from bidsapp.learn.patches import PatchSource, seeded
 from bidsapp.learn.predict import precision
 from bidsapp.networks.registry import build
-from bidsapp.physics.qspace import turned_channels, turned_voxels
+from bidsapp.physics.turns import turned_channels, turned_voxels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -8,7 +8,6 @@ the gradient table, and the density of one single fibre integrates to 1 over the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from math import pi, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,11 @@ from bidsapp.physics.gradients import acquisition, n_unique, shells
 from bidsapp.physics.harmonics import (
     basis,
     degrees,
-    fibonacci_hemisphere,
     largest_order,
     n_coefficients,
     zonal_coefficients,
 )
+from bidsapp.physics.peaks import fibre_peaks, sphere
 from bidsapp.physics.qspace import noise_variance
 
 if TYPE_CHECKING:
@@ -171,13 +170,6 @@ def relative_signal(
     return np.clip(np.nan_to_num(relative), 0, 2)
 
 
-@cache
-def _sphere(order: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3) hemisphere directions and (n, K) harmonics there."""
-    directions = fibonacci_hemisphere(n)
-    return directions, basis(directions, order)
-
-
 def constrained_deconvolution(
     attenuation: FloatArray,
     gtab: GradientTable,
@@ -193,18 +185,18 @@ def constrained_deconvolution(
     """
     import torch
 
-    sphere = torch.from_numpy(_sphere(order, 300)[1]).to(device)
+    constraint = torch.from_numpy(sphere(order, 300)[1]).to(device)
     forward = torch.from_numpy(basis(gtab.bvecs, order) * response.kernel(order)).to(device)
     densities = np.zeros((n_coefficients(order), attenuation.shape[1]))
     for first in range(0, attenuation.shape[1], _CHUNK):
         part = np.ascontiguousarray(attenuation[:, first : first + _CHUNK].T, np.float64)
-        solved = _solve(torch.from_numpy(part).to(device), forward, sphere)
+        solved = _solve(torch.from_numpy(part).to(device), forward, constraint)
         densities[:, first : first + _CHUNK] = solved.cpu().numpy().T
     return densities
 
 
-def _solve(observed: torch.Tensor, forward: torch.Tensor, sphere: torch.Tensor) -> torch.Tensor:
-    """Densities (V, K) of ``observed`` (V, N), non-negative on ``sphere`` (M, K)."""
+def _solve(observed: torch.Tensor, forward: torch.Tensor, constraint: torch.Tensor) -> torch.Tensor:
+    """Densities (V, K) of ``observed`` (V, N), non-negative where ``constraint`` (M, K) looks."""
     import torch
 
     n, k = forward.shape
@@ -213,22 +205,22 @@ def _solve(observed: torch.Tensor, forward: torch.Tensor, sphere: torch.Tensor) 
     density[:, :low] = observed @ torch.linalg.pinv(forward[:, :low]).T
     threshold = _TAU * density[:, :1] / sqrt(4 * pi)
     # In units of the data term: all sphere directions together weigh as much as the mean signal.
-    weight = (_LAMBDA * forward[:, 0].mean()) ** 2 * n / len(sphere)
+    weight = (_LAMBDA * forward[:, 0].mean()) ** 2 * n / len(constraint)
     # Lower triangles only, which is all that the Cholesky factorisation reads.
     row, column = torch.tril_indices(k, k, device=observed.device)
-    products = weight * sphere[:, row] * sphere[:, column]
+    products = weight * constraint[:, row] * constraint[:, column]
     gram, projected = forward.T @ forward, observed @ forward
     # Directions that lack a harmonic still give a solution; far below what order 8 adds by itself.
     ridge = 1e-7 * gram[0, 0] * torch.eye(k, dtype=gram.dtype, device=gram.device)
     gram = (gram + ridge)[row, column]
-    below = density @ sphere.T < threshold
+    below = density @ constraint.T < threshold
     running = torch.arange(len(observed), device=observed.device)
     for _ in range(_MAX_ITERATIONS):
         normal = torch.zeros(len(running), k, k, dtype=gram.dtype, device=gram.device)
         normal[:, row, column] = gram + below[running].to(gram.dtype) @ products
         factor = torch.linalg.cholesky(normal)
         density[running] = torch.cholesky_solve(projected[running, :, None], factor)[..., 0]
-        now = density[running] @ sphere.T < threshold[running]
+        now = density[running] @ constraint.T < threshold[running]
         changed = (now != below[running]).any(1)
         below[running] = now
         running = running[changed]
@@ -251,106 +243,6 @@ def isotropic_floor(
     observed = attenuation + rng.normal(scale=sqrt(variance), size=(len(gtab), 600))
     density = constrained_deconvolution(observed, gtab, response, order, device)
     return float(np.quantile(fibre_peaks(density, order, n=1)[1], 0.99))
-
-
-def fibre_peaks(
-    density: FloatArray,
-    order: int,
-    relative: float = 0.5,
-    separation_deg: float = 25.0,
-    absolute: float = 0.0,
-    n: int = 3,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ``n`` highest maxima of densities (K, V): directions (V, n, 3), amplitudes (V, n).
-
-    Highest first; each at least ``relative`` of the highest and ``separation_deg`` from those
-    above it; zero where there are fewer. Where the highest is not above ``absolute`` (in the
-    density's unit, see ``isotropic_floor``) there are none.
-    """
-    voxel, direction = _grid_maxima(density, order, relative)
-    columns = density.T[voxel]
-    direction, amplitude = _climb(direction, columns, order)
-    by_height = np.lexsort((-amplitude, voxel))
-    voxel, direction, amplitude = voxel[by_height], direction[by_height], amplitude[by_height]
-    directions = np.zeros((density.shape[1], n, 3))
-    amplitudes = np.zeros((density.shape[1], n))
-    first = np.searchsorted(voxel, voxel)
-    rank, count = np.arange(len(voxel)) - first, np.zeros(density.shape[1], int)
-    limit = np.cos(np.deg2rad(separation_deg))
-    for place in range(int(rank.max(initial=-1)) + 1):
-        here = np.flatnonzero(rank == place)
-        v, u, a = voxel[here], direction[here], amplitude[here]
-        apart = np.abs(np.einsum('vnj,vj->vn', directions[v], u)).max(1) < limit
-        highest = amplitudes[v, 0]
-        tall = np.where(count[v] > 0, a >= relative * highest, (place == 0) & (a > absolute))
-        good = apart & tall & (count[v] < n)
-        v, u, a = v[good], u[good], a[good]
-        directions[v, count[v]], amplitudes[v, count[v]] = u, a
-        count[v] += 1
-    return directions, amplitudes
-
-
-@cache
-def _peak_grid() -> tuple[np.ndarray, np.ndarray]:
-    """(724, 3) directions, about 5 degrees apart, and the (724, 10) nearest ones up to sign."""
-    directions = fibonacci_hemisphere(724)
-    nearness = np.abs(directions @ directions.T)
-    return directions, np.argsort(-nearness, axis=1)[:, 1:11]
-
-
-def _grid_maxima(
-    density: FloatArray, order: int, relative: float
-) -> tuple[NDArray[np.intp], np.ndarray]:
-    """Voxel (P,) and direction (P, 3) of the local maxima on a grid that may become peaks."""
-    directions, neighbours = _peak_grid()
-    harmonics = _sphere(order, len(directions))[1]
-    voxels, vertices = [], []
-    for first in range(0, max(density.shape[1], 1), _CHUNK):
-        values = harmonics @ density[:, first : first + _CHUNK]
-        # A grid point may be below the maximum that it stands for, hence a wider gate here.
-        highest = values > 0.8 * relative * values.max(0, initial=0)
-        for neighbour in neighbours.T:
-            highest &= values >= values[neighbour]
-        vertex, voxel = np.nonzero(highest)
-        voxels.append(voxel + first)
-        vertices.append(vertex)
-    return np.concatenate(voxels), directions[np.concatenate(vertices)]
-
-
-def _climb(direction: FloatArray, columns: FloatArray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Directions (P, 3) and amplitudes (P,) of the maxima near ``direction``.
-
-    Newton steps in the tangent plane, with derivatives from nine points 2 degrees apart;
-    ``columns`` (P, K) are the harmonics of each.
-    """
-    h, longest = np.deg2rad(2.0), np.deg2rad(5.0)
-    offsets = h * np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)], float)
-    for _ in range(2):
-        planes = _tangents(direction)
-        points = direction[:, None] + np.einsum('sc,pcj->psj', offsets, planes)
-        harmonics = basis(points.reshape(-1, 3), order).reshape(-1, 9, columns.shape[1])
-        v = np.einsum('psk,pk->ps', harmonics, columns).reshape(-1, 3, 3)
-        gx, gy = (v[:, 2, 1] - v[:, 0, 1]) / (2 * h), (v[:, 1, 2] - v[:, 1, 0]) / (2 * h)
-        hxx = (v[:, 2, 1] + v[:, 0, 1] - 2 * v[:, 1, 1]) / h**2
-        hyy = (v[:, 1, 2] + v[:, 1, 0] - 2 * v[:, 1, 1]) / h**2
-        hxy = (v[:, 2, 2] - v[:, 2, 0] - v[:, 0, 2] + v[:, 0, 0]) / (4 * h**2)
-        determinant = hxx * hyy - hxy**2
-        concave = (hxx < 0) & (determinant > 0)
-        safe = np.where(concave, determinant, 1.0)
-        step = np.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], 1) / safe[:, None]
-        length = np.linalg.norm(step, axis=1)
-        step *= (concave * np.minimum(1, longest / np.maximum(length, 1e-12)))[:, None]
-        direction = direction + np.einsum('pc,pcj->pj', step, planes)
-        direction = direction / np.linalg.norm(direction, axis=1, keepdims=True)
-    return direction, np.einsum('pk,pk->p', basis(direction, order), columns)
-
-
-def _tangents(direction: FloatArray) -> np.ndarray:
-    """(P, 2, 3) two unit vectors across each direction (P, 3) and across each other."""
-    helper = np.eye(3)[np.abs(direction).argmin(1)]
-    first = np.cross(direction, helper)
-    first /= np.linalg.norm(first, axis=1, keepdims=True)
-    return np.stack([first, np.cross(direction, first)], 1)
 
 
 def fibre_directions(

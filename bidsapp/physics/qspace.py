@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +34,7 @@ from bidsapp.physics.harmonics import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bidsapp.core import BoolArray, FloatArray, GradientTable, Turn
+    from bidsapp.core import BoolArray, FloatArray, GradientTable
 
 #: Lower and upper b (s/mm²) of the slots of the canonical input; the ends take what lies beyond.
 SLOTS = ((700.0, 1300.0), (1300.0, 2300.0), (2300.0, 3300.0))
@@ -237,58 +236,6 @@ def canonical_channels(
 def slots_in_use(image: Tensor) -> list[int]:
     """Which slots of a canonical input (N_CHANNELS, X, Y, Z) are filled."""
     return [s for s in range(len(SLOTS)) if image[s * SLOT_CHANNELS + N_SH].any()]
-
-
-#: The head as it is and mirrored left-right: both are anatomy.
-MIRRORED: tuple[Turn, ...] = (
-    ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    ((-1, 0, 0), (0, 1, 0), (0, 0, 1)),
-)
-#: All 48 signed permutations of the axes: what is true of a fibre is true of it turned.
-ALL_TURNS: tuple[Turn, ...] = tuple(
-    tuple(
-        tuple(sign * int(k == axis) for k in range(3))
-        for sign, axis in zip(signs, axes, strict=True)
-    )
-    for axes in permutations(range(3))
-    for signs in product((1, -1), repeat=3)
-)
-
-
-@cache
-def _turned_harmonics(turn: Turn) -> np.ndarray:
-    """(N_SH, N_SH) coefficients of f(Q⁻¹u) from those of f(u), for a rotation or mirror Q."""
-    directions = fibonacci_hemisphere(200)
-    matrix = np.linalg.pinv(basis(directions, ORDER)) @ basis(directions @ np.array(turn), ORDER)
-    return np.asarray(np.where(np.abs(matrix) < 1e-6, 0, matrix), np.float32)
-
-
-def turned_channels(image: Tensor, turn: Turn) -> Tensor:
-    """The canonical input (…, N_CHANNELS, X, Y, Z) of a scan whose axes are turned by ``turn``.
-
-    ``turn`` (3, 3) is a signed permutation: the head, its fibres and its voxels are rotated or
-    mirrored together. Every voxel moves, so no value is interpolated.
-    """
-    import torch
-
-    harmonics = torch.from_numpy(_turned_harmonics(turn))
-    moved = turned_voxels(image, turn).contiguous()
-    for slot in range(len(SLOTS)):
-        first = slot * SLOT_CHANNELS
-        part = moved[..., first : first + N_SH, :, :, :]
-        if part.any():
-            part.copy_(torch.einsum('dc,...cxyz->...dxyz', harmonics, part))
-    return moved
-
-
-def turned_voxels(array: Tensor, turn: Turn) -> Tensor:
-    """(…, X, Y, Z) with its last three axes permuted and flipped by a signed permutation."""
-    matrix = np.array(turn)
-    source = np.abs(matrix).argmax(1)  # new axis i runs along old axis source[i]
-    lead = array.ndim - 3
-    moved = array.permute(*range(lead), *(lead + int(axis) for axis in source))
-    flipped = [lead + i for i in range(3) if matrix[i, source[i]] < 0]
-    return moved.flip(flipped) if flipped else moved
 
 
 def sh64_channels(attenuation: FloatArray, gtab: GradientTable, order: int = 8) -> np.ndarray:

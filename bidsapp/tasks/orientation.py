@@ -13,7 +13,8 @@ from bidsapp.learn.losses import dyadic, principal_axis
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.physics.deconvolution import fibre_directions, supports_deconvolution
 from bidsapp.physics.gradients import grid_axes
-from bidsapp.physics.qspace import ALL_TURNS, SLOTS
+from bidsapp.physics.qspace import SLOTS
+from bidsapp.physics.turns import ALL_TURNS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,8 @@ from bidsapp.bids.samples import load_sample, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import confusion, dice_per_class, f1_macro
-from bidsapp.physics.qspace import MIRRORED, SLOTS
+from bidsapp.physics.qspace import SLOTS
+from bidsapp.physics.turns import MIRRORED
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,6 @@ from bidsapp.physics.deconvolution import (
     constrained_deconvolution,
     deconvolution_order,
     fibre_directions,
-    fibre_peaks,
     fit_response,
     isotropic_floor,
     relative_signal,
@@ -23,6 +22,7 @@ from bidsapp.physics.deconvolution import (
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import rotated
 from bidsapp.physics.harmonics import basis, fibonacci_hemisphere, legendre
+from bidsapp.physics.peaks import fibre_peaks
 
 AXIAL, RADIAL = 1.7, 0.3  # µm²/ms
 

@@ -11,7 +11,6 @@ from bidsapp.core import GradientTable
 from bidsapp.physics.gradients import rotated
 from bidsapp.physics.harmonics import basis, degrees, fibonacci_hemisphere, n_coefficients
 from bidsapp.physics.qspace import (
-    ALL_TURNS,
     N_CHANNELS,
     N_SH,
     ORDER,
@@ -26,9 +25,8 @@ from bidsapp.physics.qspace import (
     prior_deviation,
     sh64_channels,
     slot_of,
-    turned_channels,
-    turned_voxels,
 )
+from bidsapp.physics.turns import ALL_TURNS, turned_channels, turned_voxels
 
 
 def table(*shells, n_b0=0, seed=0):
