@@ -162,12 +162,10 @@ def write_output(
 
 def _described(output: Output) -> dict[str, Any]:
     described: dict[str, Any] = {'Description': output.description}
-    if output.units != 'arbitrary':
-        described['Units'] = output.units
     if output.entities['suffix'] == 'probseg':
         described['LabelMap'] = [code for _, _, code in output.labels]
     if output.entities['suffix'] not in ('dseg', 'probseg', 'mask'):
-        described['SkullStripped'] = True
+        described |= {'Units': output.units, 'SkullStripped': True}
     if output.entities.get('param') == 'direction':
         described |= {
             'OrientationEncoding': {

@@ -67,6 +67,7 @@ def write_preprocessed(given: Mapping[str, Any], sidecar: Mapping[str, Any]) -> 
         'Description': 'Diffusion MRI corrected for head motion, eddy currents and receive bias; '
         'gradients turned with the head. Not denoised, not unringed, not corrected for '
         'susceptibility distortion.',
+        'Units': 'arbitrary',
         'SkullStripped': False,
         'Sources': sources,
         'DistortionCorrection': 'none',
