@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nipype.interfaces.base import SimpleInterface
 
 from bidsapp.core import InputOutputError, Problem, TryAgain
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 #: Written to the folder of a step that met a problem.
 PROBLEM = 'problem.json'
@@ -27,7 +24,7 @@ class Step(SimpleInterface):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Do the work; new files go to ``folder``."""
-        raise NotImplementedError(type(self).__name__)
+        raise TypeError(f'{type(self).__name__} does not say what its step is')
 
     def _run_interface(self, runtime: Any) -> Any:
         folder = Path(runtime.cwd)
@@ -51,8 +48,3 @@ def note(folder: Path, problem: Problem) -> None:
     with tempfile.NamedTemporaryFile('w', dir=folder, delete=False, encoding='utf-8') as file:
         json.dump(content, file)
     Path(file.name).replace(folder / PROBLEM)
-
-
-def strings(paths: Sequence[Path]) -> list[str]:
-    """Nipype's traits want text."""
-    return [str(path) for path in paths]
