@@ -245,12 +245,14 @@ def train(
         seed=settings.seed, device=device, validate_every=max(1, min(100, steps // 6)),
     )  # fmt: skip
     start = start_model(settings, name)
+    state_files = []
 
     def fitted(start: Checkpoint | None, plan: Plan) -> tuple[UNet3d, State, list[Row]]:
         from bidsapp.learn.fit import fit
 
-        state_file = state_path(task, plan, start, groups, settings)
-        network, state = fit(task, learnt_from, samples['val'], start, plan, state_file, log.info)
+        state_files.append(state_path(task, plan, start, groups, settings))
+        data = (learnt_from, samples['val'])
+        network, state = fit(task, *data, start, plan, state_files[-1], log.info)
         arm = 'scratch' if start is None else 'finetuned'
         return network, state, scored(task, arm, network, groups, samples, device)
 
@@ -265,8 +267,8 @@ def train(
         {k: v.cpu() for k, v in network.head.state_dict().items()},
     )
     folder = save_model(checkpoint, task, rows, state.log, split, settings)
-    for finished in (settings.work_dir / 'group').glob(f'{task.name}-*.safetensors'):
-        finished.unlink()
+    for state_file in state_files:
+        state_file.unlink(missing_ok=True)
     say_result(task, rows)
     return folder
 

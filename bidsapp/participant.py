@@ -172,13 +172,15 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
         device,
         settings.omp_nthreads,
     )
-    clear_problems(base)
+    folders = {p.run.name: base / graph.name / graph.node_name(p.run.name) for p in active}
+    for folder in folders.values():  # another call may be at work on other runs in the same place
+        clear_problems(folder)
     log.info('Working on %d runs in %s', len(active), base)
     failure = run_graph(graph, plugin)
     for made in active:
         if not made.missing(settings.output_dir) and not stale(made, settings.output_dir):
             continue
-        found = problems_left(base / graph.name / graph.node_name(made.run.name))
+        found = problems_left(folders[made.run.name])
         made.problem = found or failure or Problem('it was not finished; the log says more')
 
 

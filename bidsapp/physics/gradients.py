@@ -132,6 +132,11 @@ def acquisition(gtab: GradientTable, has_t1w: bool = False) -> Acquisition:
     return Acquisition(n_unique(weighted.bvecs), groups, condition, has_t1w)
 
 
+def determines_tensor(facts: Acquisition) -> bool:
+    """Whether six directions that differ up to sign are there, and well enough spread."""
+    return facts.directions >= MIN_DIRECTIONS and facts.condition <= MAX_CONDITION
+
+
 def examine(
     bvecs: FloatArray, bvals: FloatArray, n_volumes: int
 ) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
@@ -202,7 +207,7 @@ def _examine_values(bvecs: FloatArray, bvals: FloatArray) -> list[Finding]:
         findings.append(Finding('warning', 'NORM', message))
     table = GradientTable(np.where(weighted, bvecs / np.maximum(norms, 1e-9), 0).T, bvals)
     facts = acquisition(table)
-    if facts.directions < MIN_DIRECTIONS or facts.condition > MAX_CONDITION:
+    if not determines_tensor(facts):
         message = (
             f'{facts.directions} different directions (up to sign), condition number '
             f'{facts.condition:.3g}; at least {MIN_DIRECTIONS} that determine a tensor are needed'
@@ -251,6 +256,5 @@ def halves(gtab: GradientTable) -> list[np.ndarray]:
     dealt = np.concatenate([rng.permutation(members) for _, members in shells(gtab.bvals)])
     b0 = np.flatnonzero(gtab.b0)
     parts = [np.sort(np.concatenate([b0, dealt[start::2]])) for start in (0, 1)]
-    facts = [acquisition(gtab[part]) for part in parts]
-    enough = all(f.directions >= MIN_DIRECTIONS and f.condition <= MAX_CONDITION for f in facts)
+    enough = all(determines_tensor(acquisition(gtab[part])) for part in parts)
     return parts if enough else []

@@ -102,12 +102,18 @@ def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) ->
                 made.unavailable[name] = str(reason)
         if name in models:
             folder, card, learnt_from = models[name]
-            files = [p for output in task.writes for p in files_of(entities, output, 'unet')]
+            files = predicted_files(entities, name)
             made.promised += files
             if redo or not all(written_by(root / p, card['sha256']) for p in files):
                 seen = made.run.case.subject in learnt_from
                 predictions[name] = Model(folder, card['sha256'], seen)
     made.todo = Todo(redo, references, predictions)
+
+
+def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:
+    """Every file, below the root, that applying a model of ``task`` to one run leaves."""
+    outputs = tasks.get(task).writes
+    return [path for output in outputs for path in files_of(entities, output, 'unet')]
 
 
 def written_by(path: Path, sha256: str) -> bool:
@@ -125,9 +131,8 @@ def written_by(path: Path, sha256: str) -> bool:
 
 def stale(made: RunPlan, root: Path) -> bool:
     """Is a prediction still that of another model?"""
-    for name, model in made.todo.predictions.items():
-        for output in tasks.get(name).writes:
-            sidecar = root / files_of(made.run.case.entities, output, 'unet')[0]
-            if not written_by(sidecar, model.sha256):
-                return True
-    return False
+    return not all(
+        written_by(root / path, model.sha256)
+        for name, model in made.todo.predictions.items()
+        for path in predicted_files(made.run.case.entities, name)
+    )

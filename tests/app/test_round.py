@@ -212,8 +212,7 @@ def test_two_calls_into_one_folder_lose_nothing(small_dataset, tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, '-m', 'bidsapp', small_dataset, out, 'participant', '--device', 'cpu',
-             '--tasks', 'orientation', '--participant-label', subject, '--nprocs', '1',
-             '-w', tmp_path / f'work-{subject}'],
+             '--tasks', 'orientation', '--participant-label', subject, '--nprocs', '1'],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for subject in SUBJECTS[:2]
