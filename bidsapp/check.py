@@ -7,18 +7,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bidsapp.arguments import Parser
 from bidsapp.bids.query import Run, check_dataset, find_runs, subjects_of
-from bidsapp.bids.samples import open_image, read_numbers
+from bidsapp.bids.samples import load_volume, open_image, read_numbers
 from bidsapp.core import BadData, MissingInput, Problem
-from bidsapp.physics.gradients import Finding, examine
+from bidsapp.physics.gradients import Finding, examine, from_fsl
+from bidsapp.physics.table_test import check_table, finding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 def examine_run(run: Run) -> list[Finding]:
-    """What is wrong with one run's files, table and metadata."""
+    """What is wrong with one run's files, table and metadata, and with table and data together."""
     if run.problem is not None:
         code = 'MISSING_FILE' if isinstance(run.problem, MissingInput) else 'UNREADABLE'
         return [Finding('error', code, str(run.problem))]
@@ -29,8 +32,27 @@ def examine_run(run: Run) -> list[Finding]:
         bvecs, bvals = read_numbers(files['bvec']), read_numbers(files['bval'])
     except BadData as problem:
         return [Finding('error', 'UNREADABLE', str(problem))]
-    _, _, findings = examine(bvecs, bvals, volumes)
+    bvecs, bvals, findings = examine(bvecs, bvals, volumes)
+    if not any(f.severity == 'error' for f in findings):
+        findings += examine_voxels(files['dwi'], bvecs, bvals)
     return [*findings, *examine_metadata(run)]
+
+
+def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Finding]:
+    """Whether the image can be read to its end and its table, free of errors, fits it."""
+    try:
+        data = load_volume(path)
+    except BadData as problem:
+        return [Finding('error', 'UNREADABLE', str(problem))]
+    if bad := sum(int((~np.isfinite(data[..., v])).sum()) for v in range(data.shape[-1])):
+        message = f'{bad} voxels are not numbers (NaN or infinite); convert the image again'
+        return [Finding('error', 'IMAGE_NAN', message)]
+    affine = open_image(path).affine
+    result = check_table(data, from_fsl(bvecs, bvals, affine), affine)
+    if not result.decided:
+        return [Finding('warning', 'TABLE_NOT_TESTED', result.statement)]
+    wrong = finding(result)
+    return [] if wrong is None else [wrong]
 
 
 def examine_metadata(run: Run) -> list[Finding]:
@@ -60,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'transfermri-check: {problem}', file=sys.stderr)
         return problem.exit_code
     found = [
-        (run.case.files['dwi'].relative_to(root).as_posix(), finding)
+        (run.case.files['dwi'].relative_to(root).as_posix(), noticed)
         for run in runs
-        for finding in examine_run(run)
+        for noticed in examine_run(run)
     ]
-    errors = sum(finding.severity == 'error' for _, finding in found)
+    errors = sum(f.severity == 'error' for _, f in found)
     if args.json:
         rows = [
             {'file': file, 'severity': f.severity, 'code': f.code, 'message': f.message}
@@ -72,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
-        for file, finding in found:
-            print(f'{finding.severity:7} {file}: {finding.message}')
+        for file, f in found:
+            print(f'{f.severity:7} {file}: {f.message}')
         print(f'{len(runs)} runs examined: {errors} errors, {len(found) - errors} warnings')
     return BadData.exit_code if errors else 0
 
