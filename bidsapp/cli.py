@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from bidsapp import __version__
 from bidsapp.arguments import Parser
 from bidsapp.core import InputOutputError, MissingInput, Problem, TryAgain, UnknownLevel, WrongUsage
-from bidsapp.settings import Settings, cpu_count, labels, memory_in_gb, memory_limit_gb
+from bidsapp.settings import (
+    Settings,
+    cpu_count,
+    derivatives,
+    labels,
+    memory_in_gb,
+    memory_limit_gb,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -61,8 +68,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         help='the same for sessions')  # fmt: skip
     add('--bids-filter-file', type=Path, metavar='FILE', help="fMRIPrep's JSON filter format")
     add('--tasks', nargs='+', metavar='TASK', help='default: every task the dataset can serve')
-    add('-d', '--derivatives', nargs='+', default=[], metavar='NAME=PATH',
-        help="another pipeline's preprocessed dMRI")  # fmt: skip
+    add('-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
+        help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH")  # fmt: skip
     add('--skip-bids-validation', action='store_true', help='do not look at the dataset as a whole')
     add('--bids-database-dir', type=Path, metavar='DIR', help="pybids' index, kept between runs")
 
@@ -71,7 +78,12 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add('-w', '--work-dir', type=Path, metavar='DIR', help='default OUTPUT_DIR/.work; resumable')
     add('--nprocs', '--nthreads', '--n-cpus', type=int, metavar='N', help='default: all processors')
-    add('--omp-nthreads', type=int, metavar='N', help='threads of one step; default 1')
+    add(
+        '--omp-nthreads',
+        type=int,
+        metavar='N',
+        help='threads of one step; default: --nprocs over the number of runs, at most 8',
+    )
     add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB')
     add('--use-plugin', type=Path, metavar='FILE', help='Nipype plugin, YAML')
     add('--stop-on-first-crash', action='store_true', help='start nothing after a failure')
@@ -107,8 +119,6 @@ def parse(argv: Sequence[str]) -> Settings:
         raise WrongUsage(
             'The level pretrain is not part of this version; choose participant or group.'
         )
-    if args.derivatives:
-        raise WrongUsage('-d/--derivatives is not part of this version: preprocessing runs here.')
     from bidsapp import tasks
 
     for task in args.tasks or []:
@@ -124,11 +134,12 @@ def parse(argv: Sequence[str]) -> Settings:
         sessions=labels(args.session_label, 'ses-'),
         filter_file=args.bids_filter_file,
         tasks=tuple(dict.fromkeys(args.tasks or [])),
+        derivatives=derivatives(args.derivatives),
         model=args.model,
         device=args.device,
         work_dir=(args.work_dir or output / '.work').absolute(),
         nprocs=args.nprocs or cpu_count(),
-        omp_nthreads=args.omp_nthreads or 1,
+        omp_nthreads=args.omp_nthreads or 0,
         memory_gb=memory_in_gb(args.mem) if args.mem else 0.9 * memory_limit_gb(),
         plugin_file=args.use_plugin,
         database_dir=args.bids_database_dir,
@@ -182,7 +193,7 @@ def quiet_environment(settings: Settings) -> None:
     ):
         os.environ.setdefault(variable, str(caches / variable.lower()))
     os.environ['NIPYPE_NO_ET'] = os.environ['NO_ET'] = '1'
-    threads = str(settings.omp_nthreads)
+    threads = str(max(settings.omp_nthreads, 1))
     for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS',
                      'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'):  # fmt: skip
         os.environ[variable] = threads

@@ -31,7 +31,7 @@ class Settings:
     derivatives: tuple[tuple[str, Path], ...] = ()
     work_dir: Path = Path()
     nprocs: int = 1
-    omp_nthreads: int = 1
+    omp_nthreads: int = 0  #: 0: what ``nprocs`` leaves for each run
     memory_gb: float = 4.0
     plugin_file: Path | None = None
     database_dir: Path | None = None
@@ -72,6 +72,12 @@ def check_folders(settings: Settings) -> None:
         )
     if work.is_relative_to(raw) and not work.is_relative_to(out):
         raise WrongUsage(f'The work folder {work} lies inside BIDS_DIR. Choose one outside it.')
+    for name, path in settings.derivatives:
+        other = path.resolve()
+        if out == other or work.is_relative_to(other):
+            raise WrongUsage(
+                f'The output or work folder is that of -d {name}={path}. Choose another folder.'
+            )
     for folder in (out, work):
         prepare(folder)
     free = shutil.disk_usage(out).free
@@ -105,6 +111,26 @@ def labels(values: list[str] | None, prefix: str) -> tuple[str, ...]:
         else:
             found.append(value)
     return tuple(dict.fromkeys(value.removeprefix(prefix) for value in found))
+
+
+def derivatives(values: list[str]) -> tuple[tuple[str, Path], ...]:
+    """'qsiprep=PATH' → (name, path). Raises WrongUsage or MissingInput."""
+    from bidsapp.bids.ingest import check_derivative, check_name
+
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition('=')
+        if not equals or not name or not path:
+            raise WrongUsage(
+                f'-d {value}: expected NAME=PATH, such as qsiprep=/data/derivatives/qsiprep, and '
+                'the positional arguments before it.'
+            )
+        check_name(name)
+        if name in found:
+            raise WrongUsage(f'-d {name} is given twice; expected one folder for each name.')
+        found[name] = Path(path).absolute()
+        check_derivative(name, found[name])
+    return tuple(found.items())
 
 
 def memory_in_gb(text: str) -> float:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 #: Given to pybids as a configuration, and read here for naming.
 ENTITIES = Path(__file__).with_name('entities.json')
 
-#: Keys of a name that are not entities of the recording itself.
-DERIVED = ('space', 'segmentation', 'res', 'label', 'model', 'param', 'desc', 'suffix', 'extension')
+#: Keys of a name that are not entities of the recording itself. A space is one: only dMRI that
+#: another pipeline has preprocessed carries it, and all that is made from that is in the same.
+DERIVED = ('segmentation', 'res', 'label', 'model', 'param', 'desc', 'suffix', 'extension')
 
 
 @cache

@@ -10,28 +10,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bidsapp.bids.fieldmap_sources import MEASURED, PAIRED, FieldmapSource
+from bidsapp.bids.fieldmaps import find_fieldmaps
 from bidsapp.bids.names import ENTITIES, parse, source_entities, stem
+from bidsapp.bids.scans import inherited, read_scan
 from bidsapp.core import BadData, Case, InvalidDataset, MissingInput, NothingSelected, WrongUsage
 
 if TYPE_CHECKING:
     from bids import BIDSLayout
 
+    from bidsapp.bids.scans import Scan
     from bidsapp.core import Output, Problem
 
 #: fMRIPrep's filter format: a query for each kind of file.
 Filters = Mapping[str, Mapping[str, Any]]
 #: Kinds of file that a filter can be about here; others are accepted and mean nothing.
-FILTERED = ('dwi', 't1w')
+FILTERED = ('dwi', 't1w', 'fmap')
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One dMRI run of the raw dataset, or why it cannot be used."""
+    """One dMRI run, or why it cannot be used."""
 
     case: Case
     metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     problem: Problem | None = None
+    fieldmaps: tuple[FieldmapSource, ...] = ()  #: the best first
+    fieldmap_notes: tuple[str, ...] = ()  #: why others cannot be used
+    preprocessed: str | None = None  #: the pipeline that has already corrected it, 'qsiprep'
 
     @property
     def name(self) -> str:
@@ -126,6 +133,67 @@ def open_layout(root: Path, subjects: Sequence[str] | None, database: Path | Non
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What labels and filters select of an indexed dataset."""
+
+    root: Path
+    layout: BIDSLayout
+    subjects: tuple[str, ...]
+    sessions: tuple[str, ...] = ()
+    filters: Filters = field(default_factory=dict)
+
+    def files(self, kind: str, **query: Any) -> list[Path]:
+        """Images that answer ``query`` and the filter for ``kind``; '' is filtered by nothing."""
+        if self.sessions:
+            query['session'] = list(self.sessions)
+        query |= _query(self.filters.get(kind, {}))
+        extensions = ['.nii', '.nii.gz']
+        found = self.layout.get(subject=list(self.subjects), extension=extensions, **query)
+        paths = sorted(Path(file.path) for file in found)
+        return [p for p in paths if parse(p.name).get('part', 'mag') == 'mag']
+
+    def anatomies(self) -> list[Path]:
+        """T1w images."""
+        return self.files('t1w', suffix='T1w', datatype='anat')
+
+    def runs(self) -> list[Run]:
+        """dMRI runs, each with its gradients, metadata, T1w image and field maps."""
+        scans = self.files('dwi', suffix='dwi', datatype='dwi')
+        if not scans:
+            return []
+        anatomies = self.anatomies()
+        maps = self.files('fmap', suffix=[*PAIRED, *MEASURED], datatype='fmap')
+        maps += self.files('', suffix=list(PAIRED), datatype='dwi')
+        others: dict[str, list[Scan]] = {}
+        for path in maps:
+            others.setdefault(parse(path.name)['subject'], []).append(read_scan(self.root, path))
+        return [
+            _run(self.root, p, anatomies, others.get(parse(p.name)['subject'], [])) for p in scans
+        ]
+
+
+def select(
+    root: Path,
+    subjects: Sequence[str],
+    sessions: Sequence[str] = (),
+    filters: Filters | None = None,
+    database: Path | None = None,
+) -> Selection:
+    """Index the participants of ``root``."""
+    layout = open_layout(root, subjects, database)
+    return Selection(root, layout, tuple(subjects), tuple(sessions), filters or {})
+
+
+def nothing_selected(root: Path, subjects: Sequence[str]) -> NothingSelected:
+    """The problem that no dMRI run is left."""
+    return NothingSelected(
+        f'The labels and filters select no dMRI run of {root} (looked for '
+        f'sub-*/[ses-*/]dwi/*_dwi.nii.gz of {len(subjects)} participants). '
+        'Take a filter away, or see with --dry-run what is there.'
+    )
+
+
 def find_runs(
     root: Path,
     subjects: Sequence[str],
@@ -133,36 +201,17 @@ def find_runs(
     filters: Filters | None = None,
     database: Path | None = None,
 ) -> list[Run]:
-    """Every dMRI run of ``subjects``, each with its gradients, metadata and T1w image.
+    """Every dMRI run of ``subjects`` in a raw dataset.
 
     A run whose files are incomplete is returned with its ``problem``. Raises NothingSelected.
     """
-    filters = filters or {}
-    layout = open_layout(root, subjects, database)
-
-    def files(kind: str, **query: Any) -> list[Path]:
-        if sessions:
-            query['session'] = list(sessions)
-        query |= _query(filters.get(kind, {}))
-        found = layout.get(subject=list(subjects), extension=['.nii', '.nii.gz'], **query)
-        return sorted(Path(file.path) for file in found)
-
-    scans = [
-        p
-        for p in files('dwi', suffix='dwi', datatype='dwi')
-        if parse(p.name).get('part', 'mag') == 'mag'
-    ]
-    if not scans:
-        raise NothingSelected(
-            f'The labels and filters select no dMRI run of {root} (looked for '
-            f'sub-*/[ses-*/]dwi/*_dwi.nii.gz of {len(subjects)} participants). '
-            'Take a filter away, or see with --dry-run what is there.'
-        )
-    anatomies = files('t1w', suffix='T1w', datatype='anat')
-    return [_run(root, scan, anatomies) for scan in scans]
+    runs = select(root, subjects, sessions, filters, database).runs()
+    if not runs:
+        raise nothing_selected(root, subjects)
+    return runs
 
 
-def _run(root: Path, scan: Path, anatomies: Sequence[Path]) -> Run:
+def _run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[Scan]) -> Run:
     entities = source_entities(parse(scan.name))
     files = {'dwi': scan}
     anatomy, notes = choose_t1w(entities, anatomies)
@@ -178,37 +227,11 @@ def _run(root: Path, scan: Path, anatomies: Sequence[Path]) -> Run:
             )
             break
         files[kind] = found[-1]
-    metadata: dict[str, Any] = {}
-    try:
-        for sidecar in inherited(root, scan, '.json'):
-            metadata |= json.loads(sidecar.read_text(encoding='utf-8'))
-    except (ValueError, TypeError) as error:
-        problem = problem or BadData(f'{sidecar.relative_to(root)} is not a JSON object: {error}')
-    return Run(Case(entities, files), metadata, tuple(notes), problem)
-
-
-def inherited(root: Path, scan: Path, extension: str) -> list[Path]:
-    """Files of ``extension`` that apply to ``scan``, the most specific last (BIDS inheritance).
-
-    One applies if it stands in the scan's folder or above, and all its entities are the scan's.
-    """
-    own = parse(scan.name)
-    folders = [scan.parent, *scan.parent.parents]
-    folders = folders[: folders.index(root) + 1]
-    found: list[Path] = []
-    for folder in reversed(folders):
-        here = []
-        for path in folder.glob(f'*{own["suffix"]}{extension}'):
-            entities = parse(path.name)
-            wanted = source_entities(entities)
-            if (
-                entities['suffix'] == own['suffix']
-                and entities['extension'] == extension
-                and all(own.get(k) == v for k, v in wanted.items())
-            ):
-                here.append((len(wanted), path))
-        found += [path for _, path in sorted(here)]
-    return found
+    own = read_scan(root, scan)
+    if own.trouble:
+        problem = problem or BadData(own.trouble)
+    fieldmaps, reasons = find_fieldmaps(own, others)
+    return Run(Case(entities, files), own.metadata, tuple(notes), problem, fieldmaps, reasons)
 
 
 def choose_t1w(

@@ -14,6 +14,7 @@ from bidsapp.physics import qspace
 from bidsapp.physics.gradients import from_fsl, grid_axes, in_grid, voxel_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import nibabel as nib
@@ -161,6 +162,17 @@ def load_sample(case: Case, label: Path | None = None) -> Sample:
         return sample
     array = onto_sample(load_volume(label), open_image(label).affine, sample)
     return replace(sample, target=torch.from_numpy(np.ascontiguousarray(array, np.float32)))
+
+
+def load_maps(sample: Sample, labels: Sequence[Path | None]) -> Sample:
+    """``sample`` with scalar maps as target (K, X, Y, Z); without one if any is missing."""
+    import torch
+
+    paths = [path for path in labels if path is not None]
+    if len(paths) < len(labels):
+        return sample
+    parts = [onto_sample(load_volume(p), open_image(p).affine, sample) for p in paths]
+    return replace(sample, target=torch.from_numpy(np.concatenate(parts).astype(np.float32)))
 
 
 def load_directions(sample: Sample, label: Path | None) -> Sample:

@@ -152,12 +152,24 @@ def write_output(
     for path in files_of(entities, output, source):
         target = root / path
         if path.suffix == '.json':
-            write_json(target, {**_described(output), **sidecar})
+            space = spatial_reference(root, entities, like)
+            write_json(target, {**_described(output), **space, **sidecar})
         elif path.suffix == '.tsv':
             write_text(target, _table(output))
         else:
             write_image(target, array, like, output.dtype)
     return root / output_path(entities, output, source, '.nii.gz')
+
+
+def spatial_reference(root: Path, entities: Mapping[str, str], like: Path) -> dict[str, str]:
+    """What BIDS requires in the sidecar of an image with ``space-``: the image that defines it.
+
+    Empty for an image in the space of its raw run.
+    """
+    if 'space' not in entities:
+        return {}
+    inside = like.is_relative_to(root)
+    return {'SpatialReference': own_uri(like, root) if inside else like.resolve().as_uri()}
 
 
 def _described(output: Output) -> dict[str, Any]:
@@ -187,8 +199,12 @@ def _table(output: Output) -> str:
     return '\n'.join(rows) + '\n'
 
 
-def write_dataset(root: Path, raw: Path) -> None:
-    """The root files that make ``root`` a BIDS-Derivatives dataset; safe to repeat in parallel."""
+def write_dataset(root: Path, raw: Path, derivatives: Mapping[str, Path] | None = None) -> None:
+    """The root files that make ``root`` a BIDS-Derivatives dataset; safe to repeat in parallel.
+
+    ``derivatives`` are other datasets, by name, that outputs are made from; those that an earlier
+    call has named stay, for its outputs do.
+    """
     container = os.environ.get('TRANSFERMRI_CONTAINER')
     generated: dict[str, Any] = {
         'Name': 'TransferMRI',
@@ -197,13 +213,15 @@ def write_dataset(root: Path, raw: Path) -> None:
     }
     if container:
         generated['Container'] = {'Type': 'docker', 'Tag': container}
+    given = {'raw': raw, **(derivatives or {})}
+    links = _known_links(root) | {name: path.resolve().as_uri() for name, path in given.items()}
     description = {
         'Name': 'TransferMRI - preprocessed diffusion MRI, labels and predictions',
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'GeneratedBy': [generated],
-        'SourceDatasets': [{'URL': raw.resolve().as_uri()}],
-        'DatasetLinks': {'raw': raw.resolve().as_uri()},
+        'SourceDatasets': [{'URL': url} for url in links.values()],
+        'DatasetLinks': links,
     }
     for name, text in (
         ('dataset_description.json', json.dumps(description, indent=2) + '\n'),
@@ -215,11 +233,25 @@ def write_dataset(root: Path, raw: Path) -> None:
             write_text(path, text)
 
 
+def _known_links(root: Path) -> dict[str, str]:
+    """DatasetLinks that are there already; none if the file is not ours to read."""
+    try:
+        known = json.loads((root / 'dataset_description.json').read_text(encoding='utf-8'))
+        return {str(name): str(url) for name, url in known['DatasetLinks'].items()}
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
 def raw_uri(path: Path, raw: Path) -> str:
     """BIDS URI of a file of the raw dataset."""
-    return f'bids:raw:{path.relative_to(raw).as_posix()}'
+    return linked_uri(path, 'raw', raw)
 
 
 def own_uri(path: Path, root: Path) -> str:
     """BIDS URI of a file of this dataset."""
-    return f'bids::{path.relative_to(root).as_posix()}'
+    return linked_uri(path, '', root)
+
+
+def linked_uri(path: Path, name: str, root: Path) -> str:
+    """BIDS URI of a file of the dataset ``root`` that DatasetLinks calls ``name``."""
+    return f'bids:{name}:{path.relative_to(root).as_posix()}'

@@ -64,6 +64,10 @@ def test_version(capsys):
         (('a', 'b', 'participant', '--nprocs', '0'), 64, 'at least 1'),
         (('a', 'b', 'group', '--input-directions', '5'), 64, 'at least 6'),
         (('a', 'b', 'participant', '--use-plugin', 'no.yml'), 66, 'no.yml'),
+        (('a', 'b', 'participant', '-d', '/data/qsiprep'), 64, 'expected NAME=PATH'),
+        (('a', 'b', 'participant', '-d', 'fmriprep=/data'), 64, 'supported: qsiprep'),
+        (('a', 'b', 'participant', '-d', 'qsiprep=/nowhere'), 66, 'does not exist'),
+        (('-d', 'qsiprep=/x', 'a', 'b', 'participant'), 64, 'OUTPUT_DIR'),
         (('/nowhere/at/all', 'b', 'participant'), 66, 'does not exist'),
     ],
 )
@@ -153,6 +157,37 @@ def test_accepted_flags_say_that_they_do_nothing(capsys):
 def test_unknown_level_is_its_own_problem():
     with pytest.raises(UnknownLevel):
         parse(['a', 'b', 'cohort'])
+
+
+@pytest.fixture
+def qsiprep(tmp_path):
+    """A derivative dataset of QSIPrep without results."""
+    root = tmp_path / 'qsiprep'
+    root.mkdir()
+    (root / 'dataset_description.json').write_text(
+        json.dumps({'DatasetType': 'derivative', 'GeneratedBy': [{'Name': 'QSIPrep'}]})
+    )
+    return root
+
+
+def test_derivatives_have_a_name_and_a_place(qsiprep):
+    settings = parse(['a', 'b', 'participant', '-d', f'qsiprep={qsiprep}', '--steps', '3'])
+    assert settings.derivatives == (('qsiprep', qsiprep),)
+    with pytest.raises(WrongUsage, match='given twice'):
+        parse(['a', 'b', 'participant', '-d', f'qsiprep={qsiprep}', '-d', f'qsiprep={qsiprep}'])
+
+
+def test_nothing_is_written_into_a_derivative_dataset(dataset, qsiprep, tmp_path, capsys):
+    given = ('-d', f'qsiprep={qsiprep}')
+    assert run(dataset, qsiprep, 'participant', *given) == 64
+    assert run(dataset, tmp_path / 'out', 'participant', '-w', qsiprep / 'work', *given) == 64
+    assert [p.name for p in qsiprep.iterdir()] == ['dataset_description.json']
+
+
+def test_a_derivative_dataset_that_is_none_is_16(dataset, qsiprep, tmp_path, capsys):
+    (qsiprep / 'dataset_description.json').write_text('{"Name": "x"}')
+    assert run(dataset, tmp_path / 'out', 'participant', '-d', f'qsiprep={qsiprep}') == 16
+    assert 'not the output of a pipeline' in capsys.readouterr().err
 
 
 def test_parts_of_the_contract_that_are_not_served_are_refused():

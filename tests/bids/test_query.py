@@ -11,10 +11,10 @@ from bidsapp.bids.query import (
     check_dataset,
     choose_t1w,
     find_runs,
-    inherited,
     read_filters,
     subjects_of,
 )
+from bidsapp.bids.scans import inherited
 from bidsapp.core import InvalidDataset, MissingInput, NothingSelected, WrongUsage
 
 
