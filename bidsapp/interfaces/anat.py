@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
 
-from bidsapp.bids.samples import load_volume, open_image, read_numbers
-from bidsapp.core import B0_THRESHOLD, BadData
+from bidsapp.bids.samples import load_volume, open_image
+from bidsapp.core import BadData
 from bidsapp.interfaces.base import Step
-from bidsapp.interfaces.dwi import save_like
+from bidsapp.interfaces.files import mean_b0, save_like
 
 #: Of the 15 starts of the registration, fewer than this agreeing is said as a warning.
 FEW_AGREE = 8
@@ -42,7 +42,7 @@ class CorrectT1w(Step):
         if not np.isfinite(data).all() or not data.any():
             raise BadData(f'{path} holds values that are not numbers, or only zeros')
         corrected = correct_t1w(data, open_image(path).affine)
-        return {'t1w': str(save_like(folder / 't1w.nii.gz', corrected, path))}
+        return {'t1w': str(save_like(folder / 't1w.nii', corrected, path))}
 
 
 class _RegisterInput(_T1w):
@@ -68,11 +68,10 @@ class RegisterT1w(Step):
         from bidsapp.physics.alignment import register_t1w
 
         t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
-        b0 = read_numbers(Path(self.inputs.bval)).ravel() < B0_THRESHOLD
         found = register_t1w(
             load_volume(t1w),
             open_image(t1w).affine,
-            load_volume(dwi)[..., b0].mean(-1),
+            mean_b0(dwi, Path(self.inputs.bval)),
             open_image(dwi).affine,
             load_volume(Path(self.inputs.mask)) > 0,
             np.random.default_rng(self.inputs.seed),
@@ -100,11 +99,13 @@ class _SegmentInput(_T1w):
     matrix = File(exists=True, mandatory=True)
     dwi = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
+    quality = traits.Dict(desc='what the registration said')
     seed = traits.Int(0, usedefault=True)
 
 
 class _Segmented(TraitedSpec):
     posteriors = File(exists=True)
+    quality = traits.Dict(desc='the same, and what is to be said of the segmentation')
 
 
 class SegmentTissue(Step):
@@ -120,7 +121,7 @@ class SegmentTissue(Step):
 
         t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
         mask = load_volume(Path(self.inputs.mask)) > 0
-        posteriors = anatomy.tissue_on_dwi(
+        posteriors, covered = anatomy.tissue_on_dwi(
             load_volume(t1w),
             open_image(t1w).affine,
             np.loadtxt(self.inputs.matrix),
@@ -130,4 +131,14 @@ class SegmentTissue(Step):
             np.random.default_rng(self.inputs.seed),
         )
         array = np.moveaxis(posteriors, 0, -1)
-        return {'posteriors': str(save_like(folder / 'posteriors.nii.gz', array, dwi))}
+        said = dict(self.inputs.quality)
+        said['BrainOfT1wInBrainOfDwi'] = round(covered, 3)
+        doubts = anatomy.doubts(posteriors, covered)
+        look = [
+            f'{doubt}: look at the tissue picture before these labels are used' for doubt in doubts
+        ]
+        said['Warnings'] = [*said.get('Warnings', []), *look]
+        return {
+            'posteriors': str(save_like(folder / 'posteriors.nii', array, dwi)),
+            'quality': said,
+        }

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 FAT = 1.4
 #: Share of the template's priors in Atropos' posteriors.
 PRIOR_WEIGHT = 0.25
+#: Less of the dMRI's brain seen in the T1w is a doubt.
+COVERED = 0.9
+#: Order of tissues, and the shares of a brain that heads of any age have.
+TISSUES = ('grey matter', 'white matter', 'fluid')
+USUAL_SHARES = ((0.25, 0.7), (0.15, 0.6), (0.01, 0.5))
 
 
 def correct_t1w(t1w: FloatArray, affine: FloatArray) -> np.ndarray:
@@ -244,15 +249,37 @@ def to_dwi_grid(
     dwi_shape: Sequence[int],
     dwi_affine: FloatArray,
     dwi_mask: BoolArray,
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """(3, X, Y, Z) tissue fractions on the dMRI grid, summing to 1 in ``dwi_mask``, 0 outside.
 
     Each dMRI voxel holds the average over its own extent. Where the mask reaches beyond the
-    tissue that was found, it is CSF.
+    tissue that was found, it is CSF; how much of it does not is returned as well.
     """
     parts = np.stack([resampled(p, t1w_affine, dwi_shape, dwi_affine, matrix) for p in posteriors])
+    covered = float((parts.sum(0)[dwi_mask] > 0.5).mean())
     parts[2] += np.clip(1 - parts.sum(0), 0, None)
-    return np.asarray(np.where(dwi_mask, parts / parts.sum(0), 0))
+    return np.asarray(np.where(dwi_mask, parts / parts.sum(0), 0)), covered
+
+
+def doubts(fractions: FloatArray, covered: float) -> list[str]:
+    """What is strange about ``fractions`` (3, X, Y, Z), of which a share is ``covered``, in words.
+
+    A brain that was not found, or found with its skull, shows in one or the other.
+    """
+    found = []
+    if covered < COVERED:
+        found.append(
+            f'the brain found in the T1w image covers {covered:.0%} of the brain in the dMRI; '
+            'the rest was called fluid'
+        )
+    share = fractions.sum((1, 2, 3)) / max(float(fractions.sum()), 1e-6)
+    for name, value, (low, high) in zip(TISSUES, share, USUAL_SHARES, strict=True):
+        if not low <= value <= high:
+            found.append(
+                f'{value:.0%} of the brain was called {name}; between {low:.0%} and {high:.0%} is '
+                'usual'
+            )
+    return found
 
 
 def dseg(fractions: FloatArray) -> np.ndarray:
@@ -268,8 +295,10 @@ def tissue_on_dwi(
     dwi_affine: FloatArray,
     template: tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray],
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """(3, X, Y, Z) GM, WM, CSF fractions on the dMRI grid from the corrected whole-head T1w.
+
+    And the share of ``dwi_mask`` in which the T1w shows brain.
 
     ``matrix`` maps world dMRI mm to world T1w mm; ``template`` is T1w, GM, WM, CSF, affine. All
     the steps of this module after the registration, in their order.

@@ -5,36 +5,33 @@ from __future__ import annotations
 from nipype import Node, Workflow
 from nipype.interfaces.utility import IdentityInterface
 
-from bidsapp.interfaces.anat import CorrectT1w, RegisterT1w, SegmentTissue
+from bidsapp.interfaces.anat import RegisterT1w, SegmentTissue
 
 
 def init_anat_wf(seed: int, name: str = 'anat_wf') -> Workflow:
-    """N4 → rigid registration to the b=0 image → three tissues.
+    """Rigid registration to the b=0 image → three tissues.
 
     Inputs
     ------
-    t1w : the raw T1w image
+    t1w : the bias-corrected T1w image
     dwi, bval, mask : the preprocessed run
 
     Outputs
     -------
     posteriors : (X, Y, Z, 3) GM, WM, CSF on the run's grid
-    quality : what to say of the registration
+    quality : what to say of registration and segmentation
     """
     workflow = Workflow(name=name)
     inputnode = Node(IdentityInterface(fields=['t1w', 'dwi', 'bval', 'mask']), name='inputnode')
     outputnode = Node(IdentityInterface(fields=['posteriors', 'quality']), name='outputnode')
-    correct_t1w = Node(CorrectT1w(), name='correct_t1w', mem_gb=1.5)
     register = Node(RegisterT1w(seed=seed), name='register', mem_gb=1.5)
     segment = Node(SegmentTissue(seed=seed), name='segment', mem_gb=2.5)
     workflow.connect([
-        (inputnode, correct_t1w, [('t1w', 't1w')]),
-        (correct_t1w, register, [('t1w', 't1w')]),
+        (inputnode, register, [('t1w', 't1w')]),
         (inputnode, register, [('dwi', 'dwi'), ('bval', 'bval'), ('mask', 'mask')]),
-        (correct_t1w, segment, [('t1w', 't1w')]),
-        (register, segment, [('matrix', 'matrix')]),
+        (inputnode, segment, [('t1w', 't1w')]),
+        (register, segment, [('matrix', 'matrix'), ('quality', 'quality')]),
         (inputnode, segment, [('dwi', 'dwi'), ('mask', 'mask')]),
-        (segment, outputnode, [('posteriors', 'posteriors')]),
-        (register, outputnode, [('quality', 'quality')]),
+        (segment, outputnode, [('posteriors', 'posteriors'), ('quality', 'quality')]),
     ])  # fmt: skip
     return workflow

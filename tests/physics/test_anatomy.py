@@ -121,18 +121,28 @@ def test_fractions_on_a_coarser_grid_are_averages_and_sum_to_one():
     grid = np.diag([4.0, 4.0, 4.0, 1.0])
     mask = np.zeros((10, 10, 10), bool)
     mask[2:8, 2:8, 2:8] = True
-    out = anatomy.to_dwi_grid(fine, affine, np.eye(4), mask.shape, grid, mask)
+    out, covered = anatomy.to_dwi_grid(fine, affine, np.eye(4), mask.shape, grid, mask)
     assert out.sum(0)[mask] == pytest.approx(1)
     assert not out[:, ~mask].any()
     assert np.abs(out[0][mask] - 0.5).max() < 0.02
+    assert covered == 1
+    assert 'fluid' in anatomy.doubts(out, covered)[0]  # half grey, half white, none at all
 
 
 def test_where_no_tissue_was_found_the_mask_holds_csf():
     mask = np.ones((5, 5, 5), bool)
     nothing = np.zeros((3, 5, 5, 5))
-    out = anatomy.to_dwi_grid(nothing, GRID, np.eye(4), mask.shape, GRID, mask)
+    out, covered = anatomy.to_dwi_grid(nothing, GRID, np.eye(4), mask.shape, GRID, mask)
     assert (anatomy.dseg(out) == 3).all()
+    assert covered == 0
+    assert 'covers 0%' in anatomy.doubts(out, covered)[0]
     assert not anatomy.dseg(nothing).any()
+
+
+def test_a_usual_brain_raises_no_doubt():
+    fractions = np.broadcast_to(np.array([0.5, 0.4, 0.1])[:, None, None, None], (3, 4, 4, 4))
+    assert not anatomy.doubts(fractions, 0.97)
+    assert '80%' in anatomy.doubts(fractions, 0.8)[0]
 
 
 def test_tissue_is_found_under_a_receive_field():
