@@ -244,12 +244,7 @@ def displacement_from_field(
         )
     b0 = np.clip(np.nan_to_num(np.asarray(b0, float)), 0, None)
     scene = _Scene(field, b0, affine, mask, phase_encoding, readout, rng)
-    header, place = np.zeros(6), np.zeros(6)
-    for mm, points in ROUNDS:
-        compared = scene.compare(scene.displacement(place), mm, points)
-        place, _ = compared.best(place)
-    moved = compared(header) - compared(place) > GAIN
-    place = place if moved else header
+    place = scene.best_place()
     shift = scene.displacement(place)
     before, after = (-scene.compare(x, *ROUNDS[-1])(place) for x in (0 * shift, shift))
     if after < before - GAIN / 2:
@@ -258,7 +253,7 @@ def displacement_from_field(
             f'{before:.3f} before, normalised mutual information). Check PhaseEncodingDirection '
             f'{phase_encoding!r}, and that the field map belongs to this run.'
         )
-    how = 'placed by rigid registration' if moved else "placed by the scanner's coordinates"
+    how = 'placed by rigid registration' if place.any() else "placed by the scanner's coordinates"
     return Displacement(
         displacement=shift,
         hertz=distortion.field_of(shift, readout, phase_encoding),
@@ -295,6 +290,14 @@ class _Scene:
             self.field.hertz, there[:3, :3], there[:3, 3], self.b0.shape, order=1, mode='nearest'
         )
         return distortion.displacement_of(hertz, self.readout, self.phase_encoding)
+
+    def best_place(self) -> np.ndarray:
+        """By registration; all 0, the scanner's coordinates, where that gains little."""
+        header, place = np.zeros(6), np.zeros(6)
+        for mm, points in ROUNDS:
+            compared = self.compare(self.displacement(place), mm, points)
+            place, _ = compared.best(place)
+        return place if compared(header) - compared(place) > GAIN else header
 
     def compare(self, shift: FloatArray, mm: float, points: int) -> alignment.Similarity:
         """The magnitude at any place with the b=0 that ``shift`` corrects."""
