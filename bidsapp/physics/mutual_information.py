@@ -4,6 +4,11 @@
 they are: smoothing lets bright fluid run over the edge of the brain, which moves the optimum by
 millimetres. They are compared between the voxels, at points that lie in no lattice, so that both
 are interpolated alike wherever they are, and no shift gains by being a whole number of voxels.
+
+A region whose border runs through an edge of the images pulls at the optimum, by up to a
+millimetre. The region around the brain and the inner brain are pulled differently: their mean errs
+less than either (0.1 to 0.2 mm in simulated heads, against 0.1 to 0.4 mm), and where they differ
+they err.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
 #: Grey values told apart.
 _BINS = 32
 #: Points that are compared.
-_POINTS = 20_000
+_POINTS = 40_000
 #: mm; precision to which the optimum is sought.
 _STEP = 0.02
 #: Powers of 1 / 1.2207…, the root of x⁴ = x + 1: multiples fill a cube evenly (Roberts 2018).
@@ -34,7 +39,7 @@ def rigid_displacement(fixed: Tensor, moving: Tensor, grid: Grid) -> np.ndarray:
     """(6,) where the content of ``fixed`` (X, Y, Z) lies in ``moving``: mm and rad as in `Warp`."""
     from scipy.optimize import minimize
 
-    every = max(1, len(grid.voxels) // _POINTS)
+    every = -(-len(grid.voxels) // _POINTS)
     voxels = grid.voxels[::every]
     jitter = np.outer(np.arange(len(voxels)), np.exp(_FILLING)) % 1 - 0.5
     voxels = voxels + torch.as_tensor(jitter).to(voxels)

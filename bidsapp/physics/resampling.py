@@ -11,7 +11,6 @@ phase-encoding axis only, as far as they are linear in space.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,7 +79,8 @@ class Warp:
 
     def distortions(self, parameters: FloatArray) -> np.ndarray:
         """(N, 3, 3) E."""
-        return np.eye(3) + np.einsum('nk,kij->nij', parameters[:, N_RIGID:], self.generators)
+        stretch = np.einsum('nk,kij->nij', parameters[:, N_RIGID:], self.generators)
+        return np.asarray(np.eye(3) + stretch)
 
     def matrices(self, parameters: FloatArray) -> np.ndarray:
         """(N, 4, 4) x ↦ y in world mm."""
@@ -132,25 +132,33 @@ def resample_linear(volumes: Tensor, matrices: FloatArray) -> Tensor:
     return torch.stack(warped).reshape(volumes.shape)
 
 
-def resample_cubic(data: FloatArray, matrices: FloatArray, workers: int = 1) -> np.ndarray:
-    """``data`` (X, Y, Z, N) through voxel ``matrices`` (N, 4, 4): cubic B-spline, edge repeated.
+def resampled_cubic(
+    volume: FloatArray,
+    matrix: FloatArray,
+    displacement: FloatArray | None = None,
+    axis: int | None = None,
+) -> np.ndarray:
+    """``volume`` (X, Y, Z) at matrix · (x + d(x) e_axis): cubic B-spline, edge repeated; float32.
 
-    Volumes whose matrix is the identity are copied as they are. float32.
+    ``matrix`` (4, 4) maps voxel index to voxel index, ``displacement`` (X, Y, Z) is d in voxels.
+    Where nothing moves ``volume`` itself is returned.
     """
     from scipy import ndimage
 
-    result = np.array(data, dtype=np.float32)
-
-    def one(index: int) -> None:
-        matrix = matrices[index]
-        result[..., index] = ndimage.affine_transform(
-            data[..., index], matrix[:3, :3], matrix[:3, 3], order=3, mode='nearest'
+    if displacement is None or axis is None:
+        if np.abs(matrix - np.eye(4)).max() <= 1e-9:
+            return volume
+        moved = ndimage.affine_transform(
+            volume, matrix[:3, :3], matrix[:3, 3], order=3, mode='nearest', output=np.float32
         )
-
-    moved = np.flatnonzero(np.abs(matrices - np.eye(4)).max((1, 2)) > 1e-9)
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, moved))
-    return result
+        return np.asarray(moved)
+    places = np.indices(volume.shape, dtype=np.float32)
+    places[axis] += displacement
+    places = np.tensordot(matrix[:3, :3].astype(np.float32), places, axes=1)
+    places += matrix[:3, 3].astype(np.float32)[:, None, None, None]
+    return np.asarray(
+        ndimage.map_coordinates(volume, places, order=3, mode='nearest', output=np.float32)
+    )
 
 
 def smooth(volumes: Tensor, sigma: FloatArray) -> Tensor:
