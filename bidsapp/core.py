@@ -208,7 +208,7 @@ class Task:
 
     name: str  #: value on the command line, module name, folder under models/
     modality: str  #: which preprocessing makes its input: 'dwi'
-    writes: tuple[Output, ...]  #: what a prediction writes; the first is what is learnt
+    writes: tuple[Output, ...]  #: what a prediction writes; the first ``learns`` are learnt
     channels: int  #: output channels of the network
     load: Callable[[Case], Sample]  #: files → tensors; with target if the Case has the label file
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]  #: prediction, target, mask (B, …) → scalar
@@ -218,11 +218,18 @@ class Task:
     higher_is_better: bool
     reference: Callable[[Acquisition], str]  #: source of the label; raises Unavailable
     derive: Callable[[Case], Arrays] | None = None  #: files → reference label, on the run's grid
+    reads: tuple[str, ...] = ()  #: files of a Case for ``derive``: 'tissue_posteriors', 'fibres'
+    learns: int = 1
+    beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source
     corrupt: Callable[[Tensor, Any], Tensor] = unchanged
     turns: tuple[Turn, ...] = ()  #: of the canonical input, under which the task is learnt
     turn_target: Callable[[Tensor, Turn], Tensor] = unchanged  #: values, not places, of a target
     network: str = 'unet3d'
     options: Mapping[str, Any] = field(default_factory=dict)  #: of the network
+
+    def labels(self, source: str) -> tuple[tuple[Output, str], ...]:
+        """Every (output, source) that ``derive`` makes where the label is that of ``source``."""
+        return (*((output, source) for output in self.writes[: self.learns]), *self.beside)
 
 
 @dataclass(frozen=True, slots=True)

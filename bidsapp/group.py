@@ -137,12 +137,13 @@ def find_cases(settings: Settings) -> list[Case]:
 
 def labelled(root: Path, cases: Sequence[Case], name: str) -> list[Case]:
     """The runs that have a reference label for a task, with the label among their files."""
-    output = tasks.get(name).writes[0]
+    task = tasks.get(name)
     found = []
     for case in cases:
-        reference = find_reference(root, case, output)
-        if reference is not None:
-            found.append(case.with_files(**{output.name: reference[1]}))
+        references = {o.name: find_reference(root, case, o) for o in task.writes[: task.learns]}
+        labels = {key: reference[1] for key, reference in references.items() if reference}
+        if len(labels) == task.learns:
+            found.append(case.with_files(**labels))
     return found
 
 

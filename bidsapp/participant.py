@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bidsapp import __version__, tasks
-from bidsapp.bids.query import Run, find_runs, read_filters, subjects_of
+from bidsapp.bids.ingest import runs_with_preprocessed
+from bidsapp.bids.query import Run, read_filters, select, subjects_of
 from bidsapp.bids.write import write_dataset, write_text
 from bidsapp.core import (
     MissingInput,
@@ -23,6 +24,7 @@ from bidsapp.core import (
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
 from bidsapp.workflows.execution import clear_problems, configure, engine, problems_left, run_graph
 from bidsapp.workflows.plan import Models, RunPlan, plan_run, stale
+from bidsapp.workflows.run import Place
 
 if TYPE_CHECKING:
     from bidsapp.settings import Settings
@@ -41,7 +43,7 @@ def run(settings: Settings, log_file: Path) -> int:
     describe(plans, settings, models)
     if settings.dry_run:
         return conclude_dry_run(plans)
-    write_dataset(settings.output_dir, settings.bids_dir)
+    write_dataset(settings.output_dir, settings.bids_dir, dict(settings.derivatives))
     write_citation(settings.output_dir)
     if not settings.reports_only:
         execute(plans, settings, device)
@@ -65,7 +67,8 @@ def select_runs(settings: Settings) -> list[Run]:
             raise NothingSelected(message)
         log.warning(message)
     filters = read_filters(settings.filter_file)
-    return find_runs(settings.bids_dir, wanted, settings.sessions, filters, settings.database_dir)
+    chosen = select(settings.bids_dir, wanted, settings.sessions, filters, settings.database_dir)
+    return runs_with_preprocessed(chosen, dict(settings.derivatives))
 
 
 def chosen_device(settings: Settings) -> str:
@@ -129,7 +132,7 @@ def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
         assert facts is not None
         shells = ', '.join(f'{n} directions at b={b:.0f}' for b, n in facts.shells)
         log.info('%s: %s%s', made.run.name, shells, ', T1w' if facts.has_t1w else ', no T1w')
-        for text in (*made.run.notes, *made.warnings):
+        for text in (*made.run.notes, *made.warnings, *made.notes):
             log.info('  %s', text)
         for name in selected_tasks(settings):
             if name in made.unavailable:
@@ -163,15 +166,14 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     plugin = engine(settings.plugin_file, settings.nprocs, settings.memory_gb)
     logs = settings.output_dir / 'logs'
     configure(settings.work_dir / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
-    graph = init_participant_wf(
-        [(p.run, p.todo, p.size_gb) for p in active],
-        settings.bids_dir,
-        settings.output_dir,
-        base,
-        settings.seed,
-        device,
-        settings.omp_nthreads,
+    place = Place(
+        roots={'raw': settings.bids_dir, **dict(settings.derivatives)},
+        out_root=settings.output_dir,
+        seed=settings.seed,
+        device=device,
+        omp_nthreads=settings.omp_nthreads or max(1, min(8, settings.nprocs // len(active))),
     )
+    graph = init_participant_wf([(p.run, p.todo, p.size_gb) for p in active], base, place)
     folders = {p.run.name: base / graph.name / graph.node_name(p.run.name) for p in active}
     for folder in folders.values():  # another call may be at work on other runs in the same place
         clear_problems(folder)

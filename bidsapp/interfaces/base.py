@@ -9,7 +9,7 @@ from typing import Any
 
 from nipype.interfaces.base import SimpleInterface
 
-from bidsapp.core import InputOutputError, Problem, TryAgain
+from bidsapp.core import InputOutputError, Problem, TryAgain, Unavailable
 
 #: Written to the folder of a step that met a problem.
 PROBLEM = 'problem.json'
@@ -32,6 +32,9 @@ class Step(SimpleInterface):
             self._results.update(self.step(folder))
         except Problem as problem:
             note(folder, problem)
+            raise
+        except Unavailable as reason:
+            note(folder, Problem(f'a label that the table promised cannot be derived: {reason}'))
             raise
         except MemoryError as error:
             note(folder, TryAgain('Out of memory. Give the job more, or lower --nprocs.'))

@@ -1,8 +1,7 @@
-"""Steps of diffusion preprocessing: files in, files out, arrays in between."""
+"""Steps of diffusion preprocessing that leave every voxel where it is."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,76 +10,55 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     TraitedSpec,
-    Undefined,
     isdefined,
     traits,
 )
 
 from bidsapp.bids.samples import load_volume, open_image, read_numbers
-from bidsapp.core import B0_THRESHOLD, BadData, GradientTable
+from bidsapp.core import B0_THRESHOLD, BadData, Case, Unavailable
 from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.files import (
+    CorrectedOutput,
+    MaskedScanInput,
+    ScanInput,
+    load_mask,
+    mean_b0,
+    read_table,
+    save_like,
+    save_table,
+)
 from bidsapp.physics import gradients
-
-
-def save_like(path: Path, array: np.ndarray, like: Path, dtype: str = 'float32') -> Path:
-    """Write an intermediate image on the grid of ``like``."""
-    import nibabel as nib
-
-    nib.save(nib.Nifti1Image(np.asarray(array, dtype), open_image(like).affine), path)
-    return path
-
-
-def save_table(folder: Path, gtab: GradientTable, affine: np.ndarray) -> dict[str, str]:
-    """Write bval and bvec files; (bval, bvec) outputs."""
-    np.savetxt(folder / 'dwi.bval', gtab.bvals[None], fmt='%.6g')
-    np.savetxt(folder / 'dwi.bvec', gradients.to_fsl(gtab, affine), fmt='%.8f')
-    return {'bval': str(folder / 'dwi.bval'), 'bvec': str(folder / 'dwi.bvec')}
-
-
-def read_table(dwi: Path, bval: Path, bvec: Path) -> GradientTable:
-    """World-axes table of an examined run."""
-    affine = open_image(dwi).affine
-    return gradients.from_fsl(read_numbers(bvec), read_numbers(bval).ravel(), affine)
-
-
-class _Scan(BaseInterfaceInputSpec):
-    dwi = File(exists=True, mandatory=True)
-    bval = File(exists=True, mandatory=True)
-    bvec = File(exists=True, mandatory=True)
-
-
-class _Corrected(TraitedSpec):
-    dwi = File(exists=True)
-    quality = traits.Dict(desc='what shall be said of it in the sidecar')
 
 
 class _Examined(TraitedSpec):
     bval = File(exists=True)
     bvec = File(exists=True)
     warnings = traits.List(traits.Str)
+    table_test = traits.Dict(desc='does the table fit the data')
 
 
 class ExamineScan(Step):
     """Look at header, table and voxels before anything is done with them."""
 
-    input_spec = _Scan
+    input_spec = ScanInput
     output_spec = _Examined
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """Raises BadData for a scan that cannot be used."""
+        """Raises BadData for a scan that cannot be used.
+
+        A table that does not fit the data is said, and used as it is.
+        """
+        from bidsapp.physics.table_test import check_table, finding
+
         path = Path(self.inputs.dwi)
         image = open_image(path)
         if len(image.shape) != 4:
             raise BadData(f'{path} has {len(image.shape)} dimensions; expected 4 (x, y, z, volume)')
-        bvecs, bvals, findings = gradients.examine(
-            read_numbers(Path(self.inputs.bvec)),
-            read_numbers(Path(self.inputs.bval)),
-            image.shape[3],
-        )
+        bvecs, bvals, findings = gradients.examine(*self.numbers(), image.shape[3])
         if errors := [f.message for f in findings if f.severity == 'error']:
             raise BadData(f'{path}: ' + '; '.join(errors))
         data = load_volume(path)
-        if bad := int((~np.isfinite(data)).sum()):
+        if bad := sum(int((~np.isfinite(data[..., v])).sum()) for v in range(data.shape[3])):
             raise BadData(
                 f'{path} holds {bad} voxels that are not numbers (NaN or infinite). '
                 'Convert it again from the scanner files.'
@@ -88,8 +66,97 @@ class ExamineScan(Step):
         if not data.any():
             raise BadData(f'{path} holds only zeros')
         table = gradients.from_fsl(bvecs, bvals, image.affine)
-        warnings = [f.message for f in findings]
-        return {**save_table(folder, table, image.affine), 'warnings': warnings}
+        test = check_table(data, table, image.affine)
+        warnings = [f.message for f in (*findings, finding(test)) if f is not None]
+        return {
+            **save_table(folder, table, image.affine),
+            'warnings': warnings,
+            'table_test': {
+                'Passed': test.passed,
+                'Decided': test.decided,
+                'Margin': round(float(test.margin), 3),
+                'Statement': test.statement,
+            },
+        }
+
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """bvecs and bvals as they are stored."""
+        return read_numbers(Path(self.inputs.bvec)), read_numbers(Path(self.inputs.bval))
+
+
+class _IngestedInput(ScanInput):
+    b = File(exists=True, desc="the table in the world's axes, as MRtrix has it")
+
+
+class ExamineIngested(ExamineScan):
+    """The same look at a run that another pipeline has preprocessed, with its own conventions."""
+
+    input_spec = _IngestedInput
+
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """bvecs and bvals as BIDS would store them."""
+        from bidsapp.bids.ingest import ingested_table
+
+        kinds = [k for k in ('dwi', 'bval', 'bvec', 'b') if isdefined(getattr(self.inputs, k))]
+        case = Case({}, {kind: Path(getattr(self.inputs, kind)) for kind in kinds})
+        table = ingested_table(case)
+        return gradients.to_fsl(table, open_image(case.files['dwi']).affine), table.bvals
+
+
+class _DenoiseInput(BaseInterfaceInputSpec):
+    dwi = File(exists=True, mandatory=True)
+    device = traits.Str('cpu', usedefault=True, nohash=True)
+    n_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class Denoise(Step):
+    """Marchenko-Pastur PCA: first, while the noise of neighbours is still independent."""
+
+    input_spec = _DenoiseInput
+    output_spec = CorrectedOutput
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """A run with too few volumes goes on as it is, which is said."""
+        import torch
+
+        from bidsapp.physics.denoising import denoise
+
+        torch.set_num_threads(self.inputs.n_threads)
+        path = Path(self.inputs.dwi)
+        try:
+            result = denoise(load_volume(path), device=self.inputs.device)
+        except Unavailable as reason:
+            return {'dwi': str(path), 'quality': {'Method': 'none', 'Reason': str(reason)}}
+        known = result.sigma[result.sigma > 0]
+        quality = {
+            'Method': 'Marchenko-Pastur principal component analysis',
+            'NoiseMedian': round(float(np.median(known)), 3) if known.size else 0.0,
+        }
+        written = save_like(folder / 'dwi.nii', result.data, path)
+        return {'dwi': str(written), 'quality': quality}
+
+
+class _UnringInput(_DenoiseInput):
+    axes = traits.Tuple(traits.Int, traits.Int, mandatory=True, desc='of a slice')
+
+
+class Unring(Step):
+    """Gibbs ringing: local subvoxel shifts in each slice."""
+
+    input_spec = _UnringInput
+    output_spec = CorrectedOutput
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Only for a scan whose k-space was sampled in full; the workflow sees to that."""
+        import torch
+
+        from bidsapp.physics.ringing import unring
+
+        torch.set_num_threads(self.inputs.n_threads)
+        path = Path(self.inputs.dwi)
+        result = unring(load_volume(path), tuple(self.inputs.axes), device=self.inputs.device)
+        written = save_like(folder / 'dwi.nii', result, path)
+        return {'dwi': str(written), 'quality': {'Method': 'local subvoxel shifts'}}
 
 
 class _Masked(TraitedSpec):
@@ -100,7 +167,7 @@ class _Masked(TraitedSpec):
 class BrainMask(Step):
     """Which voxels are brain, from the mean b=0 and the mean weighted image."""
 
-    input_spec = _Scan
+    input_spec = ScanInput
     output_spec = _Masked
 
     def step(self, folder: Path) -> dict[str, Any]:
@@ -110,63 +177,14 @@ class BrainMask(Step):
         path = Path(self.inputs.dwi)
         data, affine = load_volume(path), open_image(path).affine
         b0 = read_numbers(Path(self.inputs.bval)).ravel() < B0_THRESHOLD
-        mask = brain.brain_mask(data[..., b0].mean(-1), data[..., ~b0].mean(-1), affine)
+        weighted = data.sum(-1) - data[..., b0].sum(-1)
+        mask = brain.brain_mask(data[..., b0].mean(-1), weighted / (~b0).sum(), affine)
         if not mask.any():
             raise BadData(f'{path}: no brain was found in it')
         doubt = brain.plausible(mask, affine)
         return {
-            'mask': str(save_like(folder / 'mask.nii.gz', mask, path, 'uint8')),
+            'mask': str(save_like(folder / 'mask.nii', mask, path, 'uint8')),
             'warnings': [doubt] if doubt else [],
-        }
-
-
-class _MotionInput(_Scan):
-    mask = File(exists=True, mandatory=True)
-    phase_encoding = traits.Str(desc="'i', 'j-', …; undefined where it is not known")
-    device = traits.Str('cpu', usedefault=True, nohash=True)
-
-
-class _MotionOutput(_Corrected):
-    bval = File(exists=True)
-    bvec = File(exists=True)
-
-
-class CorrectMotion(Step):
-    """Head motion and eddy currents, with the gradients turned along."""
-
-    input_spec = _MotionInput
-    output_spec = _MotionOutput
-
-    def step(self, folder: Path) -> dict[str, Any]:
-        """Every volume registered to its prediction from the others."""
-        from bidsapp.physics.motion import correct_motion
-
-        path = Path(self.inputs.dwi)
-        affine = open_image(path).affine
-        axis = self.inputs.phase_encoding if isdefined(self.inputs.phase_encoding) else None
-        result = correct_motion(
-            load_volume(path),
-            affine,
-            read_table(path, Path(self.inputs.bval), Path(self.inputs.bvec)),
-            load_volume(Path(self.inputs.mask)) > 0,
-            axis,
-            device=self.inputs.device,
-        )
-        moved = np.asarray(result.framewise_displacement)
-        quality = {
-            'Method': 'each volume registered to its prediction from the others',
-            'EddyCurrentModel': f'affine along {axis}' if axis else 'affine, no axis assumed',
-            'FramewiseDisplacementMean': round(float(moved.mean()), 3),
-            'FramewiseDisplacementMax': round(float(moved.max()), 3),
-            'FramewiseDisplacement': [round(float(x), 3) for x in moved],
-            'ResidualBefore': round(float(np.mean(result.residual_before)), 4),
-            'ResidualAfter': round(float(np.mean(result.residual_after)), 4),
-            'Units': 'mm; residuals are relative to the signal',
-        }
-        return {
-            'dwi': str(save_like(folder / 'dwi.nii.gz', result.data, path)),
-            **save_table(folder, result.gtab, affine),
-            'quality': quality,
         }
 
 
@@ -180,29 +198,23 @@ class CorrectBias(Step):
     """One smooth receive field, taken from the mean b=0 and divided out of every volume."""
 
     input_spec = _BiasInput
-    output_spec = _Corrected
+    output_spec = CorrectedOutput
 
     def step(self, folder: Path) -> dict[str, Any]:
         """The quality is the field's range in the brain."""
         from bidsapp.physics.brain import bias_field
 
         path = Path(self.inputs.dwi)
-        data, mask = load_volume(path), load_volume(Path(self.inputs.mask)) > 0
-        b0 = read_numbers(Path(self.inputs.bval)).ravel() < B0_THRESHOLD
-        field = bias_field(data[..., b0].mean(-1), mask, open_image(path).affine)
-        inside = field[mask]
+        mask = load_mask(Path(self.inputs.mask))
+        b0 = mean_b0(path, Path(self.inputs.bval))
+        field = bias_field(b0, mask, open_image(path).affine)
+        data = load_volume(path)
+        data /= field[..., None].astype(data.dtype)
         quality = {
             'Method': 'N4 on the mean b=0 image',
-            'FieldRange': [round(float(np.percentile(inside, q)), 3) for q in (1, 99)],
+            'FieldRange': [round(float(np.percentile(field[mask], q)), 3) for q in (1, 99)],
         }
-        return {
-            'dwi': str(save_like(folder / 'dwi.nii.gz', data / field[..., None], path)),
-            'quality': quality,
-        }
-
-
-class _MapsInput(_Scan):
-    mask = File(exists=True, mandatory=True)
+        return {'dwi': str(save_like(folder / 'dwi.nii', data, path)), 'quality': quality}
 
 
 class _Maps(TraitedSpec):
@@ -213,7 +225,7 @@ class _Maps(TraitedSpec):
 class TensorMaps(Step):
     """Fractional anisotropy and mean diffusivity in the brain."""
 
-    input_spec = _MapsInput
+    input_spec = MaskedScanInput
     output_spec = _Maps
 
     def step(self, folder: Path) -> dict[str, Any]:
@@ -222,63 +234,8 @@ class TensorMaps(Step):
 
         path = Path(self.inputs.dwi)
         table = read_table(path, Path(self.inputs.bval), Path(self.inputs.bvec))
-        mask = load_volume(Path(self.inputs.mask)) > 0
-        tensor = fit_tensor(load_volume(path), table, mask)
+        tensor = fit_tensor(load_volume(path), table, load_mask(Path(self.inputs.mask)))
         return {
-            'fa': str(save_like(folder / 'fa.nii.gz', tensor.fa, path)),
-            'md': str(save_like(folder / 'md.nii.gz', tensor.md, path)),
+            'fa': str(save_like(folder / 'fa.nii', tensor.fa, path)),
+            'md': str(save_like(folder / 'md.nii', tensor.md, path)),
         }
-
-
-class _WriteInput(_Scan):
-    mask = File(exists=True, mandatory=True)
-    fa = File(exists=True, mandatory=True)
-    md = File(exists=True, mandatory=True)
-    raw = File(exists=True, mandatory=True, desc='the raw image whose grid and header are kept')
-    raw_root = traits.Str(mandatory=True)
-    out_root = traits.Str(mandatory=True)
-    entities = traits.Dict(mandatory=True)
-    metadata = traits.Dict(desc='of the raw sidecar, kept')
-    notes = traits.List(traits.Str)
-    scan_warnings = traits.List(traits.Str)
-    mask_warnings = traits.List(traits.Str)
-    motion = traits.Dict()
-    bias = traits.Dict()
-
-
-class _Written(TraitedSpec):
-    dwi = File(exists=True)
-    bval = File(exists=True)
-    bvec = File(exists=True)
-    mask = File(exists=True)
-
-
-#: Fields of the raw sidecar that still hold after preprocessing.
-KEPT = (
-    'Manufacturer', 'ManufacturersModelName', 'MagneticFieldStrength', 'EchoTime',
-    'RepetitionTime', 'FlipAngle', 'PhaseEncodingDirection', 'PhaseEncodingAxis',
-    'TotalReadoutTime', 'EffectiveEchoSpacing',
-)  # fmt: skip
-
-
-class WritePreprocessed(Step):
-    """The preprocessed run, its mask and its tensor maps, as BIDS derivatives."""
-
-    input_spec = _WriteInput
-    output_spec = _Written
-
-    def step(self, folder: Path) -> dict[str, Any]:
-        """The dMRI comes last: where it is, the rest is."""
-        from bidsapp.interfaces.outputs import write_preprocessed
-
-        get = self.inputs.get
-        settings = {k: v for k, v in get().items() if v is not Undefined}
-        metadata = {k: v for k, v in settings.get('metadata', {}).items() if k in KEPT}
-        sidecar = {
-            **json.loads(json.dumps(metadata)),
-            'Warnings': settings.get('scan_warnings', []) + settings.get('mask_warnings', []),
-            'Notes': settings.get('notes', []),
-            'MotionCorrection': settings.get('motion', {}),
-            'BiasFieldCorrection': settings.get('bias', {}),
-        }
-        return write_preprocessed(settings, sidecar)

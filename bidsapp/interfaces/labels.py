@@ -14,9 +14,11 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bidsapp.bids.samples import load_table, load_volume
 from bidsapp.bids.write import own_uri, write_output
 from bidsapp.core import Case
 from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.files import save_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +58,41 @@ class CanonicalInput(Step):
         return {'canonical': str(kept)}
 
 
+class _FibresInput(_CaseInput):
+    tissue_posteriors = File(exists=True)
+    device = traits.Str('cpu', usedefault=True, nohash=True)
+    n_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
+class _Fibres(TraitedSpec):
+    fibres = File(exists=True)
+
+
+class FindFibres(Step):
+    """Fibre directions in white matter, by T1w where there is one, else by anisotropy."""
+
+    input_spec = _FibresInput
+    output_spec = _Fibres
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them."""
+        import torch
+
+        from bidsapp.physics.deconvolution import fibre_directions
+
+        torch.set_num_threads(self.inputs.n_threads)
+        case = case_of(self.inputs, 'tissue_posteriors')
+        brain = load_volume(case.files['mask']) > 0
+        white = None
+        if 'tissue_posteriors' in case.files:
+            posteriors = load_volume(case.files['tissue_posteriors'])
+            white = (posteriors.argmax(-1) == 1) & (posteriors.sum(-1) > 0)
+        fibres = fibre_directions(
+            load_volume(case.files['dwi']), load_table(case), brain, white, self.inputs.device
+        )
+        return {'fibres': str(save_like(folder / 'fibres.nii', fibres, case.files['dwi']))}
+
+
 class _Outputs(TraitedSpec):
     out_files = traits.List(File(exists=True))
 
@@ -65,8 +102,10 @@ class _ReferenceInput(_CaseInput):
     source = traits.Str(mandatory=True)
     out_root = traits.Str(mandatory=True)
     tissue_posteriors = File(exists=True)
+    fibres = File(exists=True)
     more_sources = traits.List(traits.Str)
     quality = traits.Dict()
+    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class WriteReference(Step):
@@ -77,12 +116,15 @@ class WriteReference(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Only outputs for which the task has a reference are written."""
+        import torch
+
         from bidsapp import tasks
 
+        torch.set_num_threads(self.inputs.n_threads)
         task = tasks.get(self.inputs.task)
         if task.derive is None:
             raise ValueError(f'task {task.name} derives no reference')
-        case = case_of(self.inputs, 'tissue_posteriors')
+        case = case_of(self.inputs, 'tissue_posteriors', 'fibres')
         root = Path(self.inputs.out_root)
         arrays = task.derive(case)
         sidecar: dict[str, Any] = {
@@ -91,9 +133,9 @@ class WriteReference(Step):
         if isdefined(self.inputs.quality):
             sidecar |= self.inputs.quality
         written = [
-            write_output(root, case.entities, output, self.inputs.source, arrays[output.name],
+            write_output(root, case.entities, output, source, arrays[output.name],
                          case.files['dwi'], sidecar)
-            for output in task.writes if output.name in arrays
+            for output, source in task.labels(self.inputs.source)
         ]  # fmt: skip
         return {'out_files': [str(path) for path in written]}
 

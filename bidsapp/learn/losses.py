@@ -61,3 +61,9 @@ def dyadic(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     if not len(chosen):
         return prediction.sum() * 0
     return (chosen - dyad(labelled_voxels(target, where))).square().sum(1).mean()
+
+
+def weighted_absolute_error(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean over channels of Σ w |p - t| / Σ w; all (B, K, X, Y, Z), a channel without weight 0."""
+    error = (weight * (prediction - target).abs()).sum((0, 2, 3, 4))
+    return (error / weight.sum((0, 2, 3, 4)).clamp_min(1e-6)).mean()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp.bids.samples import load_directions, load_sample, load_table, load_volume
+from bidsapp.bids.samples import load_directions, load_sample, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task
 from bidsapp.learn.losses import dyadic, principal_axis
 from bidsapp.learn.metrics import angular_errors
-from bidsapp.physics.deconvolution import fibre_directions, supports_deconvolution
+from bidsapp.physics.deconvolution import supports_deconvolution
 from bidsapp.physics.gradients import grid_axes
 from bidsapp.physics.qspace import SLOTS
 from bidsapp.physics.turns import ALL_TURNS
@@ -69,15 +69,8 @@ def reference(acquisition: Acquisition) -> str:
 
 
 def derive(case: Case) -> Arrays:
-    """Fibre directions in white matter, by T1w where there is one, else by anisotropy."""
-    data = load_volume(case.files['dwi'])
-    gtab = load_table(case)
-    brain = load_volume(case.files['mask']) > 0
-    white = None
-    if 'tissue_posteriors' in case.files:
-        posteriors = load_volume(case.files['tissue_posteriors'])
-        white = (posteriors.argmax(-1) == 1) & (posteriors.sum(-1) > 0)
-    return {'direction': fibre_directions(data, gtab, brain, white)}
+    """The fibres that the workflow has found in white matter."""
+    return {'direction': load_volume(case.files['fibres'])}
 
 
 task = Task(
@@ -93,6 +86,7 @@ task = Task(
     higher_is_better=False,
     reference=reference,
     derive=derive,
+    reads=('fibres',),
     options={'slots': len(SLOTS)},
     turns=ALL_TURNS,
     turn_target=turn_target,

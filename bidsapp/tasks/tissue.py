@@ -87,6 +87,7 @@ task = Task(
     higher_is_better=True,
     reference=reference,
     derive=derive,
+    reads=('tissue_posteriors',),
     options={'slots': len(SLOTS)},
     turns=MIRRORED,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nipype import Workflow
 
-from bidsapp.workflows.run import Todo, init_run_wf
+from bidsapp.workflows.run import Place, Todo, init_run_wf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,32 +26,11 @@ class ParticipantWorkflow(Workflow):
 
 
 def init_participant_wf(
-    runs: Sequence[tuple[Run, Todo, float]],
-    raw_root: Path,
-    out_root: Path,
-    base: Path,
-    seed: int,
-    device: str,
-    omp_nthreads: int,
+    runs: Sequence[tuple[Run, Todo, float]], base: Path, place: Place
 ) -> ParticipantWorkflow:
     """Each run's workflow, for (run, what is missing, memory of its voxels in GB)."""
     workflow = ParticipantWorkflow(name='transfermri_wf', base_dir=str(base))
     for run, todo, size_gb in runs:
-        workflow.add_nodes(
-            [
-                init_run_wf(
-                    workflow.node_name(run.name),
-                    run.case,
-                    run.metadata,
-                    run.notes,
-                    todo,
-                    raw_root,
-                    out_root,
-                    size_gb,
-                    seed,
-                    device,
-                    omp_nthreads,
-                )
-            ]
-        )
+        name = workflow.node_name(run.name)
+        workflow.add_nodes([init_run_wf(name, run, todo, size_gb, place)])
     return workflow

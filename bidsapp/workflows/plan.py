@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import tasks
+from bidsapp.bids.fieldmaps import choose_distortion
 from bidsapp.bids.samples import open_image, read_numbers
 from bidsapp.bids.write import files_of
 from bidsapp.core import Acquisition, BadData, Problem, Unavailable
 from bidsapp.interfaces.outputs import promised_by_preprocessing
 from bidsapp.physics import gradients
+from bidsapp.physics.denoising import MIN_VOLUMES
+from bidsapp.physics.ringing import may_unring
 from bidsapp.workflows.run import Model, Todo
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ class RunPlan:
     acquisition: Acquisition | None = None
     problem: Problem | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  #: what will be corrected, and what not
     unavailable: dict[str, str] = field(default_factory=dict)  #: task → why it has no reference
     promised: list[Path] = field(default_factory=list)
     todo: Todo = field(default_factory=Todo)
@@ -52,7 +56,7 @@ def plan_run(found: Run, root: Path, wanted: Sequence[str], models: Models) -> R
         except Problem as problem:
             made.problem = problem
     if made.problem is not None or made.acquisition is None:
-        made.promised = promised_by_preprocessing(found.case.entities)
+        made.promised = promised_by_preprocessing(found.case.entities, found.preprocessed is None)
         return made
     promise(made, root, wanted, models)
     return made
@@ -69,22 +73,34 @@ def look(made: RunPlan) -> None:
     if errors := [f.message for f in findings if f.severity == 'error']:
         raise BadData(f'{files["dwi"].name}: ' + '; '.join(errors) + '.')
     made.warnings += [f.message for f in findings]
-    if 'PhaseEncodingDirection' not in made.run.metadata:
-        made.warnings.append(
-            'the metadata do not say the phase-encoding direction; eddy currents are corrected '
-            'without assuming one'
-        )
+    if made.run.preprocessed is None:
+        made.notes += corrections(made.run, volumes)
     table = gradients.from_fsl(bvecs, bvals, image.affine)
     made.acquisition = gradients.acquisition(table, 't1w' in files)
     voxels = float(image.shape[0]) * image.shape[1] * image.shape[2] * volumes
     made.size_gb = 4 * voxels / 2**30
 
 
+def corrections(run: Run, volumes: int) -> list[str]:
+    """What will be corrected, and what not and why, before anything is computed."""
+    lines = []
+    if volumes < MIN_VOLUMES:
+        lines.append(f'denoising: none, {volumes} volumes; at least {MIN_VOLUMES} are needed')
+    if (reason := may_unring(run.metadata)) is not None:
+        lines.append(f'Gibbs unringing: none, {reason}')
+    if not {'PhaseEncodingDirection', 'PhaseEncodingAxis'} & run.metadata.keys():
+        lines.append(
+            'eddy currents: the metadata do not say the phase-encoding direction; corrected '
+            'without assuming one'
+        )
+    return [*lines, choose_distortion(run).words]
+
+
 def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) -> None:
     """Fill in what this run promises, and what of it has to be made."""
     entities = made.run.case.entities
     assert made.acquisition is not None
-    preprocessing = promised_by_preprocessing(entities)
+    preprocessing = promised_by_preprocessing(entities, made.run.preprocessed is None)
     references: dict[str, str] = {}
     predictions: dict[str, Model] = {}
     made.promised = list(preprocessing)
@@ -94,7 +110,7 @@ def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) ->
         if task.derive is not None:
             try:
                 source = task.reference(made.acquisition)
-                files = files_of(entities, task.writes[0], source)
+                files = [p for o, s in task.labels(source) for p in files_of(entities, o, s)]
                 made.promised += files
                 if redo or not all((root / path).is_file() for path in files):
                     references[name] = source

@@ -12,11 +12,11 @@ from bidsapp.simulated import Design, write_dataset
 
 @pytest.fixture(scope='session')
 def small_dataset(tmp_path_factory):
-    """Three heads at 4.5 mm with T1w, 26 directions; read only, to be copied by who changes it."""
+    """Three heads at 4.5 mm with T1w, two shells; read only, to be copied by who changes it."""
     out = tmp_path_factory.mktemp('small') / 'bids'
     design = Design(
         participants=3, seed=3, voxel_size=4.5, t1w_voxel_size=2.5, fine_voxel_size=2.25,
-        template_voxel_size=2.0, directions=26, snr=25,
+        template_voxel_size=2.0, directions=30, bvals=(1000.0, 2000.0), snr=25,
     )  # fmt: skip
     write_dataset(out, design, say=lambda line: None)
     return out

@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from bidsapp import tasks
-from bidsapp.core import Acquisition, Sample, Task, Unavailable, WrongUsage
+from bidsapp.core import Acquisition, Case, Sample, Task, Unavailable, WrongUsage
 from bidsapp.physics.gradients import grid_axes
-from bidsapp.tasks import orientation, tissue
+from bidsapp.tasks import crossings, microstructure, orientation, tissue
 
-RICH = Acquisition(64, ((1000.0, 64),), 1.5, has_t1w=True)
+RICH = Acquisition(64, ((1000.0, 64), (2000.0, 64)), 1.5, has_t1w=True)
+CLINIC = Acquisition(64, ((1000.0, 64),), 1.5)
 POOR = Acquisition(6, ((1000.0, 6),), 2.0)
 
 
@@ -38,6 +41,7 @@ def test_card(name):
     assert task.name == name
     assert task.writes
     assert task.reference(RICH) in task.writes[0].references
+    assert 1 <= task.learns <= len(task.writes)
 
 
 @pytest.mark.parametrize('name', tasks.names())
@@ -57,7 +61,7 @@ def test_names_load_no_torch():
 
 
 def test_an_unknown_task_is_refused_with_the_names_that_exist():
-    with pytest.raises(WrongUsage, match='orientation, tissue'):
+    with pytest.raises(WrongUsage, match='crossings, microstructure, orientation, tissue'):
         tasks.get('weather')
 
 
@@ -108,6 +112,60 @@ def test_direction_falls_back_to_the_tensor():
     assert orientation.reference(low_b) == 'tensor'
 
 
+def test_fibres_are_counted_from_thirty_directions_up():
+    assert crossings.reference(CLINIC) == 'reference'
+    with pytest.raises(Unavailable, match='29 at b=1000'):
+        crossings.reference(Acquisition(29, ((1000.0, 29),), 1.5))
+    with pytest.raises(Unavailable, match='b=500'):
+        crossings.reference(Acquisition(64, ((500.0, 64),), 1.5))
+
+
+def test_one_shell_gives_no_neurite_density():
+    with pytest.raises(Unavailable, match='two shells'):
+        microstructure.reference(CLINIC)
+
+
+def test_the_number_of_fibres_is_that_of_the_vectors_that_are_there(tmp_path):
+    fibres = np.zeros((3, 1, 1, 9), np.float32)
+    fibres[1, 0, 0, :3] = fibres[2, 0, 0, 6:] = (0, 0.6, 0.8)
+    fibres[2, 0, 0, :3] = (1, 0, 0)
+    nib.save(nib.Nifti1Image(fibres, np.eye(4)), tmp_path / 'fibres.nii')
+    arrays = crossings.derive(Case({}, {'fibres': tmp_path / 'fibres.nii'}))
+    assert arrays['nfib'][:, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_no_fibre_is_a_class_of_its_own_inside_the_brain(sample, monkeypatch):
+    """Zero fibres in the brain is something to learn; outside there is nothing to learn."""
+    count = torch.randint(0, 4, (1, 6, 7, 8)).float() * sample.mask
+    labelled = replace(sample, target=count)
+    monkeypatch.setattr(crossings, 'load_sample', lambda case, label: labelled)
+    target = crossings.load(Case({}, {})).target
+    assert torch.equal(target[sample.mask], count[sample.mask] + 1)
+    assert not target[~sample.mask].any()
+    logits = torch.nn.functional.one_hot(target[0].long(), 5)[..., 1:].movedim(-1, 0).float()
+    assert (crossings.finish(logits, sample)['nfib'] == count[0].numpy()).all()
+    rows = crossings.metrics(logits, replace(sample, target=target))
+    assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
+
+
+def test_density_and_dispersion_count_as_far_as_there_is_tissue():
+    """An error of density in pure water costs nothing; the same error in tissue does."""
+    mask = torch.ones(1, 1, 2, 1, 1, dtype=torch.bool)
+    target = torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]])[None, :, :, None, None]
+    right = torch.logit(target.clamp(1e-6, 1 - 1e-6))
+    for voxel, costs in ((0, False), (1, True)):
+        wrong = right.clone()
+        wrong[:, 0, voxel] = 3.0
+        assert (microstructure.loss(wrong, target, mask) > 1e-3) == costs
+
+
+def test_perfect_microstructure_scores_zero(sample):
+    target = torch.rand(3, 6, 7, 8) * 0.8 + 0.1
+    rows = microstructure.metrics(torch.logit(target), replace(sample, target=target))
+    assert [name for _, name, _ in rows] == ['all', 'icvf', 'od', 'isovf']
+    assert all(value < 1e-5 for *_, value in rows)
+
+
 def test_predicted_direction_is_turned_to_the_world(sample):
     """A dyad along the grid's first axis is written as that axis' direction in the world."""
     output = torch.zeros(6, 6, 7, 8)
@@ -119,8 +177,6 @@ def test_predicted_direction_is_turned_to_the_world(sample):
 def test_perfect_tissue_prediction_scores_one(sample):
     label = torch.randint(1, 4, (1, 6, 7, 8)).float() * sample.mask
     logits = torch.nn.functional.one_hot(label[0].long(), 4)[..., 1:].movedim(-1, 0).float()
-    from dataclasses import replace
-
     rows = tissue.metrics(logits, replace(sample, target=label))
     assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
 

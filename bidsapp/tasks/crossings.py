@@ -1,0 +1,107 @@
+"""How many fibres cross in a voxel; the label comes from constrained deconvolution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bidsapp.bids.samples import load_sample, load_volume
+from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
+from bidsapp.learn.losses import cross_entropy_and_dice
+from bidsapp.learn.metrics import confusion, dice_per_class, f1_macro
+from bidsapp.physics.deconvolution import supports_deconvolution
+from bidsapp.physics.qspace import SLOTS
+from bidsapp.physics.turns import ALL_TURNS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Fewer directions miss too many crossings for their number to be a label.
+MIN_DIRECTIONS = 30
+FIBRES = ((1, 'One Fibre', '1F'), (2, 'Two Fibres', '2F'), (3, 'Three Fibres', '3F'))
+#: What the network tells apart: no white matter or no fibre found in it, one, two, three.
+CLASSES = ((0, 'No Fibre', '0F'), *FIBRES)
+
+DSEG = Output(
+    'nfib',
+    {'suffix': 'dseg', 'seg': 'nfib'},
+    'uint8',
+    labels=FIBRES,
+    description='Number of fibres in white matter, 0 to 3; 0 elsewhere.',
+)
+PROBSEG = Output(
+    'nfib_probability',
+    {'suffix': 'probseg', 'seg': 'nfib'},
+    'float32',
+    labels=CLASSES,
+    description='Probability of each number of fibres, one volume a number, the first for none.',
+)
+
+
+def load(case: Case) -> Sample:
+    """Canonical input; target (1, X, Y, Z): 1 + the number of fibres in the brain, 0 outside."""
+    sample = load_sample(case, case.files.get('nfib'))
+    if sample.target is None:
+        return sample
+    return replace(sample, target=(sample.target + 1) * sample.mask)
+
+
+def finish(output: Tensor, sample: Sample) -> Arrays:
+    """(4, X, Y, Z) logits → number of fibres and probabilities in the brain, zero outside."""
+    inside = sample.mask[0].numpy()
+    probability = output.softmax(0).movedim(0, -1).numpy() * inside[..., None]
+    return {
+        'nfib': (probability.argmax(-1) * inside).astype(np.uint8),
+        'nfib_probability': probability,
+    }
+
+
+def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
+    """F1 macro over 0 … 3, accuracy, and Dice of each number, over brain voxels."""
+    if sample.target is None:
+        raise ValueError('metrics need a labelled sample')
+    where = sample.mask[0]
+    counts = confusion(output.argmax(0)[where] + 1, sample.target[0][where], len(CLASSES))
+    accuracy = float(counts.diagonal().sum() / counts.sum().clamp_min(1))
+    rows = [('f1_macro', 'all', f1_macro(counts)), ('accuracy', 'all', accuracy)]
+    dice = zip(CLASSES, dice_per_class(counts).tolist(), strict=True)
+    return rows + [('dice', code, value) for (_, _, code), value in dice]
+
+
+def reference(acquisition: Acquisition) -> str:
+    """Only from a shell that resolves crossings."""
+    b, directions = acquisition.best_shell
+    if directions < MIN_DIRECTIONS or not supports_deconvolution(acquisition):
+        raise Unavailable(
+            f'the number of fibres is labelled from {MIN_DIRECTIONS} directions of one shell up '
+            f'(b of 700 s/mm2 or more); the best shell here has {directions} at b={b:.0f}'
+        )
+    return 'reference'
+
+
+def derive(case: Case) -> Arrays:
+    """How many of a voxel's fibre directions are there."""
+    fibres = load_volume(case.files['fibres'])
+    lengths = np.linalg.norm(fibres.reshape(*fibres.shape[:3], -1, 3), axis=-1)
+    return {'nfib': (lengths > 0.5).sum(-1).astype(np.uint8)}
+
+
+task = Task(
+    name='crossings',
+    modality='dwi',
+    writes=(DSEG, PROBSEG),
+    channels=len(CLASSES),
+    load=load,
+    loss=cross_entropy_and_dice,
+    finish=finish,
+    metrics=metrics,
+    score='f1_macro',
+    higher_is_better=True,
+    reference=reference,
+    derive=derive,
+    reads=('fibres',),
+    options={'slots': len(SLOTS)},
+    turns=ALL_TURNS,
+)

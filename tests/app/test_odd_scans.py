@@ -1,0 +1,168 @@
+"""Scans as clinics send them: few directions, many shells, no T1w, no metadata, two sessions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsapp.simulated import Design, write_dataset
+
+
+def rename(source: Path, target: Path, old: str, new: str) -> None:
+    """Copy the files of a folder under the names of another participant or session."""
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        shutil.copy(path, target / path.name.replace(old, new))
+
+
+def keep_volumes(folder: Path, stem: str, keep: np.ndarray) -> None:
+    """Leave only the volumes ``keep`` of a run."""
+    image = nib.load(folder / f'{stem}_dwi.nii.gz')
+    data = np.asarray(image.dataobj)[..., keep]
+    nib.save(nib.Nifti1Image(data, image.affine, image.header), folder / f'{stem}_dwi.nii.gz')
+    for kind in ('bval', 'bvec'):
+        table = np.atleast_2d(np.loadtxt(folder / f'{stem}_dwi.{kind}'))[:, keep]
+        np.savetxt(folder / f'{stem}_dwi.{kind}', table, fmt='%.6f')
+
+
+@pytest.fixture(scope='module')
+def odd(small_dataset, tmp_path_factory):
+    """One participant an oddity."""
+    root = tmp_path_factory.mktemp('odd') / 'bids'
+    root.mkdir()
+    shutil.copy(small_dataset / 'dataset_description.json', root)
+    source = small_dataset / 'sub-01'
+    for label in ('six', 'bare'):
+        rename(source / 'dwi', root / f'sub-{label}' / 'dwi', 'sub-01', f'sub-{label}')
+    bvals = np.loadtxt(source / 'dwi' / 'sub-01_dwi.bval')
+    first = np.flatnonzero(bvals > 0)[:6]
+    keep_volumes(root / 'sub-six' / 'dwi', 'sub-six', np.r_[np.flatnonzero(bvals == 0)[:1], first])
+    (root / 'sub-bare' / 'dwi' / 'sub-bare_dwi.json').unlink()
+    keep_volumes(root / 'sub-bare' / 'dwi', 'sub-bare', np.flatnonzero(bvals < 1500))
+    for session in ('early', 'late'):
+        stem, folder = f'sub-two_ses-{session}', root / 'sub-two' / f'ses-{session}'
+        rename(source / 'dwi', folder / 'dwi', 'sub-01', stem)
+        keep_volumes(folder / 'dwi', stem, np.flatnonzero(bvals < 1500))
+        if session == 'late':
+            rename(source / 'anat', folder / 'anat', 'sub-01', stem)
+    design = Design(
+        participants=1, seed=5, voxel_size=4.5, t1w_voxel_size=2.5, fine_voxel_size=2.25,
+        template_voxel_size=2.0, directions=12, bvals=(700.0, 1400.0, 2800.0), snr=30,
+    )  # fmt: skip
+    write_dataset(root.parent / 'three', design, say=lambda line: None)
+    rename(
+        root.parent / 'three' / 'sub-01' / 'dwi', root / 'sub-three' / 'dwi', 'sub-01', 'sub-three'
+    )
+    return root
+
+
+def call(*argv):
+    command = [sys.executable, '-m', 'bidsapp', *(str(arg) for arg in argv), '--device', 'cpu']
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def done(odd, tmp_path_factory):
+    """OUTPUT_DIR, and what a dry run had said before there was one."""
+    out = tmp_path_factory.mktemp('odd_out') / 'out'
+    said = call(odd, out, 'participant', '--dry-run')
+    assert not out.exists()
+    call(odd, out, 'participant')
+    return out, said
+
+
+def section(said: str, run: str) -> str:
+    """What the dry run said of one run."""
+    after = said.split(f' {run}: ')[1]
+    return after.split(' sub-')[0]
+
+
+RUNS = ('sub-six', 'sub-three', 'sub-bare', 'sub-two_ses-early', 'sub-two_ses-late')
+#: Run → labels that it gives, and words with which the dry run says what it does not.
+EXPECTED = {
+    'sub-six': (
+        {'model-tensor_param-direction_dwimap'},
+        ('7 volumes; at least 15', 'there is none for this run', 'two shells', '30 directions'),
+    ),
+    'sub-three': (
+        {'model-tensor_param-direction_dwimap', 'model-noddi_param-icvf_dwimap',
+         'model-smt_param-icvf_dwimap'},
+        ('there is none for this run', '30 directions'),
+    ),
+    'sub-bare': (
+        {'model-csd_param-direction_dwimap', 'seg-nfib_desc-reference_dseg'},
+        ('do not say the phase-encoding direction', 'PartialFourier', 'two shells'),
+    ),
+    'sub-two_ses-early': (
+        {'model-csd_param-direction_dwimap', 'seg-nfib_desc-reference_dseg',
+         'seg-tissue_desc-reference_dseg'},
+        ('of another session', 'two shells'),
+    ),
+    'sub-two_ses-late': (
+        {'model-csd_param-direction_dwimap', 'seg-nfib_desc-reference_dseg',
+         'seg-tissue_desc-reference_dseg'},
+        ('of the same session', 'two shells'),
+    ),
+}  # fmt: skip
+LABELS = ('model-', 'seg-')
+
+
+@pytest.mark.parametrize('run', RUNS)
+def test_each_gives_what_it_can_and_the_dry_run_has_said_so(done, run):
+    out, said = done
+    labels, words = EXPECTED[run]
+    subject, _, session = run.partition('_')
+    folder = out / subject / session / 'dwi'
+    made = {p.name.removesuffix('.nii.gz').removeprefix(f'{run}_') for p in folder.glob('*.nii.gz')}
+    assert {'desc-preproc_dwi', 'desc-brain_mask', 'desc-reference_FA'} <= made
+    mine = {name for name in made if name.startswith(LABELS)}
+    assert labels <= mine
+    if run != 'sub-three':
+        assert mine == labels
+    for word in words:
+        assert word in section(said, run), word
+
+
+def test_what_was_not_done_is_in_the_sidecar_with_its_reason(done):
+    out, _ = done
+    bare = json.loads((out / 'sub-bare/dwi/sub-bare_desc-preproc_dwi.json').read_text())
+    assert bare['GibbsUnringing'] == {
+        'Method': 'none',
+        'Reason': 'the metadata do not say whether k-space was fully sampled (PartialFourier), '
+        'which is never guessed',
+    }
+    assert bare['MotionCorrection']['EddyCurrentModel'] == 'affine, no axis assumed'
+    assert bare['DistortionCorrection']['Method'] == 'none'
+    assert any('T1w' in reason for reason in bare['DistortionCorrection']['NotUsed'])
+    six = json.loads((out / 'sub-six/dwi/sub-six_desc-preproc_dwi.json').read_text())
+    assert six['Denoising']['Method'] == 'none'
+    assert '15' in six['Denoising']['Reason']
+    assert 'Not corrected for noise' in six['Description']
+
+
+def test_six_directions_still_point_along_the_fibres(done, small_dataset):
+    out, _ = done
+    truth = small_dataset / 'derivatives' / 'truth' / 'sub-01' / 'dwi'
+    single = nib.load(truth / 'sub-01_seg-nfib_desc-truth_dseg.nii.gz').get_fdata() == 1
+    fibre = nib.load(truth / 'sub-01_model-truth_param-direction_dwimap.nii.gz').get_fdata()
+    name = 'sub-six/dwi/sub-six_model-tensor_param-direction_dwimap.nii.gz'
+    found = nib.load(out / name).get_fdata()[..., :3]
+    known = single & (np.linalg.norm(found, axis=-1) > 0)
+    cosine = np.abs((found[known] * fibre[..., :3][known]).sum(-1)).clip(0, 1)
+    assert np.degrees(np.arccos(np.median(cosine))) < 15
+
+
+def test_output_is_valid_bids(done):
+    out, _ = done
+    validator = Path(sys.executable).with_name('bids-validator-deno')
+    result = subprocess.run([validator, out, '--ignoreWarnings'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
