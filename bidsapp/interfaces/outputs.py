@@ -49,10 +49,18 @@ CORRECTIONS = (
 NONE = 'none'
 #: Columns of the confounds table.
 COLUMNS = {
-    **{f'trans_{a}': {'Description': f'Translation of the head, world {a}, without the shift by eddy currents', 'Units': 'mm'}
-       for a in 'xyz'},
-    **{f'rot_{a}': {'Description': f'Rotation of the head about world {a}', 'Units': 'rad'}
-       for a in 'xyz'},
+    **{
+        f'trans_{a}': {
+            'Description': f'Translation of the head, world {a}; the shift by eddy currents is '
+            'not in it',
+            'Units': 'mm',
+        }
+        for a in 'xyz'
+    },
+    **{
+        f'rot_{a}': {'Description': f'Rotation of the head about world {a}', 'Units': 'rad'}
+        for a in 'xyz'
+    },
     'framewise_displacement': {
         'Description': 'Sum of the absolute changes of the six since the volume before, rotations '
         'as arcs at 50 mm (Power 2012)', 'Units': 'mm'},
