@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import numpy as np
 from bidsapp.reports.canvas import save
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 BLUE, ORANGE, GREY = '#2f6fb5', '#d9822b', '#8a939e'
+#: Curves of one chart, told apart by colour-blind eyes too.
+CURVES = ('#0072b2', '#d55e00', '#009e73')
+Curves = Mapping[str, np.ndarray]  #: by what the legend calls them
 #: Share of all steps over which the loss is averaged for the bold curve.
 SMOOTHING = 0.02
 
@@ -21,20 +25,46 @@ def _axes(height: float, columns: int = 1) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, height), layout='constrained', facecolor='white')
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    for one in axes:
-        one.spines[['top', 'right']].set_visible(False)
-        one.grid(axis='y', color='#e4e7eb', linewidth=0.8)
-        one.set_axisbelow(True)
-    return figure, axes
+    return figure, [_styled(axes) for axes in figure.subplots(1, columns, squeeze=False)[0]]
 
 
-def line_chart(path: Path, values: Sequence[float], across: str, up: str) -> Path:
-    """One value for each whole number from 0."""
-    figure, (axes,) = _axes(2.4)
-    axes.plot(np.arange(len(values)), values, color=BLUE, marker='o', markersize=3, linewidth=1)
-    axes.set(xlabel=across, ylabel=up, ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+def _styled(axes: Any) -> Any:
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(axis='y', color='#e4e7eb', linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def motion_chart(
+    path: Path, moved: np.ndarray, groups: Mapping[str, Curves], marked: Sequence[int]
+) -> Path:
+    """Displacement (N,) of volumes from 0, and a second row with a chart for each of ``groups``.
+
+    Volumes that are ``marked`` stand out in all of them.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.4 + 2.3 * bool(groups)), layout='constrained', facecolor='white')
+    grid = figure.add_gridspec(1 + bool(groups), max(len(groups), 1))
+    top = _styled(figure.add_subplot(grid[0, :]))
+    volumes = np.arange(len(moved))
+    top.plot(volumes, moved, color=BLUE, marker='o', markersize=3, linewidth=1)
+    top.set(ylabel='displacement (mm)', ylim=(0, None), xlabel='' if groups else 'volume')
+    every = [top]
+    for place, (words, curves) in enumerate(groups.items()):
+        axes = _styled(figure.add_subplot(grid[1, place]))
+        for colour, (name, values) in zip(CURVES, curves.items(), strict=False):
+            axes.plot(volumes, values, color=colour, linewidth=1.3, label=name)
+        axes.set(xlabel='volume', ylabel=words)
+        every.append(axes)
+    if groups:
+        figure.legend(*every[-1].get_legend_handles_labels(), loc='outside lower center',
+                      ncols=len(CURVES), frameon=False, fontsize=9)  # fmt: skip
+    for axes in every:
+        axes.set_xlim(-0.5, len(moved) - 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        for n in marked:
+            axes.axvspan(n - 0.5, n + 0.5, color=ORANGE, alpha=0.3, linewidth=0)
     return save(figure, path)
 
 

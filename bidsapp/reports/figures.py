@@ -1,9 +1,8 @@
-"""What is drawn of one run: anatomy, anisotropy, labels, directions, other maps, motion."""
+"""What is drawn of one run: anatomy, anisotropy, labels, directions, other maps."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,10 +20,11 @@ from bidsapp.reports.planes import (
     overlaid,
     window,
 )
+from bidsapp.reports.titles import begun, heading_of, title_of
 from bidsapp.reports.written import PREDICTED, WrittenRun, sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from bidsapp.reports.canvas import Key, Row
@@ -33,29 +33,28 @@ if TYPE_CHECKING:
 #: Colours of labels 1, 2, …: apart from each other, from grey, and for colour-blind eyes.
 LABEL_COLOURS = ('#e69f00', '#2ec4b6', '#3f6fff', '#cc79a7', '#f0e442')
 DIFFERENT = '#ff3b30'
-#: How sources are called in titles.
-TITLES = {
-    'reference': 'reference', 'truth': 'truth', PREDICTED: 'network', 'csd': 'reference, '
-    'spherical deconvolution', 'tensor': 'reference, diffusion tensor',
-}  # fmt: skip
+#: Numbers from dark to bright, where labels count something.
+COUNTING = {'nfib': ('#3f6fff', '#2ec4b6', '#f0e442')}
+#: How much of their colour is laid over the image: their brightness must be seen.
+COUNTED = 0.75
 #: mm²/s; free water at body temperature has 3.0e-3.
 HIGHEST_ADC = 3.0e-3
 #: Degrees; axes at random are 57° apart on average.
 LARGEST_ANGLE = 90.0
+#: Parameter → the value drawn white, and its factor and unit in the key; shown in this order.
+SCALES = {
+    'icvf': (1.0, 1.0, ''), 'od': (1.0, 1.0, ''), 'isovf': (1.0, 1.0, ''),
+    'diffusivity': (HIGHEST_ADC, 1e3, ' · 10⁻³ mm²/s'),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A figure and what to say of it."""
+    """A figure and what to say of it; there may be something to say and nothing to draw."""
 
     heading: str
-    path: Path
+    path: Path | None
     caption: str
-
-
-def title_of(source: str) -> str:
-    """A source in words."""
-    return TITLES.get(source, source)
 
 
 def comparing_cuts(view: View) -> list[Cut]:
@@ -72,7 +71,7 @@ def source_rows(
 ) -> list[Row]:
     """The same cuts of the map of every source, a row each."""
     return [
-        (title_of(source).capitalize(), view.panels(cuts, partial(paint, volume)))
+        (begun(title_of(source)), view.panels(cuts, partial(paint, volume)))
         for source, volume in maps.items()
     ]
 
@@ -169,11 +168,13 @@ def draw_labels(run: WrittenRun, view: View, segmentation: str) -> Drawn | None:
     maps = {source: view.load(path) for source, path in files.items()}
     names = classes_of(next(iter(files.values())))
     indices = sorted({int(i) for m in maps.values() for i in np.unique(m)} - {0})
-    colours = {i: LABEL_COLOURS[(i - 1) % len(LABEL_COLOURS)] for i in indices}
+    palette = COUNTING.get(segmentation, LABEL_COLOURS)
+    strength = COUNTED if segmentation in COUNTING else 0.45
+    colours = {i: palette[(i - 1) % len(palette)] for i in indices}
     cuts, high = comparing_cuts(view), window(view.b0, view.brain, 98)
 
     def paint(labels: np.ndarray, at: At) -> np.ndarray:
-        return overlaid(grey(at(view.b0), high), at(labels), colours)
+        return overlaid(grey(at(view.b0), high), at(labels), colours, strength)
 
     rows = source_rows(view, cuts, maps, paint)
     pairs = [(colours[i], names.get(i, f'label {i}')) for i in indices]
@@ -189,7 +190,7 @@ def draw_labels(run: WrittenRun, view: View, segmentation: str) -> Drawn | None:
         caption += ' ' + agreement(one, other, names) + seen(files[PREDICTED])
     path = run.figure(segmentation=segmentation, desc='comparison', suffix='dseg')
     canvas.draw_rows(path, rows, [canvas.swatches(pairs)])
-    return Drawn(f'Labels: {segmentation}', path, caption)
+    return Drawn(heading_of('Labels', segmentation), path, caption)
 
 
 def agreement(one: np.ndarray, other: np.ndarray, names: Mapping[int, str]) -> str:
@@ -255,9 +256,10 @@ def segmentations(run: WrittenRun) -> list[str]:
 
 
 def parameters(run: WrittenRun) -> list[str]:
-    """Names of the parameter maps of one volume that a run has."""
+    """Names of the parameter maps of one volume that a run has, those of one model together."""
     named = (parse(path.name) for path in run.files())
-    return sorted({n['param'] for n in named if 'param' in n} - {'direction'})
+    found = {n['param'] for n in named if 'param' in n} - {'direction'}
+    return [*(p for p in SCALES if p in found), *sorted(found - SCALES.keys())]
 
 
 def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
@@ -267,27 +269,16 @@ def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
     maps = {source: m for source, m in maps.items() if m.ndim == 3}
     if not maps:
         return None
-    high = max(window(m, view.brain & (m != 0)) for m in maps.values())
+    if param in SCALES:
+        high, factor, unit = SCALES[param]
+    else:
+        high, factor = max(window(m, view.brain & (m != 0)) for m in maps.values()), 1.0
+        unit = f' {sidecar(next(iter(files.values()))).get("Units", "")}'
     rows = source_rows(view, comparing_cuts(view), maps, lambda m, at: grey(at(m), high))
-    units = str(sidecar(next(iter(files.values()))).get('Units', ''))
     path = run.figure(param=param, desc='comparison', suffix='dwimap')
-    canvas.draw_rows(path, rows, [canvas.scale_bar(param, 'gray', high, f' {units}')])
-    caption = f'{param}, every source in the same grey scale.'
+    canvas.draw_rows(path, rows, [canvas.scale_bar(param, 'gray', high * factor, unit)])
+    description = str(sidecar(next(iter(files.values()))).get('Description', ''))
+    caption = ' '.join([description, *['Every source in the same grey scale.'] * (len(maps) > 1)])
     if PREDICTED in files:
         caption += seen(files[PREDICTED])
-    return Drawn(f'Parameter: {param}', path, caption)
-
-
-def draw_motion(run: WrittenRun) -> Drawn | None:
-    """Framewise displacement of every volume, where the sidecar of the run holds it."""
-    from bidsapp.reports.charts import line_chart
-
-    motion = sidecar(run.dwi).get('MotionCorrection')
-    values = motion.get('FramewiseDisplacement') if isinstance(motion, Mapping) else None
-    if not values or not all(isinstance(x, int | float) for x in values):
-        return None
-    path = run.figure(desc='motion', suffix='dwi')
-    line_chart(path, values, 'volume', 'displacement (mm)')
-    mean, most = float(np.mean(values)), float(np.max(values))
-    caption = f'Framewise displacement of the head: mean {mean:.2f} mm, largest {most:.2f} mm.'
-    return Drawn('Head motion', path, caption)
+    return Drawn(heading_of('Parameter', param), path, caption)

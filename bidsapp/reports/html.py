@@ -32,7 +32,10 @@ h3 { font-size: 1.05rem; margin: 1.75rem 0 .5rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
 th, td { border-bottom: 1px solid #e4e7eb; padding: .3rem .9rem .3rem 0; text-align: left;
   vertical-align: top; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-th { font-weight: 600; color: #3b444f; }
+td { min-width: 4.5rem; }
+td > div > div { padding-left: 1rem; }
+td ul { margin: 0; padding-left: 1.2rem; }
+th { overflow-wrap: normal; font-weight: 600; color: #3b444f; }
 .wide { overflow-x: auto; }
 figure { margin: .5rem 0 1.5rem; }
 figure img { display: block; max-width: 100%; height: auto; }
@@ -75,12 +78,14 @@ def readable(value: Any) -> Html:
         case float():
             return joined(f'{value:.6g}')
         case dict():
-            return Html('<br>'.join(joined(k, ': ', readable(v)) for k, v in value.items()))
+            lines = (element('div', k, ': ', readable(v)) for k, v in value.items())
+            return joined(*lines)
         case list() | tuple() if len(value) > LONG_LIST and all(_is_number(x) for x in value):
             return joined(f'{len(value)} values, {min(value):.4g} to {max(value):.4g}')
         case list() | tuple():
-            separator = ', ' if all(_is_number(x) for x in value) else '<br>'
-            return Html(separator.join(readable(x) for x in value))
+            if len(value) == 1 or all(_is_number(x) for x in value):
+                return Html(', '.join(readable(x) for x in value))
+            return element('ul', *(element('li', readable(x)) for x in value))
     return joined(value)
 
 
@@ -111,9 +116,9 @@ def box(kind: str, title: str, messages: Sequence[str]) -> Html:
     return element('div', element('strong', title), element('ul', *items), class_=kind)
 
 
-def figure(source: str, caption: str) -> Html:
-    """A picture that links to itself in full size."""
-    image = element('img', src=source, alt=caption)
+def figure(source: str, caption: str, alt: str = '') -> Html:
+    """A picture that links to itself in full size; ``alt`` names it, else the caption does."""
+    image = element('img', src=source, alt=alt or caption)
     return element('figure', element('a', image, href=source), element('figcaption', caption))
 
 

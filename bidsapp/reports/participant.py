@@ -11,7 +11,7 @@ from bidsapp.bids.samples import load_table, open_image
 from bidsapp.bids.write import write_text
 from bidsapp.core import BadData, Problem
 from bidsapp.physics.gradients import acquisition, voxel_sizes
-from bidsapp.reports import figures, html
+from bidsapp.reports import figures, html, preprocessing
 from bidsapp.reports.planes import open_view
 from bidsapp.reports.written import WrittenRun, find_written, sidecar
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from bidsapp.reports.figures import Drawn
 
-#: Fields of a preprocessed run's sidecar that say what was done to it, or not.
+#: Fields of a preprocessed run's sidecar that say what was done to it, or not, in that order.
 PROCESSING = (
-    'MotionCorrection', 'BiasFieldCorrection', 'DistortionCorrection', 'Denoising', 'Unringing',
-    'Registration', 'SkullStripped', 'Notes',
+    'CorrectedBy', 'Denoising', 'GibbsUnringing', 'MotionCorrection', 'DistortionCorrection',
+    'BiasFieldCorrection', 'Registration', 'SkullStripped', 'Notes',
 )  # fmt: skip
 #: Fields that say how a prediction came about.
 PREDICTION = ('ModelName', 'ModelVersion', 'ModelSHA256', 'Device', 'SeenInTraining')
@@ -38,6 +38,9 @@ ELSEWHERE = (
     'Description', 'Sources', 'Warnings', 'OrientationEncoding', 'EncodingAxis', 'Reference',
     'Units', 'LabelMap', 'SkullStripped', 'Type', *PREDICTION,
 )  # fmt: skip
+
+#: What there is to say of a table of confounds.
+CONFOUNDS = 'Motion of the head and slices replaced, by volume.'
 
 
 def participant_page(
@@ -78,7 +81,9 @@ def _draw(run: WrittenRun) -> tuple[list[Drawn], list[str]]:
         return [], [str(problem)]
     wanted: list[Callable[[], Drawn | None]] = [
         partial(figures.draw_mask, run, view),
-        partial(figures.draw_motion, run),
+        partial(preprocessing.draw_ingested, run),
+        partial(preprocessing.draw_motion, run),
+        partial(preprocessing.draw_distortion, run, view),
         partial(figures.draw_anisotropy, run, view),
         *(partial(figures.draw_labels, run, view, name) for name in figures.segmentations(run)),
         partial(figures.draw_directions, run, view),
@@ -113,8 +118,12 @@ def _section(run: WrittenRun, drawn: list[Drawn]) -> html.Html:
         _titled('Predictions', _predictions(files)),
     ]
     for one in drawn:
+        pieces.append(html.element('h3', one.heading))
+        if one.path is None:
+            pieces.append(html.element('p', one.caption))
+            continue
         source = quote(one.path.relative_to(run.root).as_posix())
-        pieces += [html.element('h3', one.heading), html.figure(source, one.caption)]
+        pieces.append(html.figure(source, one.caption, f'{one.heading} of {run.name}'))
     pieces.append(_titled('Output files', _listing(run, files)))
     return html.element('section', *pieces)
 
@@ -164,11 +173,18 @@ def _predictions(files: list[Path]) -> html.Html:
 
 
 def _listing(run: WrittenRun, files: list[Path]) -> html.Html:
-    """Every image with its description and whatever else its sidecar says."""
-    rows = []
+    """Every image with its description and whatever else its sidecar says; the confounds."""
+    rows: list[tuple[Any, ...]] = []
     for path in (p for p in files if p.name.endswith('.nii.gz')):
         content = sidecar(path)
-        link = html.element('a', path.name, href=quote(path.relative_to(run.root).as_posix()))
         more = {k: v for k, v in content.items() if k not in ELSEWHERE} if path != run.dwi else {}
-        rows.append((link, content.get('Description'), content.get('Units'), more or None))
+        rows.append(
+            (_link(run, path), content.get('Description'), content.get('Units'), more or None)
+        )
+    rows += [(_link(run, path), CONFOUNDS, 'mm, rad', None)
+             for path in files if path.name.endswith('_timeseries.tsv')]  # fmt: skip
     return html.table(('File', 'Description', 'Units', 'Further'), rows)
+
+
+def _link(run: WrittenRun, path: Path) -> html.Html:
+    return html.element('a', path.name, href=quote(path.relative_to(run.root).as_posix()))

@@ -67,7 +67,11 @@ class View:
             image.affine, self.run_affine, atol=1e-3
         ):
             raise BadData(f'{path.name} is not on the voxel grid of its run')
-        return to_ras(load_volume(path), self.run_affine)[0]
+        return self.turned(load_volume(path))
+
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        """``array`` (X, Y, Z[, K]) on the grid of the files turned to RAS."""
+        return to_ras(array, self.run_affine)[0]
 
     @property
     def brain_box(self) -> Box:
@@ -139,7 +143,7 @@ def open_view(case: Case) -> View:
             f'{case.files["dwi"].name} has shape {image.shape}, its table {len(weighted)} b-values'
         )
     chosen = np.flatnonzero(weighted if weighted.all() else ~weighted)
-    b0, affine = to_ras(_mean_of(case.files['dwi'], chosen), image.affine)
+    b0, affine = to_ras(mean_of(case.files['dwi'], chosen), image.affine)
     empty = np.zeros(image.shape[:3], bool)
     view = View(image.affine, image.shape[:3], affine, b0, empty)
     brain = view.load(case.files['mask']) > 0
@@ -148,7 +152,7 @@ def open_view(case: Case) -> View:
     return View(image.affine, image.shape[:3], affine, b0, brain)
 
 
-def _mean_of(path: Path, volumes: np.ndarray) -> np.ndarray:
+def mean_of(path: Path, volumes: np.ndarray) -> np.ndarray:
     """(X, Y, Z) mean of some volumes, read in one pass without the others in memory."""
     import nibabel as nib
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
 
 from bidsapp.bids.names import build, parse, source_entities, stem
-from bidsapp.core import Case
+from bidsapp.core import BadData, Case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 #: Sources of a map, in the order in which they are shown; others follow by name.
 ORDER = ('truth', 'reference', 'csd', 'tensor', 'noddi', 'smt', 'unet')
@@ -80,15 +83,53 @@ def find_written(root: Path, subject: str) -> list[WrittenRun]:
     return [WrittenRun(root, path) for path in sorted(visible)]
 
 
+def raw_image(run: WrittenRun) -> Path | None:
+    """The raw image that a run was made from, if it is still where the dataset's links say."""
+    own = sidecar(run.dwi).get('Sources')
+    description = run.root / 'dataset_description.json'
+    links = _object(description).get('DatasetLinks') if description.is_file() else None
+    if not isinstance(own, list) or len(own) != 1 or not isinstance(links, dict):
+        return None
+    scheme, _, named = str(own[0]).partition(':')
+    name, _, below = named.partition(':')
+    url = urlsplit(str(links.get(name, '')))
+    if scheme != 'bids' or url.scheme != 'file' or not below:
+        return None
+    path = Path(unquote(url.path)) / below
+    return path if path.is_file() else None
+
+
+def read_confounds(run: WrittenRun) -> dict[str, np.ndarray]:
+    """Columns (N,) of a run's table of confounds, 'n/a' as NaN; empty if there is none.
+
+    Raises BadData for a table that is none.
+    """
+    path = run.dwi.with_name(f'{run.name}_desc-confounds_timeseries.tsv')
+    if not path.is_file():
+        return {}
+    header, *rows = [x.split('\t') for x in path.read_text(encoding='utf-8').splitlines()] or [[]]
+    try:
+        values = [[float('nan' if x == 'n/a' else x) for x in row] for row in rows]
+        return dict(zip(header, np.array(values).reshape(-1, len(header)).T, strict=True))
+    except ValueError as error:
+        raise BadData(f'{path.name} is no table of numbers: {error}') from error
+
+
+def number_of(value: Any) -> float | None:
+    """A value of a JSON file if it is a number."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known else None
+
+
 def sidecar(path: Path) -> Mapping[str, Any]:
     """The JSON beside an image; what is wrong with it stands under ``Warnings``."""
     beside = path.with_name(path.name.removesuffix('.nii.gz') + '.json')
-    if not beside.is_file():
-        return {}
+    return _object(beside) if beside.is_file() else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(beside.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-        return {'Warnings': [f'{beside.name} is not valid JSON: {error}']}
-    if not isinstance(content, dict):
-        return {'Warnings': [f'{beside.name} holds no JSON object']}
-    return content
+        return {'Warnings': [f'{path.name} is not valid JSON: {error}']}
+    return content if isinstance(content, dict) else {'Warnings': [f'{path.name} holds no object']}
