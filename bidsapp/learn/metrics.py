@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -25,6 +27,20 @@ def dice_per_class(counts: Tensor) -> Tensor:
 def f1_macro(counts: Tensor) -> float:
     """Mean F1 over the classes that occur."""
     return float(dice_per_class(counts).nanmean())
+
+
+def class_scores(
+    predicted: Tensor, truth: Tensor, codes: Sequence[str]
+) -> list[tuple[str, str, float]]:
+    """F1 macro, accuracy, and Dice of each class, of (V,) labels 1 … K named by ``codes``."""
+    counts = confusion(predicted, truth, len(codes))
+    accuracy = float(counts.diagonal().sum() / counts.sum().clamp_min(1))
+    dice = zip(codes, dice_per_class(counts).tolist(), strict=True)
+    return [
+        ('f1_macro', 'all', f1_macro(counts)),
+        ('accuracy', 'all', accuracy),
+        *(('dice', code, value) for code, value in dice),
+    ]
 
 
 def angular_errors(predicted: Tensor, truth: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from bidsapp.bids.samples import load_sample, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import cross_entropy_and_dice
-from bidsapp.learn.metrics import confusion, dice_per_class, f1_macro
+from bidsapp.learn.metrics import class_scores
 from bidsapp.physics.deconvolution import supports_deconvolution
 from bidsapp.physics.qspace import SLOTS
 from bidsapp.physics.turns import ALL_TURNS
@@ -23,6 +23,7 @@ MIN_DIRECTIONS = 30
 FIBRES = ((1, 'One Fibre', '1F'), (2, 'Two Fibres', '2F'), (3, 'Three Fibres', '3F'))
 #: What the network tells apart: no white matter or no fibre found in it, one, two, three.
 CLASSES = ((0, 'No Fibre', '0F'), *FIBRES)
+CODES = tuple(code for _, _, code in CLASSES)
 
 DSEG = Output(
     'nfib',
@@ -63,11 +64,8 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
     where = sample.mask[0]
-    counts = confusion(output.argmax(0)[where] + 1, sample.target[0][where], len(CLASSES))
-    accuracy = float(counts.diagonal().sum() / counts.sum().clamp_min(1))
-    rows = [('f1_macro', 'all', f1_macro(counts)), ('accuracy', 'all', accuracy)]
-    dice = zip(CLASSES, dice_per_class(counts).tolist(), strict=True)
-    return rows + [('dice', code, value) for (_, _, code), value in dice]
+    predicted = output.argmax(0)[where] + 1
+    return class_scores(predicted, sample.target[0][where], CODES)
 
 
 def reference(acquisition: Acquisition) -> str:

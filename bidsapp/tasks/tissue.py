@@ -9,7 +9,7 @@ import numpy as np
 from bidsapp.bids.samples import load_sample, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import cross_entropy_and_dice
-from bidsapp.learn.metrics import confusion, dice_per_class, f1_macro
+from bidsapp.learn.metrics import class_scores
 from bidsapp.physics.qspace import SLOTS
 from bidsapp.physics.turns import MIRRORED
 
@@ -53,11 +53,8 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
     where = sample.mask[0] & (sample.target[0] > 0)
-    counts = confusion(output.argmax(0)[where] + 1, sample.target[0][where], len(CODES))
-    accuracy = float(counts.diagonal().sum() / counts.sum().clamp_min(1))
-    rows = [('f1_macro', 'all', f1_macro(counts)), ('accuracy', 'all', accuracy)]
-    dice = dice_per_class(counts).tolist()
-    return rows + [('dice', code, value) for code, value in zip(CODES, dice, strict=True)]
+    predicted = output.argmax(0)[where] + 1
+    return class_scores(predicted, sample.target[0][where], CODES)
 
 
 def reference(acquisition: Acquisition) -> str:
