@@ -6,30 +6,31 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bidsapp import __version__
-from bidsapp.bids.write import BIDS_VERSION, whole, write_json, write_text
-from bidsapp.core import B0_THRESHOLD, CannotCreate, GradientTable, Problem, WrongUsage
-from bidsapp.physics.gradients import to_fsl
+from bidsapp.arguments import Parser
+from bidsapp.bids.write import BIDS_VERSION, write_json, write_text
+from bidsapp.core import B0_THRESHOLD, CannotCreate, Problem
+from bidsapp.simulated_files import (
+    write_dwi,
+    write_fieldmap,
+    write_t1w,
+    write_table,
+    write_truth,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bidsapp.simulate.anatomy import Template
-    from bidsapp.simulate.scan import DiffusionScan
 
 GENERATED_BY = {
     'Name': 'transfermri-simulate',
     'Version': __version__,
     'Description': 'Simulated heads; no person was scanned',
-}
-SCANNER = {
-    'Manufacturer': 'TransferMRI simulator',
-    'ManufacturersModelName': 'synthetic head',
-    'MagneticFieldStrength': 3,
 }
 #: Voxel axes of the dMRI and of the T1w image; participants take them in turn.
 ORIENTATIONS = (('RAS', 'PSR'), ('LAS', 'RAS'), ('RAS', 'LAS'), ('LAS', 'PSR'))
@@ -55,6 +56,8 @@ class Design:
     directions: int = 32  #: of each shell
     bvals: tuple[float, ...] = (1000.0,)
     snr: float = 12.0  #: of white matter at b=0; a quick clinical scan
+    susceptibility: float = 0.0  #: Hz, largest off-resonance in the brain
+    dropout: float = 0.0  #: share of the slices of weighted volumes that lose signal
 
 
 def write_dataset(out: Path, design: Design, say: Callable[[str], None] = print) -> None:
@@ -72,7 +75,7 @@ def write_dataset(out: Path, design: Design, say: Callable[[str], None] = print)
         label = f'sub-{index + 1:0{width}d}'
         rows.append([label, *_write_participant(out, label, index, design, template)])
         say(f'{label}: written ({index + 1} of {design.participants})')
-    _write_table(out / 'participants.tsv', ['participant_id', 'dwi_axes', 'T1w_axes'], rows)
+    write_table(out / 'participants.tsv', ['participant_id', 'dwi_axes', 'T1w_axes'], rows)
 
 
 def _claim(out: Path) -> None:
@@ -119,68 +122,23 @@ def _write_participant(
         snr=design.snr,
         fine=max(1, int(np.ceil(design.voxel_size / design.fine_voxel_size - 1e-6))),
         phase_sign=1 if index % 2 else -1,
+        susceptibility_hz=design.susceptibility,
+        dropout=design.dropout,
     )
     tilt = torch.tensor([6.0, 3.0, 3.0]) * normal((3,), generator)
     tilted = acquisition.oblique(tilt, dwi_axes)
     grid = scan.field_of_view(head, tilted, design.voxel_size)
     run = scan.simulate_dwi(head, bundles, grid, protocol, generator)
-    _write_dwi(out / label / 'dwi', label, run, protocol.phase_sign, protocol.readout)
-    _write_truth(out / 'derivatives' / 'truth' / label / 'dwi', label, run)
+    write_dwi(out / label, label, run)
+    write_fieldmap(out / label, label, run)
+    write_truth(out / 'derivatives' / 'truth' / label, label, run)
 
     upright = acquisition.oblique(2 * normal((3,), generator), t1w_axes)
     grid = scan.field_of_view(head, upright, design.t1w_voxel_size, below=20)
     position = scan.draw_repositioning(torch.zeros(3), generator)
     image = scan.simulate_t1w(head, grid, position, protocol, generator)
-    _write_t1w(out / label / 'anat', label, image.numpy(), grid.affine.numpy())
+    write_t1w(out / label, label, image, grid.affine)
     return dwi_axes, t1w_axes
-
-
-def _write_dwi(folder: Path, label: str, run: DiffusionScan, sign: int, readout: float) -> None:
-    affine = run.grid.affine.double().numpy()
-    _write_image(folder / f'{label}_dwi.nii.gz', _counts(run.signal.movedim(0, -1).numpy()), affine)
-    table = GradientTable(run.bvecs.double().numpy(), run.bvals.double().numpy())
-    rows = [' '.join(f'{value:.6f}' for value in row) for row in to_fsl(table, affine)]
-    write_text(folder / f'{label}_dwi.bvec', '\n'.join(rows) + '\n')
-    write_text(folder / f'{label}_dwi.bval', ' '.join(f'{b:g}' for b in table.bvals) + '\n')
-    sidecar = {
-        **SCANNER,
-        'EchoTime': 0.085,
-        'RepetitionTime': 6.0,
-        'FlipAngle': 90,
-        'PhaseEncodingDirection': 'j' if sign > 0 else 'j-',
-        'TotalReadoutTime': readout,
-        'EffectiveEchoSpacing': round(readout / (run.grid.shape[1] - 1), 8),
-        'MRAcquisitionType': '2D',
-        'PulseSequenceType': 'Spin echo EPI',
-    }
-    write_json(folder / f'{label}_dwi.json', sidecar)
-
-
-def _write_t1w(folder: Path, label: str, image: np.ndarray, affine: np.ndarray) -> None:
-    _write_image(folder / f'{label}_T1w.nii.gz', _counts(image), affine.astype(float))
-    sidecar = {
-        **SCANNER,
-        'EchoTime': 0.003,
-        'RepetitionTime': 2.3,
-        'InversionTime': 0.9,
-        'FlipAngle': 9,
-        'MRAcquisitionType': '3D',
-        'PulseSequenceType': 'MPRAGE',
-    }
-    write_json(folder / f'{label}_T1w.json', sidecar)
-
-
-def _write_truth(folder: Path, label: str, run: DiffusionScan) -> None:
-    """The truth as derivatives, on the grid of the run."""
-    from bidsapp.simulate.truth import FIBRES, TISSUES, named_maps
-
-    affine = run.grid.affine.double().numpy()
-    for name, (array, sidecar) in named_maps(run.truth).items():
-        _write_image(folder / f'{label}_{name}.nii.gz', array, affine)
-        write_json(folder / f'{label}_{name}.json', sidecar)
-    for seg, rows in (('tissue', TISSUES), ('nfib', FIBRES)):
-        name = f'{label}_seg-{seg}_desc-truth_dseg.tsv'
-        _write_table(folder / name, ['index', 'name', 'abbreviation'], [list(row) for row in rows])
 
 
 def _write_dataset_files(out: Path, design: Design) -> None:
@@ -206,39 +164,23 @@ def _write_dataset_files(out: Path, design: Design) -> None:
     write_json(out / 'participants.json', columns)
 
 
-def _counts(image: np.ndarray) -> np.ndarray:
-    """Scanner units as whole numbers."""
-    return np.asarray(np.clip(np.rint(image), 0, np.iinfo(np.int16).max), np.int16)
-
-
-def _write_image(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    import nibabel as nib
-
-    image = nib.Nifti1Image(array, affine)
-    image.set_sform(affine, 'scanner')
-    image.set_qform(affine, 'scanner')
-    image.header.set_xyzt_units('mm', 'sec')
-    with whole(path) as hidden:
-        nib.save(image, hidden)
-
-
-def _write_table(path: Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:
-    lines = ['\t'.join(str(cell) for cell in row) for row in [header, *rows]]
-    write_text(path, '\n'.join(lines) + '\n')
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises WrongUsage, since exit code 2 means something else here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise WrongUsage(f'{message}\n{self.format_usage().rstrip()}')
-
-
 def _above(limit: float, kind: type[int] | type[float]) -> Callable[[str], Any]:
     def number(text: str) -> int | float:
         value = kind(text)
         if not limit < value < float('inf'):
             raise argparse.ArgumentTypeError(f'{text} given, a number above {limit:g} expected')
+        return value
+
+    return number
+
+
+def _below(limit: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not 0 <= value < limit:
+            raise argparse.ArgumentTypeError(
+                f'{text} given, a number of at least 0 and below {limit:g} expected'
+            )
         return value
 
     return number
@@ -250,8 +192,8 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog='transfermri-simulate',
         description='Write a synthetic BIDS dataset (T1w and dMRI of simulated heads) with its '
         'truth under derivatives/truth.',
@@ -264,6 +206,8 @@ def _parser() -> _Parser:
         ('voxel-size', amount, 'MM', 'edge of a dMRI voxel'),
         ('directions', count, 'N', 'gradient directions of each shell'),
         ('snr', amount, 'SNR', 'b=0 signal of white matter over the noise'),
+        ('susceptibility', _below(1000), 'HZ', 'largest off-resonance; adds a reversed b=0'),
+        ('dropout', _below(1), 'SHARE', 'share of weighted slices that lose signal'),
     ):
         usual = getattr(Design(), flag.replace('-', '_'))
         parser.add_argument(
@@ -292,6 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             directions=options.directions,
             bvals=tuple(options.bval),
             snr=options.snr,
+            susceptibility=options.susceptibility,
+            dropout=options.dropout,
         )
         write_dataset(options.out, design, say=lambda line: print(line, flush=True))
     except Problem as problem:

@@ -41,15 +41,23 @@ def draw_scheme(
 
 
 def draw_motion(
-    n: int, centre: Tensor, generator: torch.Generator, sd_mm: float = 0.5, sd_deg: float = 0.5
+    n: int,
+    centre: Tensor,
+    generator: torch.Generator,
+    sd_mm: float = 0.5,
+    sd_deg: float = 0.5,
+    walk: bool = False,
 ) -> Tensor:
     """(n, 4, 4) rigid head motion in world mm about ``centre``, one a volume; the first is none.
 
-    ``sd_mm`` and ``sd_deg`` are the standard deviations along and about each axis.
+    ``sd_mm`` and ``sd_deg`` are the standard deviations along and about each axis, from rest, or
+    with ``walk`` from the volume before: a head that does not come back.
     """
     degrees = sd_deg * normal((n, 3), generator, centre.device)
     shift = sd_mm * normal((n, 3), generator, centre.device)
     degrees[0], shift[0] = 0, 0
+    if walk:
+        degrees, shift = degrees.cumsum(0), shift.cumsum(0)
     return rigid(degrees, shift, centre)
 
 
@@ -64,16 +72,27 @@ def draw_eddy(n: int, generator: torch.Generator, edge_hz: float = 6.0) -> Tenso
     return coefficients * (1 + 0.1 * normal((n, 4, 3), generator))
 
 
-def eddy_shift(points: Tensor, gradient: Tensor, coefficients: Tensor, readout: float) -> Tensor:
-    """Shift in voxels along the phase-encoding axis at world ``points`` (3, …) mm.
+def draw_dropout(weighted: Tensor, slices: int, share: float, generator: torch.Generator) -> Tensor:
+    """(N, ``slices``) factor of the signal: U(0.1, 0.6) for a ``share`` of slices, 1 for others.
 
-    ``gradient`` (3,) is sqrt(b / b_max) g with its sign, ``coefficients`` (4, 3) one volume's
-    from ``draw_eddy``, ``readout`` the total readout time in s, negative for a reversed polarity.
-    An off-resonance of 1/readout Hz moves signal by one voxel.
+    A movement while the diffusion gradients are on costs the one slice that they encode, so only
+    the volumes in ``weighted`` (N,) bool lose any.
     """
-    hz = coefficients @ gradient
-    field = hz[0] + torch.tensordot(hz[1:], points, dims=1)
-    return field * readout
+    shape = (2, len(weighted), slices)
+    chance, left = torch.rand(shape, generator=generator, device=generator.device).to(
+        weighted.device
+    )
+    return torch.where((chance < share) & weighted[:, None], 0.1 + 0.5 * left, 1.0)
+
+
+def eddy_shift(offset: Tensor, hz: Tensor, readout: float) -> Tensor:
+    """Shift in voxels along the phase-encoding axis at ``offset`` (3, …) mm from the isocentre.
+
+    ``hz`` (4,) is the off-resonance there and per mm along world x, y, z, which is what `draw_eddy`
+    gives times sqrt(b / b_max) g; ``readout`` the total readout time in s, negative for a reversed
+    polarity. An off-resonance of 1/readout Hz moves signal by one voxel.
+    """
+    return (hz[0] + torch.tensordot(hz[1:], offset, dims=1)) * readout
 
 
 def displaced(volume: Tensor, shift: Tensor, axis: int) -> Tensor:
@@ -94,6 +113,27 @@ def displaced(volume: Tensor, shift: Tensor, axis: int) -> Tensor:
     below = integral.gather(-1, lower)
     density = image.gather(-1, lower)
     return torch.addcmul(below, source - lower, density).diff(dim=-1).movedim(-1, axis)
+
+
+def pushed(volume: Tensor, shift: Tensor, axis: int) -> Tensor:
+    """``volume`` (X, Y, Z) with its signal moved by ``shift`` voxels along ``axis``, sum conserved.
+
+    Unlike in `displaced`, ``shift`` (X, Y, Z) belongs to the places where signal comes from. What
+    overtakes (a fold) piles up where it catches up; what leaves the grid stays in its last voxel.
+    """
+    image, moving = volume.movedim(axis, -1), shift.movedim(axis, -1)
+    n = image.shape[-1]
+    integral = F.pad(image.cumsum(-1), (1, 0))
+    faces = torch.arange(n + 1, device=volume.device, dtype=volume.dtype).expand(integral.shape)
+    arrival = faces.clone()
+    arrival[..., 1:-1] += (moving[..., 1:] + moving[..., :-1]) / 2
+    arrival = arrival.clamp_(0, n).cummax(-1).values
+    lower = (torch.searchsorted(arrival, faces.contiguous(), right=True) - 1).clamp_(max=n - 1)
+    start, end = arrival.gather(-1, lower), arrival.gather(-1, lower + 1)
+    share = torch.where(end > start, (faces - start) / (end - start), 1.0)
+    received = torch.lerp(integral.gather(-1, lower), integral.gather(-1, lower + 1), share)
+    received[..., 0] = 0  # what leaves at the first face has piled up there
+    return received.diff(dim=-1).movedim(-1, axis)
 
 
 def turned(volume: Tensor, grid: Grid, motion: Tensor) -> Tensor:

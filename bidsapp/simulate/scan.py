@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bidsapp.simulate.acquisition import (
-    averaged,
-    displaced,
-    draw_bias,
-    draw_eddy,
-    draw_motion,
-    draw_scheme,
-    eddy_shift,
-    rician,
-    turned,
-)
+from bidsapp.simulate.acquisition import averaged, draw_bias, draw_scheme, rician
 from bidsapp.simulate.anatomy import AIR, CSF, GM, RIM, TISSUES, WM, Head
+from bidsapp.simulate.artefacts import Artefacts, draw_artefacts
 from bidsapp.simulate.fibres import MAX_FIBRES, Bundles, Fibres, fibres_at, resolve
 from bidsapp.simulate.grids import Grid, moved, normal, rigid
 from bidsapp.simulate.microstructure import (
@@ -52,11 +43,22 @@ class Protocol:
     fine: int = 2  #: fine voxels along the edge of a dMRI voxel
     motion_mm: float = 0.5  #: standard deviation from volume to volume, along each axis
     motion_deg: float = 0.5
+    motion_walk: bool = False  #: steps add up, as those of a person do; or each is from rest
     eddy_hz: float = 6.0  #: standard deviation of the eddy field 80 mm from the isocentre
+    susceptibility_hz: float = 0.0  #: largest off-resonance in the brain; 0 for none
+    dropout: float = 0.0  #: share of the slices of weighted volumes that lose signal
     readout: float = 0.05  #: s, total readout time
     phase_axis: int = 1  #: voxel axis of phase encoding
     phase_sign: int = 1  #: -1 for reversed polarity
     t1w_snr: float = 25.0  #: white matter over noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opposite:
+    """Two b=0 volumes of the opposite polarity, for a reversed pair with the run."""
+
+    signal: Tensor  #: (2, X, Y, Z) scanner units, on the run's grid
+    artefacts: Artefacts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +71,8 @@ class DiffusionScan:
     grid: Grid
     truth: Truth
     sigma: float  #: standard deviation of the noise in each channel, scanner units
+    artefacts: Artefacts
+    opposite: Opposite | None  #: where susceptibility distorts the run
 
 
 def field_of_view(head: Head, axes: Tensor, voxel: float, below: float = 6.0) -> Grid:
@@ -138,35 +142,37 @@ def simulate_dwi(
     head: Head, bundles: Bundles, grid: Grid, protocol: Protocol, generator: torch.Generator
 ) -> DiffusionScan:
     """Scan ``head`` on ``grid``; the first volume is b=0, with the head at its nominal position."""
-    fine = grid.refined(protocol.fine)
-    points = fine.points()
-    tissues = head.tissues(points)
-    white = tissues[WM] > SOME_WHITE
-    structure = draw_microstructure(fine.axes(), generator)
-    specimen = _Specimen(tissues, white, fibres_at(bundles, head, fine, white), structure)
+    specimen = _specimen(head, bundles, grid.refined(protocol.fine), generator)
     truth = _truth(specimen, protocol.fine)
-
     bvecs, bvals = draw_scheme(protocol.n_b0, protocol.shells, generator)
-    centre = points.flatten(1).mean(1)
-    motion = draw_motion(len(bvals), centre, generator, protocol.motion_mm, protocol.motion_deg)
-    eddy = draw_eddy(len(bvals), generator, protocol.eddy_hz).to(points)
-    readout = protocol.readout * protocol.phase_sign * protocol.fine
-    strength = (bvals / bvals.max().clamp_min(1)).sqrt().to(points)
-    offset = points - centre[:, None, None, None]
+    strength = (bvals / bvals.max().clamp_min(1)).sqrt()[:, None]
+    directions = bvecs.to(grid.affine)
+    artefacts = draw_artefacts(
+        head, grid, strength.to(directions) * directions, protocol, generator
+    )
     volumes = []
-    for v, (g, b) in enumerate(zip(bvecs.to(points), bvals.tolist(), strict=True)):
+    for v, (g, b) in enumerate(zip(directions, bvals.tolist(), strict=True)):
         # The head turns under fixed gradients, so in its own axes the gradient turns back.
-        volume = specimen.signal(b, motion[v, :3, :3].T @ g)
-        if v:
-            volume = turned(volume, fine, motion[v])
-        if b:
-            shift = eddy_shift(offset, strength[v] * g, eddy[v], readout)
-            volume = displaced(volume, shift, protocol.phase_axis)
-        volumes.append(averaged(volume[None], protocol.fine)[0])
-    signal = DWI_UNITS * torch.stack(volumes) * draw_bias(grid, generator)
+        signal = specimen.signal(b, artefacts.motion[v, :3, :3].T @ g)
+        volumes.append(artefacts.applied(signal, v))
+    signal = DWI_UNITS * torch.stack(volumes) * artefacts.bias
     pure = truth.tissue[WM] >= 0.9 * truth.tissue[WM].max()
     sigma = float(signal[0][pure].mean()) / protocol.snr
-    return DiffusionScan(rician(signal, sigma, generator), bvecs, bvals, grid, truth, sigma)
+    signal = rician(signal, sigma, generator)
+    opposite = None
+    if protocol.susceptibility_hz:
+        other = artefacts.reversed(2, generator, protocol.motion_mm, protocol.motion_deg)
+        still = specimen.signal(0.0, torch.zeros_like(directions[0]))
+        both = torch.stack([other.applied(still, v) for v in range(2)])
+        opposite = Opposite(rician(DWI_UNITS * both * other.bias, sigma, generator), other)
+    return DiffusionScan(signal, bvecs, bvals, grid, truth, sigma, artefacts, opposite)
+
+
+def _specimen(head: Head, bundles: Bundles, fine: Grid, generator: torch.Generator) -> _Specimen:
+    tissues = head.tissues(fine.points())
+    white = tissues[WM] > SOME_WHITE
+    structure = draw_microstructure(fine.axes(), generator)
+    return _Specimen(tissues, white, fibres_at(bundles, head, fine, white), structure)
 
 
 def _truth(specimen: _Specimen, factor: int) -> Truth:

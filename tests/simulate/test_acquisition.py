@@ -9,11 +9,13 @@ from bidsapp.simulate.acquisition import (
     averaged,
     displaced,
     draw_bias,
+    draw_dropout,
     draw_eddy,
     draw_motion,
     draw_scheme,
     eddy_shift,
     oblique,
+    pushed,
     rician,
     turned,
 )
@@ -67,18 +69,49 @@ def test_displacement_conserves_the_signal(generator, axis):
     )
 
 
+@pytest.mark.parametrize('axis', [0, 1, 2])
+@pytest.mark.parametrize('size', [0.2, 3.0])
+def test_pushing_conserves_the_signal_even_where_it_folds(generator, axis, size):
+    volume = torch.rand(12, 16, 14, generator=generator)
+    shift = torch.randn(12, 16, 14, generator=generator) * size + 1
+    received = pushed(volume, shift, axis)
+    assert received.min() > -1e-5
+    assert float(received.sum()) == pytest.approx(float(volume.sum()), rel=1e-5)
+
+
+def test_pushed_signal_goes_where_the_shift_of_its_own_place_sends_it():
+    volume = torch.zeros(3, 40, 3)
+    volume[1, 10] = 1
+    shift = 0.4 * torch.arange(40.0)[None, :, None].expand(3, 40, 3)
+    received = pushed(volume, shift, 1)
+    assert centre(received, 1) == pytest.approx(14, abs=1e-3)
+    assert received.max() == pytest.approx(1 / 1.4, abs=0.02)  # stretched, hence dimmer
+    constant = torch.full_like(volume, 1.5)
+    torch.testing.assert_close(pushed(volume, constant, 1), displaced(volume, constant, 1))
+    torch.testing.assert_close(pushed(volume, torch.zeros_like(volume), 1), volume)
+
+
+def test_dropout_costs_a_share_of_the_weighted_slices_most_of_their_signal(generator):
+    weighted = torch.arange(200) % 5 > 0
+    factor = draw_dropout(weighted, 50, 0.1, generator)
+    assert (factor[~weighted] == 1).all()
+    lost = factor[weighted][factor[weighted] < 1]
+    assert len(lost) / (160 * 50) == pytest.approx(0.1, abs=0.01)
+    assert 0.1 <= lost.min() < 0.12 < 0.58 < lost.max() < 0.6
+
+
 def test_eddy_displacement_of_a_scan_conserves_the_signal_and_follows_the_gradient(generator):
     volume, grid = block()
     coefficients = draw_eddy(1, generator, edge_hz=20)[0]
-    gradient = torch.tensor([0.6, 0.0, 0.8])
-    shift = eddy_shift(grid.points(), gradient, coefficients, 0.05)
-    opposite = eddy_shift(grid.points(), -gradient, coefficients, 0.05)
+    hz = coefficients @ torch.tensor([0.6, 0.0, 0.8])
+    shift = eddy_shift(grid.points(), hz, 0.05)
+    opposite = eddy_shift(grid.points(), -hz, 0.05)
     torch.testing.assert_close(opposite, -shift)
     assert shift.abs().max() > 0.1
     assert float(displaced(volume, shift, 1).sum()) == pytest.approx(float(volume.sum()), rel=1e-5)
     constant = torch.zeros(4, 3)
     constant[0, 0] = 20.0  # Hz for a gradient along x: 20 Hz * 0.05 s = 1 voxel
-    along_x = eddy_shift(grid.points(), torch.tensor([1.0, 0, 0]), constant, 0.05)
+    along_x = eddy_shift(grid.points(), constant @ torch.tensor([1.0, 0, 0]), 0.05)
     torch.testing.assert_close(along_x, torch.ones_like(along_x))
 
 
@@ -103,6 +136,16 @@ def test_the_first_volume_does_not_move(generator):
     torch.testing.assert_close(motion[0], torch.eye(4))
     angle = torch.rad2deg(torch.acos((motion[1:, :3, :3].diagonal(0, 1, 2).sum(-1) - 1) / 2))
     assert float(angle.square().mean().sqrt()) == pytest.approx(0.5 * 3**0.5, rel=0.15)
+
+
+def test_a_head_that_walks_takes_equal_steps_and_goes_far():
+    middle = torch.zeros(3)
+    from_rest, walk = (
+        draw_motion(400, middle, torch.Generator().manual_seed(8), 0.2, 0.0, walk)[:, :3, 3]
+        for walk in (False, True)
+    )
+    torch.testing.assert_close(walk.diff(dim=0), from_rest[1:], atol=1e-4, rtol=0)
+    assert walk.abs().max() > 2 > 1 > from_rest.abs().max()
 
 
 def test_noise_has_the_rician_floor_and_no_bias_where_signal_is_strong(generator):

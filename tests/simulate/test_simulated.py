@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bidsapp.bids.fieldmaps import find_fieldmaps
+from bidsapp.bids.scans import read_scan
 from bidsapp.core import CannotCreate
 from bidsapp.physics.gradients import from_fsl, grid_axes, tensor_design
 from bidsapp.simulated import Design, main, write_dataset
@@ -35,6 +37,13 @@ def silent(_):
 def dataset(tmp_path_factory):
     out = tmp_path_factory.mktemp('simulated') / 'heads'
     write_dataset(out, COARSE, silent)
+    return out
+
+
+@pytest.fixture(scope='module')
+def distorted(tmp_path_factory):
+    out = tmp_path_factory.mktemp('simulated') / 'distorted'
+    write_dataset(out, replace(COARSE, participants=1, susceptibility=50.0, dropout=0.05), silent)
     return out
 
 
@@ -156,7 +165,9 @@ def test_the_same_seed_gives_the_same_voxels_however_many_heads_there_are(datase
 
 
 @pytest.mark.parametrize('part', ['.', 'derivatives/truth'])
-def test_the_bids_validator_finds_no_error(dataset, part):
+@pytest.mark.parametrize('kind', ['dataset', 'distorted'])
+def test_the_bids_validator_finds_no_error(kind, part, request):
+    dataset = request.getfixturevalue(kind)
     validator = Path(sys.executable).with_name('bids-validator-deno')
     if not validator.is_file():
         pytest.skip('bids-validator-deno is not installed in this environment')
@@ -177,6 +188,25 @@ def test_nothing_half_written_is_left_and_polarity_is_told(dataset):
     assert told == {'j', 'j-'}
 
 
+def test_a_distorted_run_comes_with_a_reversed_pair_that_is_found(distorted):
+    assert not list(distorted.glob('sub-*/fmap/*dir-AP*'))
+    run = read_scan(distorted, distorted / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz')
+    other = read_scan(distorted, distorted / 'sub-01' / 'fmap' / 'sub-01_dir-PA_epi.nii.gz')
+    assert nib.load(other.path).shape == (*nib.load(run.path).shape[:3], 2)
+    np.testing.assert_array_equal(nib.load(other.path).affine, nib.load(run.path).affine)
+    # The first participant's k-space runs towards the back of the head, its opposite forward.
+    assert run.metadata['PhaseEncodingDirection'] == 'j-'
+    assert other.metadata['PhaseEncodingDirection'] == 'j'
+    hz = truth_of(distorted, 'sub-01', 'model-truth_param-offresonance_dwimap')
+    np.testing.assert_array_equal(hz.affine, nib.load(run.path).affine)
+    assert np.abs(hz.get_fdata()).max() > 35
+    (found,), notes = find_fieldmaps(run, [run, other])
+    assert found.kind == 'pair'
+    assert found.readout_ratio == 1
+    assert 'B0FieldIdentifier' in found.note
+    assert not notes
+
+
 def test_a_folder_in_use_is_refused(tmp_path, capsys):
     (tmp_path / 'notes.txt').write_text('mine')
     assert main([str(tmp_path)]) == CannotCreate.exit_code == 73
@@ -185,7 +215,16 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    'options', [['--participants', '0'], ['--seed', '-1'], ['--bval', '20'], ['--nonsense'], []]
+    'options',
+    [
+        ['--participants', '0'],
+        ['--seed', '-1'],
+        ['--bval', '20'],
+        ['--dropout', '1'],
+        ['--susceptibility', '-5'],
+        ['--nonsense'],
+        [],
+    ],
 )
 def test_wrong_usage_exits_64(tmp_path, options):
     assert main([*options, *([str(tmp_path / 'out')] if options else [])]) == 64
