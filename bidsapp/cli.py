@@ -197,6 +197,8 @@ def quiet_environment(settings: Settings) -> None:
     for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS',
                      'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'):  # fmt: skip
         os.environ[variable] = threads
+    # Threads that wait for work sleep; spinning ones take the processor from those that work.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     os.environ['MPLBACKEND'] = 'Agg'
 
 

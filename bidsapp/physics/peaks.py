@@ -39,6 +39,23 @@ def fibre_peaks(
     above it; zero where there are fewer. Where the highest is not above ``absolute`` (in the
     density's unit, see ``isotropic_floor``) there are none.
     """
+    parts = [
+        _peaks_of(density[:, first : first + _CHUNK], order, relative, separation_deg, absolute, n)
+        for first in range(0, max(density.shape[1], 1), _CHUNK)
+    ]
+    directions, amplitudes = zip(*parts, strict=True)
+    return np.concatenate(directions), np.concatenate(amplitudes)
+
+
+def _peaks_of(
+    density: FloatArray,
+    order: int,
+    relative: float,
+    separation_deg: float,
+    absolute: float,
+    n: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`fibre_peaks` of some voxels."""
     voxel, direction = _grid_maxima(density, order, relative)
     columns = density.T[voxel]
     direction, amplitude = _climb(direction, columns, order)
@@ -76,17 +93,13 @@ def _grid_maxima(
     """Voxel (P,) and direction (P, 3) of the local maxima on a grid that may become peaks."""
     directions, neighbours = _peak_grid()
     harmonics = sphere(order, len(directions))[1]
-    voxels, vertices = [], []
-    for first in range(0, max(density.shape[1], 1), _CHUNK):
-        values = harmonics @ density[:, first : first + _CHUNK]
-        # A grid point may be below the maximum that it stands for, hence a wider gate here.
-        highest = values > 0.8 * relative * values.max(0, initial=0)
-        for neighbour in neighbours.T:
-            highest &= values >= values[neighbour]
-        vertex, voxel = np.nonzero(highest)
-        voxels.append(voxel + first)
-        vertices.append(vertex)
-    return np.concatenate(voxels), directions[np.concatenate(vertices)]
+    values = harmonics @ density
+    # A grid point may be below the maximum that it stands for, hence a wider gate here.
+    highest = values > 0.8 * relative * values.max(0, initial=0)
+    for neighbour in neighbours.T:
+        highest &= values >= values[neighbour]
+    vertex, voxel = np.nonzero(highest)
+    return voxel, directions[vertex]
 
 
 def _climb(direction: FloatArray, columns: FloatArray, order: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,7 +75,7 @@ def done(odd, tmp_path_factory):
     """OUTPUT_DIR, and what a dry run had said before there was one."""
     out = tmp_path_factory.mktemp('odd_out') / 'out'
     said = call(odd, out, 'participant', '--dry-run')
-    assert not out.exists()
+    assert not list(out.rglob('*.nii.gz'))
     call(odd, out, 'participant')
     return out, said
 
