@@ -113,10 +113,14 @@ def sample(volumes: Tensor, voxels: Tensor, matrices: FloatArray) -> Tensor:
 
     ``matrices`` (N, 4, 4) map voxel index to voxel index; beyond the edge the edge is repeated.
     """
-    matrix = torch.as_tensor(matrices).to(volumes)
-    points = voxels @ matrix[:, :3, :3].mT + matrix[:, None, :3, 3]
-    size = torch.tensor(volumes.shape[1:]).to(points)
-    grid = (2 * points / (size - 1) - 1).flip(-1)[:, None, None]
+    # grid_sample wants places from -1 to 1, last axis first: part of the matrices, not of each place.
+    scale = 2 / (np.array(volumes.shape[1:]) - 1)
+    rows = np.array(matrices, float)[:, :3] * scale[:, None]
+    rows[:, :, 3] -= 1
+    place = torch.as_tensor(rows[:, ::-1].copy()).to(volumes)
+    grid = torch.baddbmm(
+        place[:, None, :, 3], voxels.expand(len(place), -1, -1), place[:, :, :3].mT
+    )[:, None, None]
     sampled = functional.grid_sample(
         volumes[:, None], grid, 'bilinear', padding_mode='border', align_corners=True
     )
