@@ -113,7 +113,7 @@ def sample(volumes: Tensor, voxels: Tensor, matrices: FloatArray) -> Tensor:
 
     ``matrices`` (N, 4, 4) map voxel index to voxel index; beyond the edge the edge is repeated.
     """
-    # grid_sample wants places from -1 to 1, last axis first: part of the matrices, not of each place.
+    # grid_sample wants places from -1 to 1, last axis first: the matrices see to that.
     scale = 2 / (np.array(volumes.shape[1:]) - 1)
     rows = np.array(matrices, float)[:, :3] * scale[:, None]
     rows[:, :, 3] -= 1
