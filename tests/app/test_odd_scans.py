@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -82,8 +83,8 @@ def done(odd, tmp_path_factory):
 
 def section(said: str, run: str) -> str:
     """What the dry run said of one run."""
-    after = said.split(f' {run}: ')[1]
-    return after.split(' sub-')[0]
+    after = said.partition(f' {run}: ')[2]
+    return re.split(r'\n[\d:]+ sub-', after)[0]
 
 
 RUNS = ('sub-six', 'sub-three', 'sub-bare', 'sub-two_ses-early', 'sub-two_ses-late')
