@@ -167,3 +167,37 @@ def test_output_is_valid_bids(done):
     validator = Path(sys.executable).with_name('bids-validator-deno')
     result = subprocess.run([validator, out, '--ignoreWarnings'], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_qsipreps_result_is_taken_instead_of_preprocessing_again(coarse, tmp_path, app):
+    """Its voxels stay as they are, and its bvec, in the axes of the image, becomes BIDS's."""
+    root = tmp_path / 'qsiprep'
+    folder = root / 'sub-01' / 'dwi'
+    folder.mkdir(parents=True)
+    maker = {'Name': 'QSIPrep', 'Version': '1.0.1'}
+    description = {'Name': 'QSIPrep', 'BIDSVersion': '1.9.0', 'GeneratedBy': [maker]}
+    (root / 'dataset_description.json').write_text(json.dumps(description))
+    raw = coarse / 'sub-01' / 'dwi' / 'sub-01_dwi'
+    made = folder / 'sub-01_space-ACPC_desc-preproc_dwi'
+    for kind in ('nii.gz', 'bval'):
+        shutil.copy(f'{raw}.{kind}', f'{made}.{kind}')
+    affine = nib.load(f'{raw}.nii.gz').affine
+    bvecs = np.loadtxt(f'{raw}.bvec')
+    flip = [-1 if np.linalg.det(affine) > 0 else 1, 1, 1]
+    np.savetxt(f'{made}.bvec', bvecs * np.array(flip)[:, None], fmt='%.6f')
+    out = tmp_path / 'out'
+    result = app(
+        coarse, out, 'participant', '--tasks', 'orientation', '-d', f'qsiprep={root}',
+        '--device', 'cpu',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'motion' not in result.stdout
+    done = out / 'sub-01' / 'dwi' / 'sub-01_space-ACPC_desc-preproc_dwi'
+    first, second = (nib.load(f'{path}.nii.gz').get_fdata() for path in (made, done))
+    assert np.array_equal(first, second)
+    np.testing.assert_allclose(np.loadtxt(f'{done}.bvec'), bvecs, atol=1e-3)
+    sidecar = json.loads(Path(f'{done}.json').read_text())
+    assert sidecar['CorrectedBy'] == 'qsiprep'
+    assert sidecar['GradientTableTest']['Passed']
+    assert not list(out.rglob('*confounds*'))
+    assert (out / 'sub-01/dwi/sub-01_space-ACPC_model-csd_param-direction_dwimap.nii.gz').is_file()
