@@ -58,7 +58,10 @@ def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Fin
 def examine_metadata(run: Run) -> list[Finding]:
     """Metadata that the corrections would use."""
     consequences = {
-        'PhaseEncodingDirection': 'eddy currents are corrected without assuming a direction',
+        'PhaseEncodingDirection': 'neither a reversed pair nor a field map can be used'
+        if 'PhaseEncodingAxis' in run.metadata
+        else 'no way to correct susceptibility distortion can be used, and eddy currents are '
+        'corrected without assuming a direction',
         'TotalReadoutTime': 'a field map could not be turned into a displacement',
     }
     return [
