@@ -36,6 +36,8 @@ _AREA = 1500.0
 _MANY = 5
 #: Times that slices are sought and replaced: an outlier spoils the predictions of its neighbours.
 _PASSES = 3
+#: Volumes of a shell that is judged; of fewer, the others do not say well what one should be.
+_FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,9 +167,10 @@ class _Expected:
 
 
 def _groups(gtab: GradientTable) -> list[NDArray[np.int_]]:
-    """Volumes judged together: shells, and b = 0 if there are several."""
+    """Volumes judged together: shells of enough volumes, and b = 0 if there are several."""
+    enough = [members for _, members in shells(gtab.bvals) if len(members) >= _FEWEST]
     b0 = np.flatnonzero(gtab.b0)
-    return [members for _, members in shells(gtab.bvals)] + ([b0] if len(b0) > 1 else [])
+    return enough + ([b0] if len(b0) > 1 else [])
 
 
 def low_slices(changes: FloatArray, groups: list[NDArray[np.int_]]) -> NDArray[np.bool_]:

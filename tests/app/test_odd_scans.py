@@ -13,6 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bidsapp.core import GradientTable
+from bidsapp.physics.gradients import well_spread
 from bidsapp.simulated import Design, write_dataset
 
 
@@ -43,8 +45,10 @@ def odd(small_dataset, tmp_path_factory):
     for label in ('six', 'bare'):
         rename(source / 'dwi', root / f'sub-{label}' / 'dwi', 'sub-01', f'sub-{label}')
     bvals = np.loadtxt(source / 'dwi' / 'sub-01_dwi.bval')
-    first = np.flatnonzero(bvals > 0)[:6]
-    keep_volumes(root / 'sub-six' / 'dwi', 'sub-six', np.r_[np.flatnonzero(bvals == 0)[:1], first])
+    table = GradientTable(np.loadtxt(source / 'dwi' / 'sub-01_dwi.bvec').T, bvals)
+    low = np.flatnonzero(bvals < 1500)
+    six = low[well_spread(table[low], 6)]
+    keep_volumes(root / 'sub-six' / 'dwi', 'sub-six', np.r_[0, six[bvals[six] > 0]])
     (root / 'sub-bare' / 'dwi' / 'sub-bare_dwi.json').unlink()
     keep_volumes(root / 'sub-bare' / 'dwi', 'sub-bare', np.flatnonzero(bvals < 1500))
     for session in ('early', 'late'):
