@@ -7,6 +7,7 @@ the gradient table, and the density of one single fibre integrates to 1 over the
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import TYPE_CHECKING, Any
@@ -195,10 +196,20 @@ def constrained_deconvolution(
     constraint = torch.from_numpy(sphere(order, _LOOKED_AT)[1]).to(device)
     forward = torch.from_numpy(basis(gtab.bvecs, order) * response.kernel(order)).to(device)
     densities = np.zeros((n_coefficients(order), attenuation.shape[1]))
-    for first in range(0, attenuation.shape[1], _CHUNK):
+
+    def solve(first: int) -> None:
         part = np.ascontiguousarray(attenuation[:, first : first + _CHUNK].T, np.float64)
         solved = _solve(torch.from_numpy(part).to(device), forward, constraint)
         densities[:, first : first + _CHUNK] = solved.cpu().numpy().T
+
+    # A thread a batch: matrices this small are not worth sharing out.
+    threads = torch.get_num_threads()
+    workers = threads if device == 'cpu' else 1
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(solve, range(0, attenuation.shape[1], _CHUNK)))
+    finally:
+        torch.set_num_threads(threads)
     return densities
 
 
