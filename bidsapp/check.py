@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bidsapp.arguments import Parser
 from bidsapp.bids.query import Run, check_dataset, find_runs, subjects_of
-from bidsapp.bids.samples import load_volume, open_image, read_numbers
+from bidsapp.bids.samples import load_volume, not_numbers, open_image, read_numbers
 from bidsapp.core import BadData, MissingInput, Problem
 from bidsapp.physics.gradients import Finding, examine, from_fsl
 from bidsapp.physics.table_test import check_table, finding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
 
 def examine_run(run: Run) -> list[Finding]:
@@ -44,7 +44,7 @@ def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Fin
         data = load_volume(path)
     except BadData as problem:
         return [Finding('error', 'UNREADABLE', str(problem))]
-    if bad := sum(int((~np.isfinite(data[..., v])).sum()) for v in range(data.shape[-1])):
+    if bad := not_numbers(data):
         message = f'{bad} voxels are not numbers (NaN or infinite); convert the image again'
         return [Finding('error', 'IMAGE_NAN', message)]
     affine = open_image(path).affine

@@ -49,6 +49,11 @@ def load_volume(path: Path, dtype: str = 'float32') -> np.ndarray:
         raise kind(f'{path} could not be read to its end: {error}. Copy it again.') from error
 
 
+def not_numbers(data: np.ndarray) -> int:
+    """How many voxels (X, Y, Z, N) are NaN or infinite; looked at a volume at a time."""
+    return sum(int((~np.isfinite(data[..., v])).sum()) for v in range(data.shape[-1]))
+
+
 def read_numbers(path: Path) -> np.ndarray:
     """The numbers of a bval or bvec file, (rows, columns). Raises BadData."""
     try:

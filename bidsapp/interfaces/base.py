@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import SimpleInterface
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 
 from bidsapp.core import InputOutputError, Problem, TryAgain, Unavailable
 
@@ -15,11 +15,18 @@ from bidsapp.core import InputOutputError, Problem, TryAgain, Unavailable
 PROBLEM = 'problem.json'
 
 
+class ComputingInput(BaseInterfaceInputSpec):
+    """Where and with how many threads a step computes; neither changes what comes out."""
+
+    device = traits.Str('cpu', usedefault=True, nohash=True)
+    n_threads = traits.Int(1, usedefault=True, nohash=True)
+
+
 class Step(SimpleInterface):
     """A step whose work is ``step(folder)``; what it returns becomes the outputs.
 
     A Problem is written as ``problem.json`` before it goes on to Nipype, because Nipype keeps of
-    an exception only its text.
+    an exception only its text. A step that says ``n_threads`` gets as many from torch.
     """
 
     def step(self, folder: Path) -> dict[str, Any]:
@@ -28,6 +35,10 @@ class Step(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         folder = Path(runtime.cwd)
+        if isinstance(self.inputs, ComputingInput):
+            import torch
+
+            torch.set_num_threads(self.inputs.n_threads)
         try:
             self._results.update(self.step(folder))
         except Problem as problem:

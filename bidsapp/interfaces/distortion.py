@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.samples import load_volume, open_image, read_numbers
 from bidsapp.core import B0_THRESHOLD, BadData, Unavailable
-from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
 
 if TYPE_CHECKING:
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 FEW = 5
 
 
-class _DistortionInput(BaseInterfaceInputSpec):
+class _DistortionInput(ComputingInput):
     b0 = File(exists=True, mandatory=True, desc='mean b=0 of the run, motion corrected')
     mask = File(exists=True, mandatory=True)
     t1w = File(exists=True, desc='bias-corrected T1w image')
     candidates = traits.List(traits.Dict, mandatory=True, desc='as bids.fieldmaps has them')
     reasons = traits.List(traits.Str, desc='why better ways are not among them')
     seed = traits.Int(0, usedefault=True)
-    device = traits.Str('cpu', usedefault=True, nohash=True)
-    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class _DistortionOutput(TraitedSpec):
@@ -48,9 +46,6 @@ class EstimateDistortion(Step):
 
         The sidecar gets the method, and why better ones were not used.
         """
-        import torch
-
-        torch.set_num_threads(self.inputs.n_threads)
         reasons = list(self.inputs.reasons or [])
         ways = {'pair': self.by_pair, 'gre': self.by_field, 't1w': self.by_t1w}
         for candidate in self.inputs.candidates:

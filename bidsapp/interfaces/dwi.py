@@ -14,9 +14,9 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bidsapp.bids.samples import load_volume, open_image, read_numbers
+from bidsapp.bids.samples import load_volume, not_numbers, open_image, read_numbers
 from bidsapp.core import B0_THRESHOLD, BadData, Case, Unavailable
-from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import (
     CorrectedOutput,
     MaskedScanInput,
@@ -58,7 +58,7 @@ class ExamineScan(Step):
         if errors := [f.message for f in findings if f.severity == 'error']:
             raise BadData(f'{path}: ' + '; '.join(errors))
         data = load_volume(path)
-        if bad := sum(int((~np.isfinite(data[..., v])).sum()) for v in range(data.shape[3])):
+        if bad := not_numbers(data):
             raise BadData(
                 f'{path} holds {bad} voxels that are not numbers (NaN or infinite). '
                 'Convert it again from the scanner files.'
@@ -103,10 +103,8 @@ class ExamineIngested(ExamineScan):
         return gradients.to_fsl(table, open_image(case.files['dwi']).affine), table.bvals
 
 
-class _DenoiseInput(BaseInterfaceInputSpec):
+class _DenoiseInput(ComputingInput):
     dwi = File(exists=True, mandatory=True)
-    device = traits.Str('cpu', usedefault=True, nohash=True)
-    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class Denoise(Step):
@@ -117,11 +115,8 @@ class Denoise(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """A run with too few volumes goes on as it is, which is said."""
-        import torch
-
         from bidsapp.physics.denoising import denoise
 
-        torch.set_num_threads(self.inputs.n_threads)
         path = Path(self.inputs.dwi)
         try:
             result = denoise(load_volume(path), device=self.inputs.device)
@@ -148,11 +143,8 @@ class Unring(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Only for a scan whose k-space was sampled in full; the workflow sees to that."""
-        import torch
-
         from bidsapp.physics.ringing import unring
 
-        torch.set_num_threads(self.inputs.n_threads)
         path = Path(self.inputs.dwi)
         result = unring(load_volume(path), tuple(self.inputs.axes), device=self.inputs.device)
         written = save_like(folder / 'dwi.nii', result, path)

@@ -17,8 +17,8 @@ from nipype.interfaces.base import (
 from bidsapp.bids.samples import load_table, load_volume
 from bidsapp.bids.write import own_uri, write_output
 from bidsapp.core import Case
-from bidsapp.interfaces.base import Step
-from bidsapp.interfaces.files import save_like
+from bidsapp.interfaces.base import ComputingInput, Step
+from bidsapp.interfaces.files import load_mask, save_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,10 +58,8 @@ class CanonicalInput(Step):
         return {'canonical': str(kept)}
 
 
-class _FibresInput(_CaseInput):
+class _FibresInput(_CaseInput, ComputingInput):
     tissue_posteriors = File(exists=True)
-    device = traits.Str('cpu', usedefault=True, nohash=True)
-    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class _Fibres(TraitedSpec):
@@ -76,13 +74,10 @@ class FindFibres(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them."""
-        import torch
-
         from bidsapp.physics.deconvolution import fibre_directions
 
-        torch.set_num_threads(self.inputs.n_threads)
         case = case_of(self.inputs, 'tissue_posteriors')
-        brain = load_volume(case.files['mask']) > 0
+        brain = load_mask(case.files['mask'])
         white = None
         if 'tissue_posteriors' in case.files:
             posteriors = load_volume(case.files['tissue_posteriors'])
@@ -97,7 +92,7 @@ class _Outputs(TraitedSpec):
     out_files = traits.List(File(exists=True))
 
 
-class _ReferenceInput(_CaseInput):
+class _ReferenceInput(_CaseInput, ComputingInput):
     task = traits.Str(mandatory=True)
     source = traits.Str(mandatory=True)
     out_root = traits.Str(mandatory=True)
@@ -105,7 +100,6 @@ class _ReferenceInput(_CaseInput):
     fibres = File(exists=True)
     more_sources = traits.List(traits.Str)
     quality = traits.Dict()
-    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class WriteReference(Step):
@@ -116,11 +110,8 @@ class WriteReference(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Only outputs for which the task has a reference are written."""
-        import torch
-
         from bidsapp import tasks
 
-        torch.set_num_threads(self.inputs.n_threads)
         task = tasks.get(self.inputs.task)
         if task.derive is None:
             raise ValueError(f'task {task.name} derives no reference')
@@ -140,16 +131,14 @@ class WriteReference(Step):
         return {'out_files': [str(path) for path in written]}
 
 
-class _PredictionInput(_CaseInput):
+class _PredictionInput(_CaseInput, ComputingInput):
     task = traits.Str(mandatory=True)
     canonical = Directory(exists=True, mandatory=True)
     model = Directory(exists=True, mandatory=True)
     model_sha256 = traits.Str(mandatory=True, desc='so that another model is another step')
     seen_in_training = traits.Bool(mandatory=True)
     out_root = traits.Str(mandatory=True)
-    device = traits.Str('cpu', usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
-    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class WritePrediction(Step):
@@ -160,14 +149,11 @@ class WritePrediction(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Every output says which model made it, on which device, and whether it had seen this."""
-        import torch
-
         from bidsapp import tasks
         from bidsapp.bids.samples import load_sample, onto_run
         from bidsapp.learn.checkpoint import load
         from bidsapp.learn.predict import network_of, predict
 
-        torch.set_num_threads(self.inputs.n_threads)
         task = tasks.get(self.inputs.task)
         case = case_of(self.inputs, 'canonical')
         root, like = Path(self.inputs.out_root), case.files['dwi']

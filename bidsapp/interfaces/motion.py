@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.samples import load_volume, open_image
 from bidsapp.core import GradientTable
-from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import (
     MaskedScanInput,
     load_mask,
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from bidsapp.physics.motion import Motion
 
 
-class _MotionInput(MaskedScanInput):
+class _MotionInput(MaskedScanInput, ComputingInput):
     phase_encoding = traits.Str(desc="'i', 'j-', …; undefined where it is not known")
     slice_axis = traits.Int(2, usedefault=True)
-    device = traits.Str('cpu', usedefault=True, nohash=True)
-    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class _MotionOutput(TraitedSpec):
@@ -49,12 +47,9 @@ class EstimateMotion(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Only outlier slices are replaced, where they are."""
-        import torch
-
         from bidsapp.physics import outliers
         from bidsapp.physics.motion import apply_motion, estimate_motion
 
-        torch.set_num_threads(self.inputs.n_threads)
         path = Path(self.inputs.dwi)
         affine, data = open_image(path).affine, load_volume(path)
         table = read_table(path, Path(self.inputs.bval), Path(self.inputs.bvec))
@@ -145,12 +140,11 @@ def load_motion(path: Path, slice_axis: int = 2) -> Motion:
     )
 
 
-class _CorrectInput(BaseInterfaceInputSpec):
+class _CorrectInput(ComputingInput):
     dwi = File(exists=True, mandatory=True)
     motion = File(exists=True, mandatory=True)
     displacement = File(exists=True, desc='of susceptibility, in voxels')
     axis = traits.Int(desc='along which')
-    n_threads = traits.Int(1, usedefault=True, nohash=True)
 
 
 class _Corrected(TraitedSpec):
@@ -165,11 +159,8 @@ class ApplyCorrections(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Every volume where the head was in the first b=0 volume."""
-        import torch
-
         from bidsapp.physics.motion import apply_motion
 
-        torch.set_num_threads(self.inputs.n_threads)
         path = Path(self.inputs.dwi)
         shift, axis = None, None
         if isdefined(self.inputs.displacement):
