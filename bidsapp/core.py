@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 #: s/mm²; a volume with a smaller b-value counts as not diffusion-weighted.
 B0_THRESHOLD = 50.0
 
+#: Classes of the segmentations: index, name, abbreviation.
+TISSUES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospinal Fluid', 'CSF'))
+FIBRES = ((1, 'One Fibre', '1F'), (2, 'Two Fibres', '2F'), (3, 'Three Fibres', '3F'))
+
 
 class Problem(Exception):
     """Something a user can mend. The message says what was found, what was expected, what to do.

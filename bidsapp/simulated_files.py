@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp.bids.write import whole, write_json, write_text
-from bidsapp.core import GradientTable
+from bidsapp.core import FIBRES, TISSUES, GradientTable
 from bidsapp.physics.gradients import grid_axes, to_fsl
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def write_t1w(folder: Path, label: str, image: Tensor, affine: Tensor) -> None:
 
 def write_truth(folder: Path, label: str, run: DiffusionScan) -> None:
     """The truth as derivatives, on the grid of the run."""
-    from bidsapp.simulate.truth import FIBRES, TISSUES, named_maps
+    from bidsapp.simulate.truth import named_maps
 
     for name, (array, sidecar) in named_maps(run.truth).items():
         stem = folder / 'dwi' / f'{label}_{name}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from bidsapp.core import WrongUsage
@@ -92,3 +93,8 @@ def predict(
     if whole:
         return run(image[None].to(device)).cpu()[0]
     return in_patches(run, image, PATCH, OVERLAP, device)
+
+
+def class_probabilities(logits: Tensor, mask: Tensor) -> np.ndarray:
+    """(K, X, Y, Z) logits → (X, Y, Z, K) probabilities in ``mask`` (1, X, Y, Z), 0 outside."""
+    return np.asarray((logits.softmax(0) * mask).movedim(0, -1).numpy())

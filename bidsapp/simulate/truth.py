@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bidsapp.core import TISSUES
 from bidsapp.simulate.fibres import MAX_FIBRES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TISSUES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospinal Fluid', 'CSF'))
-FIBRES = ((1, 'One Fibre', '1F'), (2, 'Two Fibres', '2F'), (3, 'Three Fibres', '3F'))
 DIRECTIONS = {
     'Description': 'Fibre directions in world (RAS+) axes, strongest first, three volumes '
     '(x, y, z) a fibre; zero where there is none',

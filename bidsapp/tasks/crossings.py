@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.bids.samples import load_sample, load_volume
-from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
+from bidsapp.core import FIBRES, Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import class_scores
+from bidsapp.learn.predict import class_probabilities
 from bidsapp.physics.deconvolution import supports_deconvolution
 from bidsapp.physics.qspace import SLOTS
 from bidsapp.physics.turns import ALL_TURNS
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 #: Fewer directions miss too many crossings for their number to be a label.
 MIN_DIRECTIONS = 30
-FIBRES = ((1, 'One Fibre', '1F'), (2, 'Two Fibres', '2F'), (3, 'Three Fibres', '3F'))
 #: What the network tells apart: no white matter or no fibre found in it, one, two, three.
 CLASSES = ((0, 'No Fibre', '0F'), *FIBRES)
 CODES = tuple(code for _, _, code in CLASSES)
@@ -51,12 +51,8 @@ def load(case: Case) -> Sample:
 
 def finish(output: Tensor, sample: Sample) -> Arrays:
     """(4, X, Y, Z) logits → number of fibres and probabilities in the brain, zero outside."""
-    inside = sample.mask[0].numpy()
-    probability = output.softmax(0).movedim(0, -1).numpy() * inside[..., None]
-    return {
-        'nfib': (probability.argmax(-1) * inside).astype(np.uint8),
-        'nfib_probability': probability,
-    }
+    probability = class_probabilities(output, sample.mask)
+    return {'nfib': probability.argmax(-1).astype(np.uint8), 'nfib_probability': probability}
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import torch
 
 from bidsapp.bids.samples import load_maps, load_sample, load_table, load_volume
+from bidsapp.bids.scans import read_object
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import weighted_absolute_error
 from bidsapp.physics.noddi import fit_noddi, supports_noddi
@@ -92,7 +92,7 @@ def noise_before(case: Case) -> float | None:
     """Standard deviation of the noise before denoising, which hides it but leaves its floor."""
     path = case.files['dwi']
     sidecar = path.with_name(path.name.removesuffix('.nii.gz') + '.json')
-    said = json.loads(sidecar.read_text(encoding='utf-8')) if sidecar.is_file() else {}
+    said = read_object(sidecar) if sidecar.is_file() else {}
     noise = said.get('Denoising', {}).get('NoiseMedian')
     return float(noise) if noise else None
 

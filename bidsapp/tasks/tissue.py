@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.bids.samples import load_sample, load_volume
-from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
+from bidsapp.core import TISSUES, Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import class_scores
+from bidsapp.learn.predict import class_probabilities
 from bidsapp.physics.qspace import SLOTS
 from bidsapp.physics.turns import MIRRORED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLASSES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospinal Fluid', 'CSF'))
-CODES = tuple(code for _, _, code in CLASSES)
+CODES = tuple(code for _, _, code in TISSUES)
 
 DSEG = Output(
     'tissue',
     {'suffix': 'dseg', 'seg': 'tissue'},
     'uint8',
-    labels=CLASSES,
+    labels=TISSUES,
     description='Tissue with the largest share of each brain voxel; 0 is outside the brain.',
 )
 PROBSEG = Output(
     'tissue_probability',
     {'suffix': 'probseg', 'seg': 'tissue'},
     'float32',
-    labels=CLASSES,
+    labels=TISSUES,
     description='Probability of each tissue, one volume a tissue.',
 )
 
@@ -42,9 +42,8 @@ def load(case: Case) -> Sample:
 
 def finish(output: Tensor, sample: Sample) -> Arrays:
     """(3, X, Y, Z) logits → labels and probabilities in the brain, zero outside."""
-    inside = sample.mask[0].numpy()
-    probability = output.softmax(0).movedim(0, -1).numpy() * inside[..., None]
-    label = (probability.argmax(-1) + 1) * inside
+    probability = class_probabilities(output, sample.mask)
+    label = (probability.argmax(-1) + 1) * sample.mask[0].numpy()
     return {'tissue': label.astype(np.uint8), 'tissue_probability': probability}
 
 
@@ -75,7 +74,7 @@ task = Task(
     name='tissue',
     modality='dwi',
     writes=(DSEG, PROBSEG),
-    channels=len(CLASSES),
+    channels=len(TISSUES),
     load=load,
     loss=cross_entropy_and_dice,
     finish=finish,
