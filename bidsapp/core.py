@@ -182,7 +182,7 @@ class Output:
     """
 
     name: str
-    entities: Mapping[str, str]  #: suffix, and seg or param; without desc and model
+    entities: Mapping[str, str]  #: suffix, and seg or param; desc only where it is always the same
     dtype: str
     units: str = 'arbitrary'
     labels: tuple[tuple[int, str, str], ...] = ()  #: (index, name, abbreviation) of a dseg
@@ -190,8 +190,13 @@ class Output:
     references: tuple[str, ...] = ('reference',)  #: sources a reference may have, best first
 
     def entities_from(self, source: str) -> dict[str, str]:
-        """The entities that name this output when it comes from ``source``."""
-        return {**self.entities, ('model' if 'param' in self.entities else 'desc'): source}
+        """The entities that name this output when it comes from ``source``.
+
+        An output with a ``desc`` of its own that is no map of a model keeps that name.
+        """
+        if 'param' in self.entities:
+            return {**self.entities, 'model': source}
+        return {'desc': source, **self.entities}
 
 
 Arrays = Mapping[str, np.ndarray]  #: by Output.name; (X, Y, Z) or (X, Y, Z, K), on the run's grid
@@ -202,8 +207,17 @@ Turn = tuple[tuple[int, ...], ...]
 
 
 def unchanged(tensor: Tensor, how: Any) -> Tensor:
-    """``tensor`` itself: no corruption of the input, no turning of the target."""
+    """``tensor`` itself: no turning of the target."""
     return tensor
+
+
+def anywhere(acquisition: Acquisition) -> None:
+    """A task whose prediction makes sense for every acquisition."""
+
+
+def nothing_more(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
+    """No fields of sidecars that follow from the values."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,22 +228,31 @@ class Task:
     modality: str  #: which preprocessing makes its input: 'dwi'
     writes: tuple[Output, ...]  #: what a prediction writes; the first ``learns`` are learnt
     channels: int  #: output channels of the network
+    targets: int  #: channels of the target
     load: Callable[[Case], Sample]  #: files → tensors; with target if the Case has the label file
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]  #: prediction, target, mask (B, …) → scalar
-    finish: Callable[[Tensor, Sample], Arrays]  #: (K, X, Y, Z) network output → what is written
+    finish: Callable[[Tensor, Sample, Case], Arrays]  #: (K, X, Y, Z) output → what is written
     metrics: Callable[[Tensor, Sample], list[tuple[str, str, float]]]  #: → (metric, label, value)
     score: str  #: the metric by which the best step is chosen
     higher_is_better: bool
     reference: Callable[[Acquisition], str]  #: source of the label; raises Unavailable
+    applies: Callable[[Acquisition], None] = anywhere  #: raises Unavailable: no prediction
     derive: Callable[[Case], Arrays] | None = None  #: files → reference label, on the run's grid
     reads: tuple[str, ...] = ()  #: files of a Case for ``derive``: 'tissue_posteriors', 'fibres'
     learns: int = 1
     beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source
-    corrupt: Callable[[Tensor, Any], Tensor] = unchanged
     turns: tuple[Turn, ...] = ()  #: of the canonical input, under which the task is learnt
     turn_target: Callable[[Tensor, Turn], Tensor] = unchanged  #: values, not places, of a target
+    details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
+    #: Output.name, from what ``finish`` returns, which may hold more than what is written
     network: str = 'unet3d'
     options: Mapping[str, Any] = field(default_factory=dict)  #: of the network
+    parts: Mapping[str, int] = field(default_factory=dict)  #: of a joint task: heads and channels
+
+    @property
+    def heads(self) -> Mapping[str, int]:
+        """The network's heads: task → channels."""
+        return self.parts or {self.name: self.channels}
 
     def labels(self, source: str) -> tuple[tuple[Output, str], ...]:
         """Every (output, source) that ``derive`` makes where the label is that of ``source``."""
@@ -248,6 +271,7 @@ class Plan:
     seed: int = 0
     device: str = 'cpu'
     validate_every: int = 50  #: steps
+    average: float = 0.0  #: decay of the moving average of weights that is kept; 0: none is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,4 +280,4 @@ class Checkpoint:
 
     card: Mapping[str, Any]
     body: Mapping[str, Tensor]
-    head: Mapping[str, Tensor] | None = field(default=None)
+    heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  #: by task

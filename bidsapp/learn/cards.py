@@ -36,7 +36,7 @@ def load_card(folder: Path) -> Mapping[str, Any]:
         )
     try:
         card: Mapping[str, Any] = json.loads(path.read_text())
-        missing = {'name', 'version', 'task', 'network', 'sha256'} - card.keys()
+        missing = {'name', 'version', 'heads', 'network', 'sha256'} - card.keys()
     except (ValueError, AttributeError) as error:
         raise BadData(f'{path} is not a model card: {error}') from error
     if missing:
@@ -63,10 +63,19 @@ def newest_model(models: Path, task: str) -> Path | None:
 
 
 def bundled_models() -> dict[str, Path]:
-    """Task → folder of the newest model in the package."""
-    tasks = (p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else ()
-    found = {task: newest_model(BUNDLED, task) for task in tasks}
-    return {task: folder for task, folder in found.items() if folder is not None}
+    """Task → folder of the newest pretrained model in the package, one for all its heads."""
+    newest = newest_model(BUNDLED, 'pretrained')
+    return dict.fromkeys(load_card(newest)['heads'], newest) if newest is not None else {}
+
+
+def pretrained(models: Path) -> Path:
+    """Where a user's own pretrained models stand, a folder an objective."""
+    return models / 'pretrained'
+
+
+def autoencoder(models: Path) -> Path | None:
+    """The newest autoencoder of the user's own, else that of the package."""
+    return newest_model(pretrained(models), 'autoencoder') or newest_model(BUNDLED, 'autoencoder')
 
 
 def training_participants(folder: Path) -> set[str]:

@@ -8,7 +8,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from bidsapp.core import BadData, Checkpoint, MissingInput
 from bidsapp.learn.cards import CARD, WEIGHTS, load_card, sha256
@@ -28,8 +29,10 @@ def save(checkpoint: Checkpoint, folder: Path, add: Callable[[Path], None] | Non
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     tensors = {f'body.{k}': v.contiguous() for k, v in checkpoint.body.items()}
-    tensors |= {f'head.{k}': v.contiguous() for k, v in (checkpoint.head or {}).items()}
-    save_file(tensors, staging / WEIGHTS)
+    for task, head in checkpoint.heads.items():
+        tensors |= {f'head.{task}.{k}': v.contiguous() for k, v in head.items()}
+    # Not save_file, whose files only their owner may read: a lab shares its models.
+    (staging / WEIGHTS).write_bytes(to_bytes(tensors))
     card = {**checkpoint.card, 'sha256': sha256(staging / WEIGHTS)}
     (staging / CARD).write_text(json.dumps(card, indent=2) + '\n')
     if add is not None:
@@ -57,4 +60,5 @@ def load(folder: Path) -> Checkpoint:
     def part(prefix: str) -> dict[str, Any]:
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-    return Checkpoint(card, part('body.'), part('head.') or None)
+    heads = {task: part(f'head.{task}.') for task in card['heads']}
+    return Checkpoint(card, part('body.'), heads)

@@ -11,9 +11,10 @@ import math
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 
 from bidsapp.core import Checkpoint, Plan, Problem, TryAgain
 from bidsapp.learn.evaluate import evaluate, score_of
-from bidsapp.learn.patches import PatchSource, seeded
+from bidsapp.learn.patches import seeded
 from bidsapp.learn.predict import precision
 from bidsapp.networks.registry import build
 from bidsapp.physics.turns import turned_channels, turned_voxels
@@ -52,13 +53,13 @@ class State:
 
 
 def start_network(task: Task, start: Checkpoint | None, channels_in: int, seed: int) -> UNet3d:
-    """A new network, or the body of ``start`` with its head where that was learnt for this task.
+    """A new network, or the body of ``start`` with those of its heads that the task has.
 
     Raises Problem if the start cannot carry this task's input.
     """
     if start is None:
         with seeded(seed):
-            return build(task.network, channels_in, task.channels, **task.options)
+            return build(task.network, channels_in, task.heads, **task.options)
     shape = start.card['network']
     if (shape['name'], shape['channels_in']) != (task.network, channels_in):
         raise Problem(
@@ -67,10 +68,11 @@ def start_network(task: Task, start: Checkpoint | None, channels_in: int, seed: 
             f'{channels_in}. Choose another --init.'
         )
     with seeded(seed):
-        network = build(task.network, channels_in, task.channels, **shape['options'])
+        network = build(task.network, channels_in, task.heads, **shape['options'])
     network.body.load_state_dict(start.body)
-    if start.head is not None and start.card['task'] == task.name:
-        network.head.load_state_dict(start.head)
+    for name in task.heads:
+        if name in start.heads:
+            network.heads[name].load_state_dict(start.heads[name])
     return network
 
 
@@ -102,9 +104,20 @@ def learning_rate(plan: Plan, step: int) -> float:
     return plan.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, plan.steps - warm)))
 
 
+class Source(Protocol):
+    """Where batches come from: patches of labelled scans, or a simulator."""
+
+    @property
+    def channels_in(self) -> int:
+        """Channels of an image."""
+
+    def batch(self, size: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(image, target, mask) of batch ``step``; the same numbers give the same batch."""
+
+
 def fit(
     task: Task,
-    train: Sequence[Sample],
+    train: Source,
     validation: Sequence[Sample],
     start: Checkpoint | None,
     plan: Plan,
@@ -113,18 +126,19 @@ def fit(
 ) -> tuple[UNet3d, State]:
     """Fit a network to ``train``; return it as it was at its best step on ``validation``.
 
+    With ``plan.average`` the weights that are scored and returned are a moving average.
     ``state_file`` holds the run's state while it lasts; an existing one is continued, and the
     caller removes it. Raises TryAgain on SIGTERM, after saving.
     """
     from lightning_fabric import Fabric
 
-    channels_in = train[0].image.shape[0]
-    network = start_network(task, start, channels_in, plan.seed)
+    network = start_network(task, start, train.channels_in, plan.seed)
     freeze(network, plan.freeze)
     network = network.to(device=plan.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     learnt = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=plan.lr, weight_decay=1e-2)
-    state, best = restore_state(state_file, network, optimizer)
+    kept = Kept(network, plan.average)
+    state = restore_state(state_file, network, optimizer, kept)
     kind, _, index = plan.device.partition(':')
     fabric = Fabric(
         accelerator=kind,
@@ -132,35 +146,97 @@ def fit(
         precision='bf16-mixed' if half_precision(plan) else '32-true',
     )
     model, optimizer = fabric.setup(network, optimizer)
-    source = PatchSource(train, plan.patch)
+    clock = Clock()
     with until_terminated() as terminated:
         while state.step < plan.steps:
             for group in optimizer.param_groups:
                 group['lr'] = learning_rate(plan, state.step)
             generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + state.step)
-            batch = source.batch(plan.batch, plan.seed, state.step)
+            clock.start('data')
+            batch = train.batch(plan.batch, plan.seed, state.step)
             image, target, mask = turned(task, batch, generator)
-            image = task.corrupt(image, generator).contiguous(memory_format=torch.channels_last_3d)
+            clock.start('network')
+            image = image.contiguous(memory_format=torch.channels_last_3d)
             image, target, mask = (x.to(fabric.device) for x in (image, target, mask))
             loss = task.loss(model(image), target, mask)
             fabric.backward(loss)
             fabric.clip_gradients(model, optimizer, max_norm=1.0)
             optimizer.step()
             optimizer.zero_grad()
+            kept.follow(network, state.step)
+            clock.stop()
             state.step += 1
             state.log.append({'step': state.step, 'loss': float(loss.detach())})
             last = state.step == plan.steps
             if state.step % plan.validate_every == 0 or last:
-                note_validation(task, network, validation, state, plan, best)
-                save_state(state_file, network, optimizer, state, best)
-                progress(progress_line(task, state, plan))
+                note_validation(task, network, validation, state, plan, kept)
+                save_state(state_file, network, optimizer, state, kept)
+                progress(progress_line(task, state, plan, clock))
             if terminated.is_set() and not last:
-                save_state(state_file, network, optimizer, state, best)
+                save_state(state_file, network, optimizer, state, kept)
                 raise TryAgain(
                     f'Stopped at step {state.step} of {plan.steps}; start again to go on.'
                 )
-    network.load_state_dict(best)
+    network.load_state_dict(kept.best)
     return network, state
+
+
+class Clock:
+    """Seconds of the loop by what they went into."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._what: str | None = None
+        self._since = 0.0
+
+    def start(self, what: str) -> None:
+        """From now on it is ``what``."""
+        self.stop()
+        self._what, self._since = what, time.perf_counter()
+
+    def stop(self) -> None:
+        """Nothing of the loop from now on."""
+        if self._what is not None:
+            passed = time.perf_counter() - self._since
+            self.seconds[self._what] = self.seconds.get(self._what, 0.0) + passed
+        self._what = None
+
+    def share(self, what: str) -> float:
+        """Part of all seconds."""
+        return self.seconds.get(what, 0.0) / max(sum(self.seconds.values()), 1e-9)
+
+
+class Kept:
+    """The weights to keep: the best so far, and their moving average where one is wanted."""
+
+    def __init__(self, network: UNet3d, decay: float) -> None:
+        self.decay = decay
+        self.best = _copy(network.state_dict())
+        self.average = _copy(network.state_dict()) if decay else None
+
+    @torch.no_grad()
+    def follow(self, network: UNet3d, step: int) -> None:
+        """One step of the average; at first it follows closely."""
+        if self.average is None:
+            return
+        decay = min(self.decay, (step + 1) / (step + 10))
+        for name, value in network.state_dict().items():
+            self.average[name].lerp_(value.detach().cpu(), 1 - decay)
+
+    @contextmanager
+    def averaged(self, network: UNet3d) -> Iterator[None]:
+        """``network`` with the average for weights inside, with its own again outside."""
+        if self.average is None:
+            yield
+            return
+        own = _copy(network.state_dict())
+        network.load_state_dict(self.average)
+        yield
+        network.load_state_dict(own)
+
+
+def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
 def turned(
@@ -184,25 +260,32 @@ def note_validation(
     validation: Sequence[Sample],
     state: State,
     plan: Plan,
-    best: dict[str, Tensor],
+    kept: Kept,
 ) -> None:
-    """Score the network on whole validation brains; keep the weights in ``best`` if they lead."""
-    score = score_of(task, evaluate(task, network, validation, plan.device))
+    """Score the network on whole validation brains; keep the weights if they lead."""
+    with kept.averaged(network):
+        rows = evaluate(task, network, validation, plan.device)
+        score = score_of(task, rows)
+        sign = 1 if task.higher_is_better else -1
+        if state.best_score is None or sign * score > sign * state.best_score:
+            state.best_score, state.best_step = score, state.step
+            kept.best = _copy(network.state_dict())
     network.train()
     state.log[-1]['validation'] = score
-    sign = 1 if task.higher_is_better else -1
-    if state.best_score is None or sign * score > sign * state.best_score:
-        state.best_score, state.best_step = score, state.step
-        best.update({k: v.detach().cpu().clone() for k, v in network.state_dict().items()})
+    for name in task.parts:
+        values = [v for sample in rows for _, label, v in sample if label == name]
+        state.log[-1][name] = sum(values) / len(values)
 
 
-def progress_line(task: Task, state: State, plan: Plan) -> str:
+def progress_line(task: Task, state: State, plan: Plan, clock: Clock) -> str:
     """One line a person can follow."""
     recent = [row['loss'] for row in state.log[-plan.validate_every :]]
+    parts = ''.join(f', {name} {state.log[-1][name]:.3f}' for name in task.parts)
     return (
         f'{task.name}: step {state.step}/{plan.steps}, loss {sum(recent) / len(recent):.4f}, '
         f'validation {task.score} {state.log[-1]["validation"]:.4g} '
-        f'(best {state.best_score:.4g} at step {state.best_step})'
+        f'(best {state.best_score:.4g} at step {state.best_step}){parts}; '
+        f'network {clock.share("network"):.0%} of the time'
     )
 
 
@@ -225,11 +308,12 @@ def save_state(
     network: UNet3d,
     optimizer: torch.optim.Optimizer,
     state: State,
-    best: Mapping[str, Tensor],
+    kept: Kept,
 ) -> None:
-    """One safetensors file: weights, the optimizer's moments, best weights; the rest as text."""
+    """One safetensors file: weights, the optimizer's moments, kept weights; the rest as text."""
     tensors = {f'now.{k}': v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    tensors |= {f'best.{k}': v.contiguous() for k, v in best.items()}
+    tensors |= {f'best.{k}': v.contiguous() for k, v in kept.best.items()}
+    tensors |= {f'average.{k}': v.contiguous() for k, v in (kept.average or {}).items()}
     for index, moments in optimizer.state_dict()['state'].items():
         for name, value in moments.items():
             tensors[f'optimizer.{index}.{name}'] = torch.as_tensor(value).cpu().contiguous()
@@ -240,19 +324,15 @@ def save_state(
 
 
 def restore_state(
-    path: Path, network: UNet3d, optimizer: torch.optim.Optimizer
-) -> tuple[State, dict[str, Tensor]]:
-    """Put a saved run back into ``network`` and ``optimizer``: (state, best weights).
-
-    Where nothing was saved, a fresh State and the network's own weights.
-    """
+    path: Path, network: UNet3d, optimizer: torch.optim.Optimizer, kept: Kept
+) -> State:
+    """Put a saved run back into ``network``, ``optimizer`` and ``kept``; a fresh State if none."""
     if not path.is_file():
-        own = network.state_dict().items()
-        return State(), {k: v.detach().cpu().clone() for k, v in own}
+        return State()
     with safe_open(path, 'pt') as file:
         saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not iterable)
         text = file.metadata()
-    parts: dict[str, dict[str, Tensor]] = {'now': {}, 'best': {}, 'optimizer': {}}
+    parts: dict[str, dict[str, Tensor]] = {'now': {}, 'best': {}, 'average': {}, 'optimizer': {}}
     for key, value in saved.items():
         part, _, name = key.partition('.')
         parts[part][name] = value
@@ -262,4 +342,5 @@ def restore_state(
         index, _, name = key.partition('.')
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': moments})
-    return State(**json.loads(text['state'])), parts['best']
+    kept.best, kept.average = parts['best'], parts['average'] or None
+    return State(**json.loads(text['state']))

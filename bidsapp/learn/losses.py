@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from bidsapp.physics.harmonics import harmonics_at, n_coefficients
+from bidsapp.physics.qspace import N_SH, SLOTS
+
+#: Order of the density of fibre directions, and the square of the norm of one fibre in it.
+DENSITY_ORDER = 8
+N_DENSITY = n_coefficients(DENSITY_ORDER)
+FIBRE_NORM = N_DENSITY / (4 * math.pi)
+#: Natural logarithms between which a standard deviation is believed.
+LOG_SD = (-4.6, 0.0)
 
 
 def labelled_voxels(values: Tensor, where: Tensor) -> Tensor:
@@ -15,19 +27,23 @@ def labelled_voxels(values: Tensor, where: Tensor) -> Tensor:
 def cross_entropy_and_dice(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean cross-entropy plus one minus the mean soft Dice over classes that occur.
 
-    ``target`` (B, 1, X, Y, Z) holds 1 … K; 0 is unlabelled and does not count.
+    ``target`` (B, 1, X, Y, Z) holds 1 … K; 0 is unlabelled and does not count. Or it holds the
+    fractions (B, K, X, Y, Z) of the classes; all 0 is unlabelled.
     """
-    where = mask & (target > 0)
+    where = mask & (target.sum(1, keepdim=True) > 0)
     chosen = labelled_voxels(logits, where)
     if not len(chosen):
         return logits.sum() * 0
-    truth = labelled_voxels(target, where)[:, 0].long() - 1
+    truth = labelled_voxels(target, where)
+    classes = logits.shape[1]
+    share = truth if truth.shape[1] == classes else F.one_hot(truth[:, 0].long() - 1, classes)
+    share = share / share.sum(1, keepdim=True)
     probabilities = chosen.softmax(1)
-    one_hot = F.one_hot(truth, logits.shape[1]).to(probabilities)
-    overlap = (probabilities * one_hot).sum(0)
-    size = probabilities.sum(0) + one_hot.sum(0)
+    # Of fractions the overlap is what both have; for labels that is the usual product.
+    overlap = torch.minimum(probabilities, share).sum(0)
+    size = probabilities.sum(0) + share.sum(0)
     dice = 2 * overlap / size.clamp_min(1e-6)
-    return F.cross_entropy(chosen, truth) + 1 - dice[one_hot.sum(0) > 0].mean()
+    return F.cross_entropy(chosen, share.to(chosen)) + 1 - dice[share.sum(0) > 0].mean()
 
 
 #: Row and column of the six numbers that make a symmetric 3x3 matrix.
@@ -44,14 +60,19 @@ def dyad(vectors: Tensor) -> Tensor:
     return torch.stack(parts, dim=-1)
 
 
-def principal_axis(dyads: Tensor) -> Tensor:
-    """(…, 6) → (…, 3) unit eigenvector of the largest eigenvalue; its sign has no meaning."""
+def symmetric(dyads: Tensor) -> Tensor:
+    """(…, 6) as ``dyad`` has them → (…, 3, 3)."""
     matrix = dyads.new_zeros(*dyads.shape[:-1], 3, 3)
     for k, (i, j) in enumerate(DYAD):
         value = dyads[..., k] / (1 if i == j else 2**0.5)
         matrix[..., i, j] = value
         matrix[..., j, i] = value
-    return torch.linalg.eigh(matrix.double()).eigenvectors[..., -1].to(dyads.dtype)
+    return matrix
+
+
+def principal_axis(dyads: Tensor) -> Tensor:
+    """(…, 6) → (…, 3) unit eigenvector of the largest eigenvalue; its sign has no meaning."""
+    return torch.linalg.eigh(symmetric(dyads).double()).eigenvectors[..., -1].to(dyads.dtype)
 
 
 def dyadic(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -63,7 +84,47 @@ def dyadic(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (chosen - dyad(labelled_voxels(target, where))).square().sum(1).mean()
 
 
-def weighted_absolute_error(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean over channels of Σ w |p - t| / Σ w; all (B, K, X, Y, Z), a channel without weight 0."""
-    error = (weight * (prediction - target).abs()).sum((0, 2, 3, 4))
-    return (error / weight.sum((0, 2, 3, 4)).clamp_min(1e-6)).mean()
+def fibres(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """The strongest fibre's dyad where there is one, and the density of all in the brain.
+
+    ``prediction`` (B, 6 + N_DENSITY, X, Y, Z), ``target`` (B, 9, X, Y, Z) unit vectors or zeros.
+    The density is Σ δ(v_i), cut off at DENSITY_ORDER; its squared error is in units of one fibre.
+    """
+    strongest = dyadic(prediction[:, :6], target[:, :3], mask)
+    where = mask[:, 0]
+    if not where.any():
+        return strongest
+    vectors = target.movedim(1, 0).unflatten(0, (3, 3))[:, :, where]
+    density = sum(harmonics_at(v, DENSITY_ORDER) for v in vectors.unbind(0))
+    error = prediction[:, 6:].movedim(1, 0)[:, where] - density
+    return strongest + error.square().sum(0).mean() / FIBRE_NORM
+
+
+def gaussian_nll(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Negative log-likelihood of icvf, od, isovf (B, 3, …); prediction: logits, log deviations.
+
+    Density and dispersion count in proportion to the tissue that is there; unknown ones are
+    negative. Each term is weighted by the square root of its own predicted variance (Seitzer et
+    al., ICLR 2022), so that what is hard to predict is still learnt.
+    """
+    mean, log_sd = prediction[:, :3].sigmoid(), prediction[:, 3:].clamp(*LOG_SD)
+    known = (target >= 0) & mask
+    tissue = (1 - target[:, 2:].clamp_min(0)).expand_as(target).clone()
+    tissue[:, 2] = 1
+    weight = known * tissue
+    deviation = log_sd.exp()
+    nll = 0.5 * ((target - mean) / deviation).square() + log_sd
+    total = (weight * deviation.detach() * nll).sum((0, 2, 3, 4))
+    return (total / weight.sum((0, 2, 3, 4)).clamp_min(1)).mean() * 10
+
+
+def correction(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Smooth absolute error of the harmonics of filled slots.
+
+    ``prediction`` (B, slots · N_SH, …), ``target`` the same and then a flag a slot.
+    """
+    n = len(SLOTS)
+    values, filled = target[:, : n * N_SH], target[:, n * N_SH :]
+    weight = (filled * mask).repeat_interleave(N_SH, dim=1)
+    error = F.smooth_l1_loss(prediction, values, reduction='none', beta=0.3)
+    return (error * weight).sum() / weight.sum().clamp_min(1)

@@ -57,6 +57,7 @@ class PatchSource:
     def __init__(self, samples: Sequence[Sample], side: int) -> None:
         import torchio as tio
 
+        self.channels_in = samples[0].image.shape[0]
         self._sampler = tio.WeightedSampler(side, 'centres')
         self._subjects = []
         for sample in samples:

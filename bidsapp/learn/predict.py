@@ -11,7 +11,7 @@ from bidsapp.core import WrongUsage
 from bidsapp.learn.patches import in_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -50,16 +50,23 @@ def precision(device: str) -> torch.dtype | None:
     return torch.bfloat16 if flags.get('avx512_bf16') or flags.get('amx_bf16') else None
 
 
-def network_of(checkpoint: Checkpoint) -> UNet3d:
-    """The network that a checkpoint describes, with its weights, ready to apply."""
+def network_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> UNet3d:
+    """The network that a checkpoint describes, with the heads of ``tasks``, ready to apply."""
     from bidsapp.networks.registry import build
 
-    shape: Mapping[str, Any] = checkpoint.card['network']
-    network = build(shape['name'], shape['channels_in'], shape['channels_out'], **shape['options'])
+    card = checkpoint.card
+    shape: Mapping[str, Any] = card['network']
+    heads = {task: card['heads'][task] for task in tasks}
+    network = build(shape['name'], shape['channels_in'], heads, **shape['options'])
     network.body.load_state_dict(checkpoint.body)
-    if checkpoint.head is not None:
-        network.head.load_state_dict(checkpoint.head)
+    for task in tasks:
+        network.heads[task].load_state_dict(checkpoint.heads[task])
     return network.eval()
+
+
+def split_heads(output: Tensor, heads: Mapping[str, int]) -> dict[str, Tensor]:
+    """(K, X, Y, Z) of a network → each head's channels, by task."""
+    return dict(zip(heads, output.split(list(heads.values())), strict=True))
 
 
 def _memory_for_features(device: str) -> int:

@@ -26,6 +26,8 @@ EXPLAINED = {
         'dice': 'Dice overlap of one class, in labelled brain voxels',
         'angular_error_median': 'median angle to the reference direction in white matter, degrees',
         'angular_error_mean': 'mean angle to the reference direction in white matter, degrees',
+        'mae': 'mean absolute error of a parameter; of density and dispersion where there is less '
+               'water than tissue',
     }},
     'label': {'Description': 'Class or region that the value is about'},
     'value': {'Description': 'The figure, against the reference label of the participant level'},

@@ -13,20 +13,34 @@ and a 1x1x1 head a task. Three things differ, each for a reason:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 #: Sides of the body's input are padded to a multiple of this inside the network.
 STRIDE = 8
+#: Channels of a slot that hold the harmonics of degree 2.
+DEGREE_2 = slice(1, 6)
 
 
 class VoxelNorm(nn.LayerNorm):
-    """Zero mean and unit variance over the channels of each voxel, then scale and shift."""
+    """Zero mean and unit variance over the channels of each voxel, then scale and shift.
+
+    Computed in the precision of its input: autocast would copy every feature to float32 and back.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) → the same shape."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        with torch.autocast(x.device.type, enabled=False):
+            last = x.movedim(1, -1)
+            scale, shift = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            normed = F.layer_norm(last, self.normalized_shape, scale, shift, self.eps)
+        return normed.movedim(-1, 1)
 
 
 class ResidualPair(nn.Module):
@@ -55,26 +69,28 @@ class SlotStem(nn.Module):
     'filled' is the bias of one that is not empty.
     """
 
-    def __init__(self, channels_in: int, slots: int, width: int) -> None:
+    def __init__(self, channels_in: int, slots: int, slot_channels: int, width: int) -> None:
         super().__init__()
-        self.slots, self.rest = slots, channels_in % slots
-        self.each = nn.Conv3d(channels_in // slots, 2 * width, 1, bias=False)
-        self.join = nn.Conv3d(2 * width + self.rest, width, 1)
+        self.parts = [slot_channels] * slots + [channels_in - slots * slot_channels]
+        self.each = nn.Conv3d(slot_channels, 2 * width, 1, bias=False)
+        self.join = nn.Conv3d(2 * width + self.parts[-1], width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The slots stand first, one after another."""
-        per_slot = (x.shape[1] - self.rest) // self.slots
-        *parts, rest = x.split([per_slot] * self.slots + [self.rest], dim=1)
-        added = sum((F.relu(self.each(part)) for part in parts[1:]), F.relu(self.each(parts[0])))
-        return self.join(torch.cat([added, rest], dim=1))
+        """The slots stand first, one after another; one that is empty everywhere is passed by."""
+        *parts, rest = x.split(self.parts, dim=1)
+        first, *more = [part for part in parts if part.any()] or parts[:1]
+        added = sum((F.relu(self.each(part)) for part in more), F.relu(self.each(first)))
+        return self.join(torch.cat([added, rest.to(added.dtype)], dim=1))
 
 
 class Encoder(nn.Module):
     """Stem and one residual pair a level; (B, C, …) → features of each level, finest first."""
 
-    def __init__(self, channels_in: int, slots: int, widths: tuple[int, ...]) -> None:
+    def __init__(
+        self, channels_in: int, slots: int, slot_channels: int, widths: tuple[int, ...]
+    ) -> None:
         super().__init__()
-        self.stem = SlotStem(channels_in, slots, widths[0])
+        self.stem = SlotStem(channels_in, slots, slot_channels, widths[0])
         inner = zip((widths[0], *widths[:-1]), widths, strict=True)
         self.levels = nn.ModuleList(ResidualPair(i, o) for i, o in inner)
 
@@ -103,39 +119,163 @@ class Decoder(nn.Module):
         return x
 
 
-class Body(nn.Module):
-    """(B, channels_in, X, Y, Z) → (B, widths[0], X, Y, Z) for any X, Y, Z."""
+#: Offsets of a voxel and its 26 neighbours into an array padded by one.
+_AROUND = tuple((i, j, k) for i in range(3) for j in range(3) for k in range(3))
 
-    def __init__(self, channels_in: int, slots: int, widths: tuple[int, ...]) -> None:
+
+class _WeightedSum(torch.autograd.Function):
+    """Σ over neighbours of weight times value; (B, 27, X, Y, Z), (B, C, X+2, Y+2, Z+2).
+
+    The values are data and get no gradient. Autograd would keep 27 products where this keeps none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, values: Tensor) -> Tensor:
+        x, y, z = weights.shape[-3:]
+        total = values.new_zeros(*values.shape[:2], x, y, z)
+        for n, (i, j, k) in enumerate(_AROUND):
+            total.addcmul_(weights[:, n, None], values[..., i : i + x, j : j + y, k : k + z])
+        ctx.save_for_backward(values)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (values,) = ctx.saved_tensors
+        x, y, z = gradient.shape[-3:]
+        gradient = gradient.contiguous()
+        parts = [
+            (gradient * values[..., i : i + x, j : j + y, k : k + z]).sum(1) for i, j, k in _AROUND
+        ]
+        return torch.stack(parts, dim=1), None
+
+
+class Neighbours(nn.Module):
+    """Harmonics of each voxel as a weighted mean over it and its 26 neighbours in the brain.
+
+    The weights are positive, add up to one and are said by the features at the voxel, one set for
+    the low degrees and one for the high, whose noise is the stronger. What is linear in the data
+    stays exact here: directions keep the precision of the input, and an average never invents.
+    """
+
+    #: How much more the voxel itself counts at first, in logits.
+    OWN = 3.0
+
+    def __init__(self, features: int, bands: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
-        self.encoder = Encoder(channels_in, slots, widths)
+        self.bands = bands
+        self.logits = nn.Conv3d(features, len(bands) * len(_AROUND), 1)
+        at_first = torch.zeros(len(bands), len(_AROUND))
+        at_first[:, _AROUND.index((1, 1, 1))] = self.OWN
+        with torch.no_grad():
+            self.logits.weight.mul_(0.3)
+        self.logits.bias = nn.Parameter(at_first.flatten())
+
+    def forward(self, features: Tensor, harmonics: Tensor, brain: Tensor) -> Tensor:
+        """(B, F, X, Y, Z), (B, slots, H, X, Y, Z), (B, 1, X, Y, Z) → like ``harmonics``."""
+        logits = self.logits(features).float().contiguous()
+        brain = F.pad(brain.contiguous(), (1,) * 6)
+        parts = []
+        for (first, last), own in zip(self.bands, logits.chunk(len(self.bands), 1), strict=True):
+            weights = (own - own.amax(1, keepdim=True)).exp()
+            band = F.pad(harmonics[:, :, first:last].contiguous(), (1,) * 6).flatten(1, 2)
+            *sums, inside = _WeightedSum.apply(weights, torch.cat([band, brain], 1)).split(
+                [last - first] * harmonics.shape[1] + [1], 1
+            )
+            parts.append(torch.stack(sums, 1) / inside.clamp_min(1e-6)[:, None])
+        return torch.cat(parts, dim=2)
+
+
+class Body(nn.Module):
+    """(B, channels_in, X, Y, Z) → (B, width_out, X, Y, Z) for any X, Y, Z.
+
+    What the decoder says joins the voxel's own input, because some answers have more dimensions
+    than the finest level. Where ``harmonics`` says how many of a slot's channels are harmonics (and
+    the next one whether it is filled), it is their adaptive means that join; and what these change,
+    and the degree 2 of all slots as a unit vector, the axis of a lone fibre, stand beside the
+    features for the heads.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        slots: int,
+        slot_channels: int,
+        harmonics: int,
+        widths: tuple[int, ...],
+        features: int,
+    ) -> None:
+        super().__init__()
+        self.slots, self.slot_channels, self.harmonics = slots, slot_channels, harmonics
+        self.encoder = Encoder(channels_in, slots, slot_channels, widths)
         self.decoder = Decoder(widths)
+        if harmonics:
+            bands = ((0, DEGREE_2.stop), (DEGREE_2.stop, harmonics))
+            self.neighbours = Neighbours(widths[0], bands)
+        axis = DEGREE_2.stop - DEGREE_2.start if harmonics else 0
+        self.mix = nn.Conv3d(widths[0] + channels_in + axis, features, 1)
+        self.width_out = features + slots * harmonics + axis
 
     def forward(self, x: Tensor) -> Tensor:
         """Sides that are no multiple of 8 are padded with zeros and cropped again."""
         sides = x.shape[2:]
         missing = [-side % STRIDE for side in sides]
-        padded = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]])
+        padded = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else x
         y = self.decoder(self.encoder(padded))
-        return y[..., : sides[0], : sides[1], : sides[2]]
+        y = y[..., : sides[0], : sides[1], : sides[2]]
+        if not self.harmonics:
+            return F.relu(self.mix(torch.cat([y, x.to(y.dtype)], dim=1)))
+        own, change, axis = self._averaged(y, x)
+        # Joined with parts in another memory layout, all that follows would be slow.
+        own, change, axis = (
+            part.to(y.dtype, memory_format=torch.channels_last_3d) for part in (own, change, axis)
+        )
+        features = F.relu(self.mix(torch.cat([y, own, axis], dim=1)))
+        return torch.cat([features, change, axis], dim=1)
+
+    def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The input with means for harmonics, their change (slots · H), and the axis (5)."""
+        n = self.slots * self.slot_channels
+        slots = x[:, :n].float().unflatten(1, (self.slots, self.slot_channels))
+        own, filled = slots[:, :, : self.harmonics], slots[:, :, self.harmonics]
+        used = [k for k in range(self.slots) if filled[:, k].any()]
+        change = torch.zeros_like(own)
+        if used:
+            brain = filled.amax(1, keepdim=True)
+            change[:, used] = self.neighbours(y, own[:, used], brain) - own[:, used]
+        mean = own + change
+        # An empty slot is zero, and so is its mean.
+        axis = mean[:, :, DEGREE_2].sum(1)
+        axis = axis / (axis.square().sum(1, keepdim=True) + 1e-4).sqrt()
+        around = torch.cat([mean, slots[:, :, self.harmonics :]], dim=2).flatten(1, 2)
+        return torch.cat([around, x[:, n:]], dim=1), change.flatten(1, 2), axis
 
 
 class UNet3d(nn.Module):
-    """Body and head, kept apart so that either can be saved, loaded or frozen alone."""
+    """One body and a head a task, kept apart so that either can be saved, loaded or frozen alone.
+
+    ``heads`` maps names of tasks to their numbers of channels; a head is a 1x1x1 convolution.
+    """
 
     def __init__(
         self,
         channels_in: int,
-        channels_out: int,
+        heads: Mapping[str, int],
         slots: int = 1,
-        widths: tuple[int, ...] = (16, 32, 64, 128),
+        slot_channels: int | None = None,
+        widths: tuple[int, ...] = (16, 48, 96, 128),
+        features: int = 64,
+        harmonics: int = 0,
     ) -> None:
         super().__init__()
         if len(widths) != 4:
             raise ValueError(f'widths names {len(widths)} levels; {STRIDE}-voxel padding needs 4')
-        self.body = Body(channels_in, slots, tuple(widths))
-        self.head = nn.Conv3d(widths[0], channels_out, 1)
+        per_slot = channels_in // slots if slot_channels is None else slot_channels
+        self.body = Body(channels_in, slots, per_slot, harmonics, tuple(widths), features)
+        self.heads = nn.ModuleDict(
+            {task: nn.Conv3d(self.body.width_out, n, 1) for task, n in heads.items()}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, X, Y, Z) → (B, channels_out, X, Y, Z), float32."""
-        return self.head(self.body(x)).float()
+        """(B, channels_in, X, Y, Z) → the heads' channels one after another, float32."""
+        features = self.body(x)
+        return torch.cat([head(features).float() for head in self.heads.values()], dim=1)

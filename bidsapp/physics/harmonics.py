@@ -1,13 +1,16 @@
-"""Real, even spherical harmonics and axially symmetric kernels, in numpy alone."""
+"""Real, even spherical harmonics and axially symmetric kernels."""
 
 from __future__ import annotations
 
+from functools import cache
 from math import factorial, pi, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bidsapp.core import FloatArray
 
 
@@ -60,6 +63,31 @@ def basis(directions: FloatArray, order: int) -> np.ndarray:
             wave = 1.0 if m == 0 else sqrt(2) * (np.sin(a * phi) if m < 0 else np.cos(a * phi))
             columns.append(norm * table[deg, a] * wave)
     return np.stack(columns, axis=1)
+
+
+@cache
+def _monomials(order: int) -> tuple[tuple[tuple[int, int, int], ...], np.ndarray]:
+    """Exponents of x, y, z of the monomials of degree ``order``, and (K, K) from them to harmonics.
+
+    On the sphere the even harmonics up to an order are exactly the polynomials homogeneous of that
+    degree, and there are as many of them as monomials.
+    """
+    exponents = tuple((a, b, order - a - b) for a in range(order + 1) for b in range(order + 1 - a))
+    points = fibonacci_hemisphere(20 * len(exponents))
+    powers = np.stack([(points ** np.array(e)).prod(1) for e in exponents], axis=1)
+    return exponents, np.linalg.lstsq(powers, basis(points, order), rcond=None)[0].T
+
+
+def harmonics_at(vectors: Tensor, order: int) -> Tensor:
+    """`basis` for ``vectors`` (3, …) of unit length, as torch: (K, …); 0 for a zero vector."""
+    import torch
+
+    exponents, matrix = _monomials(order)
+    powers = [torch.ones_like(vectors)]
+    for _ in range(order):
+        powers.append(powers[-1] * vectors)
+    terms = torch.stack([powers[a][0] * powers[b][1] * powers[c][2] for a, b, c in exponents])
+    return torch.tensordot(torch.from_numpy(matrix).to(terms), terms, dims=1)
 
 
 def legendre(order: int, x: FloatArray) -> np.ndarray:

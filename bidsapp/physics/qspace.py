@@ -43,8 +43,14 @@ ORDER = 6
 N_SH = n_coefficients(ORDER)
 #: Channels of a slot: harmonics, then filled?, predictive standard deviation, log(b / 1000).
 SLOT_CHANNELS = N_SH + 3
-#: Channels of the canonical input: the slots, then S0 (z-scored in the brain).
-N_CHANNELS = len(SLOTS) * SLOT_CHANNELS + 1
+#: Channels of the canonical input: the slots, then S0 (z-scored in the brain) and log voxel size.
+S0_CHANNEL = len(SLOTS) * SLOT_CHANNELS
+SIZE_CHANNELS = slice(S0_CHANNEL + 1, S0_CHANNEL + 4)
+N_CHANNELS = S0_CHANNEL + 4
+#: What a network must know of it.
+LAYOUT = {'slots': len(SLOTS), 'slot_channels': SLOT_CHANNELS, 'harmonics': N_SH}
+#: mm; the voxel size whose logarithm is 0.
+USUAL_VOXEL = 2.0
 
 #: (axial, radial) diffusivity in µm²/ms and weight of the prior's single-fibre atoms.
 _ZEPPELINS = ((1.7, 0.2), (1.7, 0.5), (1.3, 0.3), (2.0, 0.3), (2.2, 0.7), (1.2, 0.7))
@@ -98,7 +104,10 @@ def prior(b: FloatArray, b_other: FloatArray) -> tuple[np.ndarray, np.ndarray]:
 
 def covariance(gtab: GradientTable, other: GradientTable) -> tuple[np.ndarray, np.ndarray]:
     """Prior mean (N,) and covariance (N, N') of attenuation between two weighted tables."""
-    mean, coefficients = prior(gtab.bvals, other.bvals)
+    b, row = np.unique(gtab.bvals, return_inverse=True)
+    b_other, column = np.unique(other.bvals, return_inverse=True)
+    mean, coefficients = prior(b, b_other)
+    mean, coefficients = mean[row], coefficients[row][:, column]
     polynomials = legendre(8, np.clip(gtab.bvecs @ other.bvecs.T, -1, 1))
     return mean, np.einsum('nml,nml->nm', coefficients, polynomials)
 
@@ -211,12 +220,17 @@ def prior_deviation(b: float) -> np.ndarray:
 
 
 def canonical_channels(
-    attenuation: FloatArray, s0: FloatArray, mask: BoolArray, gtab: GradientTable, variance: float
+    attenuation: FloatArray,
+    s0: FloatArray,
+    mask: BoolArray,
+    gtab: GradientTable,
+    variance: float,
+    voxel_mm: FloatArray,
 ) -> np.ndarray:
     """The network's input (N_CHANNELS, X, Y, Z) float32; zero outside ``mask`` (X, Y, Z) bool.
 
     ``attenuation`` (N, X, Y, Z) of the weighted volumes in the table's order, ``s0`` (X, Y, Z) in
-    any unit, ``gtab`` of all volumes in the axes of this grid.
+    any unit, ``gtab`` of all volumes in the axes of this grid, ``voxel_mm`` (3,) its voxel edges.
     """
     mapping = canonical_map(gtab, variance)
     channels = np.zeros((N_CHANNELS, *mask.shape), np.float32)
@@ -229,7 +243,8 @@ def canonical_channels(
         channels[first + N_SH + 2, mask] = np.log(mapping.b[slot] / 1000)
     brightness = np.log(np.maximum(s0[mask], 1e-6 * max(float(s0[mask].max()), 1e-12)))
     spread = max(float(brightness.std()), 1e-6)
-    channels[-1, mask] = np.clip((brightness - brightness.mean()) / spread, -4, 4)
+    channels[S0_CHANNEL, mask] = np.clip((brightness - brightness.mean()) / spread, -4, 4)
+    channels[SIZE_CHANNELS, mask] = np.log(np.asarray(voxel_mm) / USUAL_VOXEL)[:, None]
     return channels
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.physics.harmonics import basis, fibonacci_hemisphere
-from bidsapp.physics.qspace import N_SH, ORDER, SLOT_CHANNELS, SLOTS
+from bidsapp.physics.qspace import N_SH, ORDER, SIZE_CHANNELS, SLOT_CHANNELS, SLOTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,16 +46,25 @@ def turned_channels(image: Tensor, turn: Turn) -> Tensor:
     ``turn`` (3, 3) is a signed permutation: the head, its fibres and its voxels are rotated or
     mirrored together. Every voxel moves, so no value is interpolated.
     """
+    moved = turned_voxels(image, turn).contiguous()
+    turned_harmonics_of_slots(moved, turn, SLOT_CHANNELS)
+    # The head keeps its voxels, whose edges now lie along other axes.
+    sizes = moved[..., SIZE_CHANNELS, :, :, :]
+    order = np.abs(np.array(turn)).argmax(1).tolist()
+    sizes.copy_(sizes[..., order, :, :, :].clone())
+    return moved
+
+
+def turned_harmonics_of_slots(values: Tensor, turn: Turn, stride: int = N_SH) -> Tensor:
+    """Turn, in place, the harmonics (…, slots · ``stride`` [+ more], X, Y, Z) that begin a slot."""
     import torch
 
-    harmonics = torch.from_numpy(_turned_harmonics(turn))
-    moved = turned_voxels(image, turn).contiguous()
+    harmonics = torch.from_numpy(_turned_harmonics(turn)).to(values)
     for slot in range(len(SLOTS)):
-        first = slot * SLOT_CHANNELS
-        part = moved[..., first : first + N_SH, :, :, :]
+        part = values[..., slot * stride : slot * stride + N_SH, :, :, :]
         if part.any():
             part.copy_(torch.einsum('dc,...cxyz->...dxyz', harmonics, part))
-    return moved
+    return values
 
 
 def turned_voxels(array: Tensor, turn: Turn) -> Tensor:

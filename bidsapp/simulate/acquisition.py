@@ -88,11 +88,13 @@ def draw_dropout(weighted: Tensor, slices: int, share: float, generator: torch.G
 def eddy_shift(offset: Tensor, hz: Tensor, readout: float) -> Tensor:
     """Shift in voxels along the phase-encoding axis at ``offset`` (3, …) mm from the isocentre.
 
-    ``hz`` (4,) is the off-resonance there and per mm along world x, y, z, which is what `draw_eddy`
-    gives times sqrt(b / b_max) g; ``readout`` the total readout time in s, negative for a reversed
-    polarity. An off-resonance of 1/readout Hz moves signal by one voxel.
+    ``hz`` (4,), or (N, 4) for N volumes at once, is the off-resonance there and per mm along world
+    x, y, z, which is what `draw_eddy` gives times sqrt(b / b_max) g; ``readout`` the total readout
+    time in s, negative for a reversed polarity. An off-resonance of 1/readout Hz moves signal by
+    one voxel.
     """
-    return (hz[0] + torch.tensordot(hz[1:], offset, dims=1)) * readout
+    linear = torch.tensordot(hz[..., 1:], offset, dims=1)
+    return (hz[..., 0].reshape(*hz.shape[:-1], *(1,) * (offset.ndim - 1)) + linear) * readout
 
 
 def displaced(volume: Tensor, shift: Tensor, axis: int) -> Tensor:

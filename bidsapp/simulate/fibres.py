@@ -113,7 +113,7 @@ def draw_bundles(template: Template, generator: torch.Generator) -> Bundles:
     strengths = [family.strength * uniform(0.8, 1.2, generator) for family in FAMILIES]
     curves += [random_curves(template, generator) for _ in range(N_RANDOM)]
     strengths += [uniform(0.3, 0.6, generator) for _ in range(N_RANDOM)]
-    lattice = _lattice(template.grid)
+    lattice = lattice_of(template.grid)
     fields = [
         s * density_field(c.to(template.fractions.device), lattice)
         for s, c in zip(strengths, curves, strict=True)
@@ -121,7 +121,7 @@ def draw_bundles(template: Template, generator: torch.Generator) -> Bundles:
     return Bundles(torch.stack(fields), lattice)
 
 
-def _lattice(grid: Grid) -> Grid:
+def lattice_of(grid: Grid) -> Grid:
     """A grid of ``LATTICE`` mm over the same box."""
     ratio = LATTICE / grid.spacing[0]
     affine = grid.affine.clone()

@@ -63,11 +63,18 @@ def watson_coefficients(od: Tensor) -> Tensor:
     return moments / moments[..., :1]
 
 
-def fibre_coefficients(b: float, icvf: Tensor, od: Tensor, d_par: Tensor) -> Tensor:
-    """Legendre coefficients (…, L) of a dispersed fibre's attenuation at ``b`` (ms/µm²)."""
+def fibre_coefficients(
+    b: float, icvf: Tensor, od: Tensor, d_par: Tensor, d_perp: Tensor | None = None
+) -> Tensor:
+    """Legendre coefficients (…, L) of a dispersed fibre's attenuation at ``b`` (ms/µm²).
+
+    ``d_perp`` is the radial diffusivity of the hindered compartment, by default (1 - icvf) d_par.
+    """
+    if d_perp is None:
+        d_perp = (1 - icvf) * d_par
     stick = gaussian_coefficients(b * d_par)
-    zeppelin = gaussian_coefficients(b * icvf * d_par)
-    hindered = (1 - icvf) * torch.exp(-b * (1 - icvf) * d_par)
+    zeppelin = gaussian_coefficients(b * (d_par - d_perp))
+    hindered = (1 - icvf) * torch.exp(-b * d_perp)
     mixed = icvf[..., None] * stick + hindered[..., None] * zeppelin
     return mixed * watson_coefficients(od)
 

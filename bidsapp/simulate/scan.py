@@ -208,17 +208,17 @@ def _merged(specimen: _Specimen, where: Tensor, factor: int) -> Tensor:
     directions[:, specimen.white] = specimen.fibres.directions.flatten(0, 1)
     weights = specimen.tissues.new_zeros(MAX_FIBRES, *shape)
     weights[:, specimen.white] = specimen.fibres.shares * specimen.tissues[WM][specimen.white]
-    candidates = _blocks(directions, factor)[..., where]
+    candidates = blocks_of(directions, factor)[..., where]
     found, _ = resolve(
         candidates.reshape(MAX_FIBRES, 3, factor**3, -1).movedim(2, 1).flatten(0, 1),
-        _blocks(weights, factor)[..., where].flatten(0, 1),
+        blocks_of(weights, factor)[..., where].flatten(0, 1),
     )
     merged = specimen.tissues.new_zeros(3 * MAX_FIBRES, *where.shape)
     merged[:, where] = found.flatten(0, 1)
     return merged
 
 
-def _blocks(volume: Tensor, factor: int) -> Tensor:
+def blocks_of(volume: Tensor, factor: int) -> Tensor:
     """(C, X, Y, Z) → (C, factor³, X / factor, Y / factor, Z / factor)."""
     x, y, z = (n // factor for n in volume.shape[1:])
     split = volume.reshape(len(volume), x, factor, y, factor, z, factor)

@@ -15,7 +15,7 @@ from bidsapp.learn.cards import (
     versions,
 )
 from bidsapp.learn.checkpoint import load, save
-from bidsapp.learn.predict import network_of, predict
+from bidsapp.learn.predict import network_of, predict, split_heads
 from bidsapp.networks.registry import build
 
 OPTIONS = {'widths': [4, 4, 8, 8]}
@@ -23,20 +23,32 @@ OPTIONS = {'widths': [4, 4, 8, 8]}
 
 @pytest.fixture
 def checkpoint():
-    network = build('unet3d', 3, 2, **OPTIONS)
+    network = build('unet3d', 3, {'tissue': 2, 'restore': 4}, **OPTIONS)
     card = {
-        'name': 'toy', 'version': 'v1', 'task': 'tissue',
-        'network': {'name': 'unet3d', 'channels_in': 3, 'channels_out': 2, 'options': OPTIONS},
+        'name': 'toy', 'version': 'v1', 'heads': {'tissue': 2, 'restore': 4},
+        'network': {'name': 'unet3d', 'channels_in': 3, 'options': OPTIONS},
     }  # fmt: skip
-    return Checkpoint(card, network.body.state_dict(), network.head.state_dict())
+    heads = {task: head.state_dict() for task, head in network.heads.items()}
+    return Checkpoint(card, network.body.state_dict(), heads)
 
 
 def test_saved_and_loaded_it_predicts_the_same(checkpoint, tmp_path):
     folder = save(checkpoint, tmp_path / 'v1')
     image = torch.randn(3, 9, 10, 11)
-    before, after = (predict(network_of(c), image) for c in (checkpoint, load(folder)))
+    both = ('tissue', 'restore')
+    before, after = (predict(network_of(c, both), image) for c in (checkpoint, load(folder)))
     assert torch.equal(before, after)
+    parts = split_heads(after, {'tissue': 2, 'restore': 4})
+    alone = predict(network_of(checkpoint, ['restore']), image)
+    assert torch.allclose(parts['restore'], alone, atol=1e-3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['v1']
+
+
+def test_who_may_read_new_files_may_read_a_model(checkpoint, tmp_path):
+    folder = save(checkpoint, tmp_path / 'v1')
+    (tmp_path / 'other').touch()
+    ordinary = (tmp_path / 'other').stat().st_mode
+    assert all(file.stat().st_mode == ordinary for file in folder.iterdir())
 
 
 def test_damaged_weights_are_noticed(checkpoint, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from bidsapp.core import Checkpoint, Output, Plan, Problem, Sample, Task, TryAga
 from bidsapp.learn import fit as fit_module
 from bidsapp.learn.fit import fit, learning_rate
 from bidsapp.learn.patches import PatchSource, seeded
+from bidsapp.networks.registry import build
 
 
 def sample(seed: int) -> Sample:
@@ -36,15 +38,16 @@ def metrics(output, of):
 
 TOY = Task(
     name='toy', modality='dwi', writes=(Output('sum', {'suffix': 'dwimap'}, 'float32'),),
-    channels=1, load=lambda case: sample(0), loss=masked_error,
-    finish=lambda output, of: {'sum': output[0].numpy()}, metrics=metrics, score='error',
+    channels=1, targets=1, load=lambda case: sample(0), loss=masked_error,
+    finish=lambda output, of, case: {'sum': output[0].numpy()}, metrics=metrics, score='error',
     higher_is_better=False, reference=lambda acquisition: 'reference',
 )  # fmt: skip
 PLAN = Plan(steps=12, patch=16, batch=2, lr=5e-3, seed=3, validate_every=4)
 
 
 def run(tmp_path, plan=PLAN, **options):
-    return fit(TOY, [sample(0), sample(1)], [sample(2)], None, plan, tmp_path / 'state', **options)
+    source = PatchSource([sample(0), sample(1)], plan.patch)
+    return fit(TOY, source, [sample(2)], None, plan, tmp_path / 'state', **options)
 
 
 def weights(network):
@@ -106,12 +109,12 @@ def test_best_step_is_kept_not_the_last(tmp_path, monkeypatch):
 def test_frozen_parts_do_not_move(tmp_path):
     start, _ = run(tmp_path / 'start')
     card = {
-        'name': 'x', 'task': 'toy', 'sha256': '',
-        'network': {'name': 'unet3d', 'channels_in': 2, 'channels_out': 1, 'options': {}},
+        'name': 'x', 'heads': {'toy': 1}, 'sha256': '',
+        'network': {'name': 'unet3d', 'channels_in': 2, 'options': {}},
     }  # fmt: skip
-    checkpoint = Checkpoint(card, start.body.state_dict(), start.head.state_dict())
-    data = ([sample(0)], [sample(2)])
-    for what, moved in (('encoder', 'decoder'), ('body', 'head')):
+    checkpoint = Checkpoint(card, start.body.state_dict(), {'toy': start.heads['toy'].state_dict()})
+    data = (PatchSource([sample(0)], PLAN.patch), [sample(2)])
+    for what, moved in (('encoder', 'decoder'), ('body', 'heads')):
         plan = replace(PLAN, freeze=what)
         tuned, _ = fit(TOY, *data, checkpoint, plan, tmp_path / what)
         old, new = start.state_dict(), tuned.state_dict()
@@ -121,9 +124,47 @@ def test_frozen_parts_do_not_move(tmp_path):
 
 
 def test_a_start_for_other_channels_is_refused_with_both_numbers(tmp_path):
-    card = {'name': 'x', 'task': 'toy', 'network': {'name': 'unet3d', 'channels_in': 7}}
+    card = {'name': 'x', 'heads': {}, 'network': {'name': 'unet3d', 'channels_in': 7}}
+    source = PatchSource([sample(0)], PLAN.patch)
     with pytest.raises(Problem, match=r'7 input channels.*2'):
-        fit(TOY, [sample(0)], [sample(1)], Checkpoint(card, {}), PLAN, tmp_path / 'state')
+        fit(TOY, source, [sample(1)], Checkpoint(card, {}), PLAN, tmp_path / 'state')
+
+
+def test_an_averaged_run_keeps_the_average_and_resumes_with_it(tmp_path):
+    plan = replace(PLAN, average=0.9)
+    whole, _ = run(tmp_path / 'whole', plan)
+    plain, _ = run(tmp_path / 'plain')
+
+    def stop_after(line):
+        if 'step 8' in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / 'cut', plan, progress=stop_after)
+    resumed, _ = run(tmp_path / 'cut', plan)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert not torch.equal(weights(whole), weights(plain))
+
+
+def test_the_average_of_weights_that_stand_still_is_those_weights():
+    network = build('unet3d', 2, {'toy': 1}, widths=(4, 4, 8, 8))
+    kept = fit_module.Kept(network, 0.99)
+    for step in range(5):
+        kept.follow(network, step)
+    own = network.state_dict()
+    assert all(torch.allclose(kept.average[k], own[k]) for k in own)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(1)
+    kept.follow(network, 1000)
+    moved = kept.average['body.mix.bias'] - own['body.mix.bias'] + 1
+    assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)
+
+
+def test_progress_says_how_much_of_the_time_was_learning(tmp_path):
+    lines = []
+    run(tmp_path, progress=lines.append)
+    assert re.search(r'network \d+% of the time', lines[-1])
 
 
 def test_learning_rate_rises_then_falls_to_nothing():

@@ -7,8 +7,18 @@ import math
 import pytest
 import torch
 
-from bidsapp.learn.losses import cross_entropy_and_dice, dyad, dyadic, principal_axis
+from bidsapp.learn.losses import (
+    DENSITY_ORDER,
+    correction,
+    cross_entropy_and_dice,
+    dyad,
+    dyadic,
+    fibres,
+    gaussian_nll,
+    principal_axis,
+)
 from bidsapp.learn.metrics import angular_errors, confusion, dice_per_class, f1_macro
+from bidsapp.physics.harmonics import harmonics_at
 
 
 @pytest.fixture
@@ -88,3 +98,79 @@ def test_a_class_that_does_not_occur_is_left_out_of_the_mean():
 def test_right_angle_is_ninety_degrees():
     x, y = torch.tensor([[1.0, 0, 0]]), torch.tensor([[0, -1.0, 0]])
     assert angular_errors(x, y).item() == pytest.approx(90)
+
+
+def density_of(vectors):
+    """(1, 45, 1, 1, 1) of one voxel with these unit vectors (n, 3)."""
+    return sum(harmonics_at(v, DENSITY_ORDER) for v in vectors)[None, :, None, None, None]
+
+
+def one_voxel(*vectors):
+    target = torch.zeros(1, 9, 1, 1, 1)
+    for k, v in enumerate(vectors):
+        target[0, 3 * k : 3 * k + 3, 0, 0, 0] = v
+    return target
+
+
+HERE = torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)
+
+
+def test_fibres_are_right_only_with_the_strongest_and_the_density():
+    a = torch.nn.functional.normalize(torch.tensor([1.0, 2.0, 2.0]), dim=0)
+    b = torch.nn.functional.normalize(torch.tensor([2.0, -2.0, 1.0]), dim=0)
+    right = torch.cat([dyad(a)[None, :, None, None, None], density_of([a, b])], 1)
+    assert float(fibres(right, one_voxel(a, b), HERE)) == pytest.approx(0, abs=1e-5)
+    assert float(fibres(right, one_voxel(-a, -b), HERE)) == pytest.approx(0, abs=1e-5)
+    # The second fibre missing is an error of one fibre.
+    lone = torch.cat([dyad(a)[None, :, None, None, None], density_of([a])], 1)
+    assert float(fibres(lone, one_voxel(a, b), HERE)) == pytest.approx(1, abs=1e-3)
+
+
+def test_where_no_fibre_counts_the_density_shall_be_nothing():
+    spurious = torch.cat([torch.zeros(1, 6, 1, 1, 1), density_of([torch.eye(3)[0]])], 1)
+    assert float(fibres(spurious, one_voxel(), HERE)) == pytest.approx(1, abs=1e-3)
+    assert float(fibres(torch.zeros(1, 51, 1, 1, 1), one_voxel(), HERE)) == 0
+
+
+def test_likelihood_is_best_at_the_true_spread():
+    generator = torch.Generator().manual_seed(0)
+    target = 0.5 + 0.1 * torch.randn(1, 3, 20, 20, 20, generator=generator)
+    mask = torch.ones(1, 1, 20, 20, 20, dtype=torch.bool)
+
+    def slope_at(deviation):
+        log_sd = torch.full((1, 3, 20, 20, 20), float(deviation)).log().requires_grad_()
+        loss = gaussian_nll(torch.cat([torch.zeros_like(target), log_sd], 1), target, mask)
+        return float(torch.autograd.grad(loss, log_sd)[0].sum())
+
+    assert slope_at(0.05) < 0 < slope_at(0.2)
+    assert abs(slope_at(0.1)) < 0.1 * abs(slope_at(0.2))
+
+
+def test_unknown_parameters_teach_nothing():
+    prediction = torch.randn(1, 6, 2, 2, 2, requires_grad=True)
+    target = torch.full((1, 3, 2, 2, 2), -1.0)
+    loss = gaussian_nll(prediction, target, torch.ones(1, 1, 2, 2, 2, dtype=torch.bool))
+    loss.backward()
+    assert not prediction.grad.any()
+
+
+def test_only_filled_slots_are_corrected():
+    prediction = torch.zeros(1, 84, 1, 1, 1)
+    prediction[:, 28:56] = 5
+    target = torch.zeros(1, 87, 1, 1, 1)
+    target[:, 84] = 1
+    assert float(correction(prediction, target, HERE)) == 0
+    target[:, 85] = 1
+    assert float(correction(prediction, target, HERE)) > 1
+
+
+def test_fractions_and_labels_mean_the_same_where_tissue_is_pure():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 4, 4, 4, generator=generator)
+    labels = torch.randint(1, 4, (1, 1, 4, 4, 4), generator=generator)
+    fractions = torch.nn.functional.one_hot(labels[:, 0] - 1, 3).movedim(-1, 1).float()
+    mask = torch.ones(1, 1, 4, 4, 4, dtype=torch.bool)
+    by_label = cross_entropy_and_dice(logits, labels.float(), mask)
+    assert float(by_label) == pytest.approx(
+        float(cross_entropy_and_dice(logits, fractions, mask)), rel=1e-5
+    )

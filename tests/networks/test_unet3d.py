@@ -10,12 +10,12 @@ from bidsapp.networks.registry import build
 
 @pytest.mark.parametrize('shape', [(16, 16, 16), (17, 9, 30), (5, 8, 1)])
 def test_output_has_the_grid_of_the_input(shape):
-    network = build('unet3d', 3, 2).eval()
+    network = build('unet3d', 3, {'a': 2}).eval()
     assert network(torch.randn(2, 3, *shape)).shape == (2, 2, *shape)
 
 
 def test_answer_does_not_depend_on_what_else_is_in_the_batch():
-    network = build('unet3d', 3, 2).eval()
+    network = build('unet3d', 3, {'a': 2}).eval()
     pair = torch.randn(2, 3, 16, 16, 16)
     alone = network(pair[:1])
     assert torch.allclose(network(pair)[:1], alone, atol=1e-5)
@@ -24,7 +24,7 @@ def test_answer_does_not_depend_on_what_else_is_in_the_batch():
 def test_background_that_is_added_changes_nothing_far_from_it():
     """Normalisation is within a voxel, so more zeros around a head do not move its features."""
     torch.manual_seed(0)
-    network = build('unet3d', 3, 2, widths=(4, 4, 8, 8)).eval()
+    network = build('unet3d', 3, {'a': 2}, widths=(4, 4, 8, 8)).eval()
     head = torch.zeros(1, 3, 96, 16, 16)
     head[:, :, :16] = torch.randn(1, 3, 16, 16, 16)
     wider = torch.nn.functional.pad(head, [0, 0, 0, 0, 0, 64])
@@ -33,7 +33,7 @@ def test_background_that_is_added_changes_nothing_far_from_it():
 
 
 def test_body_moves_to_a_network_with_another_head():
-    first, second = build('unet3d', 3, 2), build('unet3d', 3, 6)
+    first, second = build('unet3d', 3, {'a': 2}), build('unet3d', 3, {'b': 6})
     second.body.load_state_dict(first.body.state_dict())
     x = torch.randn(1, 3, 8, 8, 8)
     assert torch.equal(first.body(x), second.body(x))
@@ -41,18 +41,106 @@ def test_body_moves_to_a_network_with_another_head():
 
 def test_unknown_network_is_refused_with_the_names_that_exist():
     with pytest.raises(ValueError, match='unet3d'):
-        build('vnet', 1, 1)
+        build('vnet', 1, {'a': 1})
 
 
 def test_levels_that_do_not_fit_the_padding_are_refused():
     with pytest.raises(ValueError, match='levels'):
-        build('unet3d', 1, 1, widths=(4, 8))
+        build('unet3d', 1, {'a': 1}, widths=(4, 8))
 
 
 def test_slots_share_their_weights_and_an_empty_one_adds_nothing():
     """What stands in one slot of b means the same in another."""
-    network = build('unet3d', 3 * 5 + 1, 2, slots=3).eval()
+    network = build('unet3d', 3 * 5 + 1, {'a': 2}, slots=3).eval()
     first, second = torch.zeros(2, 1, 16, 8, 8, 8)
     first[:, :5] = torch.randn(1, 5, 8, 8, 8)
     second[:, 5:10] = first[:, :5]
-    assert torch.allclose(network(first), network(second), atol=1e-6)
+    stem = network.body.encoder.stem
+    assert torch.allclose(stem(first), stem(second), atol=1e-6)
+    assert not torch.allclose(stem(first), stem(torch.zeros_like(first)))
+
+
+def test_heads_stand_one_after_another_and_leave_each_other_alone():
+    both = build('unet3d', 3, {'a': 2, 'b': 5}).eval()
+    alone = build('unet3d', 3, {'b': 5}).eval()
+    alone.body.load_state_dict(both.body.state_dict())
+    alone.heads['b'].load_state_dict(both.heads['b'].state_dict())
+    x = torch.randn(1, 3, 8, 8, 8)
+    assert both(x).shape[1] == 7
+    assert torch.allclose(both(x)[:, 2:], alone(x), atol=1e-6)
+
+
+def test_half_precision_says_nearly_the_same():
+    torch.manual_seed(0)
+    network = build('unet3d', 3, {'a': 2}).eval()
+    x = torch.randn(1, 3, 16, 16, 16)
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
+        half = network(x)
+    assert half.dtype == torch.float32
+    whole = network(x)
+    assert (half - whole).abs().mean() < 0.05 * whole.std()
+
+
+SLOTTED = {'slots': 2, 'slot_channels': 9, 'harmonics': 7, 'widths': (4, 4, 8, 8)}
+
+
+def slotted(seed=0, shape=(8, 8, 8)):
+    """Two slots of 7 harmonics, flag and one more, and a channel for the rest; slot two empty."""
+    x = torch.zeros(1, 19, *shape)
+    x[:, :9] = torch.randn(1, 9, *shape, generator=torch.Generator().manual_seed(seed))
+    x[:, 7] = 1
+    return x
+
+
+def changes(body, x):
+    """What the body gives the heads beside its features: changes of the slots, and the axis."""
+    beside = body(x)[:, -19:]
+    return beside[:, :7], beside[:, 7:14], beside[:, 14:]
+
+
+def test_means_stay_between_their_neighbours_and_constants_stay():
+    body = build('unet3d', 19, {'a': 1}, **SLOTTED).eval().body
+    torch.nn.init.normal_(body.neighbours.logits.weight)
+    x = slotted()
+    change, empty, _ = changes(body, x)
+    mean = x[:, :7] + change
+    highest = torch.nn.functional.max_pool3d(x[:, :7], 3, 1, 1)
+    lowest = -torch.nn.functional.max_pool3d(-x[:, :7], 3, 1, 1)
+    assert (mean <= highest + 1e-5).all()
+    assert (mean >= lowest - 1e-5).all()
+    assert change.abs().max() > 0.1
+    assert not empty.any()
+    x[:, :7] = 0.3
+    assert changes(body, x)[0].abs().max() < 1e-5
+
+
+def test_what_is_outside_the_brain_is_no_neighbour():
+    body = build('unet3d', 19, {'a': 1}, **SLOTTED).eval().body
+    x = slotted()
+    x[:, :7] = 0.3
+    x[..., 4:] = 0
+    assert changes(body, x)[0][..., :4].abs().max() < 1e-5
+
+
+def test_the_axis_is_that_of_degree_two_whatever_its_size():
+    body = build('unet3d', 19, {'a': 1}, **SLOTTED).eval().body
+    x = slotted()
+    x[:, :7] = torch.randn(7, generator=torch.Generator().manual_seed(2))[None, :, None, None, None]
+    axis = changes(body, x)[2]
+    expected = torch.nn.functional.normalize(x[:, 1:6], dim=1)
+    assert torch.allclose(axis, expected, atol=1e-3)
+    x[:, :7] *= 5
+    assert torch.allclose(changes(body, x)[2], axis, atol=1e-3)
+
+
+def test_the_weighted_sum_has_the_gradient_of_its_definition():
+    from bidsapp.networks.unet3d import _WeightedSum
+
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(1, 27, 3, 2, 2, generator=generator, dtype=torch.float64)
+    values = torch.randn(1, 2, 5, 4, 4, generator=generator, dtype=torch.float64)
+    weights.requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: _WeightedSum.apply(w, values), (weights,))
+    centre = torch.zeros(1, 27, 3, 2, 2, dtype=torch.float64)
+    centre[:, 13] = 1
+    assert torch.equal(_WeightedSum.apply(centre, values), values[..., 1:4, 1:3, 1:3])

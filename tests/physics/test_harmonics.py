@@ -112,3 +112,15 @@ def test_fibonacci_directions_are_unit_and_spread():
     np.testing.assert_allclose(directions.T @ directions / 64, np.eye(3) / 3, atol=0.01)
     nearness = np.abs(directions @ directions.T) - 2 * np.eye(64)
     assert np.rad2deg(np.arccos(nearness.max())) > 8
+
+
+def test_harmonics_of_tensors_are_those_of_arrays():
+    import torch
+
+    from bidsapp.physics.harmonics import harmonics_at
+
+    u = fibonacci_hemisphere(60)
+    for order in (2, 6, 8):
+        seen = harmonics_at(torch.from_numpy(u.T.copy()), order).T.numpy()
+        assert np.allclose(seen, basis(u, order), atol=1e-9)
+    assert not harmonics_at(torch.zeros(3, 4), 8).any()

@@ -1,0 +1,105 @@
+"""From the harmonics of the canonical input back to the volumes of a scan, and what is left over.
+
+Harmonics (slots · N_SH, V) are those of ``qspace``: slot after slot, deviations from the prior mean
+in units of the prior's standard deviation. Tables hold all volumes of a run, b = 0 too, in the axes
+that the harmonics are in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bidsapp.physics.harmonics import basis, degrees
+from bidsapp.physics.qspace import (
+    N_SH,
+    ORDER,
+    canonical_map,
+    filled_slots,
+    prior,
+    prior_deviation,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bidsapp.core import FloatArray, GradientTable
+
+#: A volume is described by the harmonics of a slot if its b is that of the slot within this share.
+B_TOLERANCE = 0.05
+
+
+def slots_of_volumes(gtab: GradientTable) -> NDArray[np.intp]:
+    """(N,) the slot whose harmonics describe each volume; -1 for b = 0 and other shells."""
+    slots = np.full(len(gtab), -1)
+    for slot, b in filled_slots(gtab).items():
+        slots[np.abs(gtab.bvals - b) <= B_TOLERANCE * b] = slot
+    return slots
+
+
+def attenuation_at(harmonics: FloatArray, gtab: GradientTable) -> np.ndarray:
+    """S/S0 (N', V) of the volumes that ``slots_of_volumes`` gives a slot, in the table's order.
+
+    Each at its own direction, and with b off the slot's own by up to B_TOLERANCE scaled as a
+    Gaussian's would be: E(b) = E(b_slot)^(b / b_slot). Never negative.
+    """
+    slots = slots_of_volumes(gtab)
+    signal = np.empty((len(gtab), harmonics.shape[1]), np.float32)
+    for slot, b in filled_slots(gtab).items():
+        members = np.flatnonzero(slots == slot)
+        matrix, mean = _evaluation(gtab.bvecs[members], b)
+        own = matrix.astype(np.float32) @ harmonics[slot * N_SH : (slot + 1) * N_SH]
+        own += np.float32(mean)
+        np.maximum(own, 0, out=own)
+        share = gtab.bvals[members] / b
+        if not np.allclose(share, 1, atol=1e-4):
+            own **= share.astype(np.float32)[:, None]
+        signal[members] = own
+    return np.asarray(signal[slots >= 0])
+
+
+def _evaluation(directions: FloatArray, b: float) -> tuple[np.ndarray, float]:
+    """(N, N_SH) from standardised harmonics to S/S0 less its prior mean at ``b``; that mean."""
+    spread = prior_deviation(b)[degrees(ORDER) // 2]
+    mean, _ = prior(np.array([b]), np.array([b]))
+    return basis(directions, ORDER) * spread, float(mean[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residual:
+    """What a prediction leaves of the data, in standard deviations of the noise."""
+
+    voxels: FloatArray  #: (V,) root mean square over volumes
+    volumes: FloatArray  #: (N',) root mean square over voxels
+
+
+def residual(observed: FloatArray, predicted: FloatArray, deviation: float) -> Residual:
+    """Of signals (N', V) and their prediction, for noise of standard ``deviation`` in their unit.
+
+    Degrees of freedom are not counted: see ``expected_residual``.
+    """
+    square = np.square((observed - predicted) / np.float32(deviation), dtype=np.float32)
+    return Residual(np.sqrt(square.mean(0)), np.sqrt(square.mean(1)))
+
+
+def expected_residual(gtab: GradientTable, variance: float) -> float:
+    """Root mean square residual, over the noise, of harmonics to which nothing was corrected.
+
+    They are a linear map H of S/S0 and follow part of its noise; what they leave of it is
+    (I - H) C (I - H)ᵀ, C the noise's own covariance: 1 for each volume, and that of S0, which
+    enters with the attenuation (the prior's mean here). A prediction that follows no noise leaves
+    about 1, so between the two lies what a prediction that explains the data leaves.
+    """
+    slots = slots_of_volumes(gtab)
+    mapping = canonical_map(gtab, variance)
+    weighted = np.flatnonzero(~gtab.b0)
+    left = np.eye(len(gtab))[:, weighted]
+    for slot, b in mapping.b.items():
+        members = np.flatnonzero(slots == slot)
+        left[members] -= _evaluation(gtab.bvecs[members], b)[0] @ mapping.matrices[slot].matrix
+    left = left[slots >= 0]
+    mean, _ = prior(gtab.bvals[weighted], gtab.bvals[weighted])
+    own, shared = np.square(left).sum(1), np.square(left @ mean) / gtab.b0.sum()
+    return float(np.sqrt((own + shared).mean()))

@@ -1,0 +1,43 @@
+"""Stated uncertainty is what the predicted distribution says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bidsapp.learn.losses import dyad
+from bidsapp.learn.uncertainty import axis_and_spread, entropy
+
+
+def test_certain_and_ignorant_classes():
+    probability = np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0], [0, 0, 0]])
+    assert entropy(probability) == pytest.approx([0, 1, np.log(2) / np.log(3), 0], abs=1e-6)
+
+
+def test_spread_of_a_cone_is_its_angle():
+    """Vectors 20 degrees around an axis: the mean dyad gives the axis back, and the 20 degrees."""
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q
+    phi = torch.linspace(0, 2 * np.pi, 101)[:-1]
+    angle = np.deg2rad(20)
+    local = torch.stack(
+        [np.sin(angle) * phi.cos(), np.sin(angle) * phi.sin(), torch.full_like(phi, np.cos(angle))]
+    )
+    mean = dyad((frame @ local).T).mean(0, keepdim=True)
+    axis, spread = axis_and_spread(mean)
+    assert abs(float(axis[0] @ frame[:, 2])) == pytest.approx(1, abs=1e-5)
+    assert float(spread) == pytest.approx(20, abs=0.01)
+
+
+def test_one_direction_has_no_spread_and_a_ball_the_largest():
+    one = dyad(torch.tensor([[0.6, 0.0, 0.8]]))
+    ball = torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0, 0, 0]])
+    nothing = torch.zeros(1, 6)
+    _, spread = axis_and_spread(torch.cat([one, ball, nothing]))
+    assert spread.tolist() == pytest.approx([0, 54.7356, 54.7356], abs=0.05)
+
+
+def test_scale_of_the_dyad_says_nothing():
+    dyads = torch.randn(50, 6, generator=torch.Generator().manual_seed(1)).abs()
+    assert torch.allclose(axis_and_spread(dyads)[1], axis_and_spread(3 * dyads)[1], atol=1e-3)

@@ -1,0 +1,113 @@
+"""Harmonics go back to the volumes that they came from, and a residual knows the noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bidsapp.core import GradientTable
+from bidsapp.physics import qspace
+from bidsapp.physics.harmonics import fibonacci_hemisphere
+from bidsapp.physics.restored import (
+    attenuation_at,
+    expected_residual,
+    residual,
+    slots_of_volumes,
+)
+
+
+def table(*shells: tuple[float, int], b0: int = 2) -> GradientTable:
+    vectors = [np.zeros((b0, 3)), *(fibonacci_hemisphere(n) for _, n in shells)]
+    return GradientTable(
+        np.vstack(vectors), np.concatenate([np.zeros(b0), *(np.full(n, b) for b, n in shells)])
+    )
+
+
+def tensor_signal(gtab: GradientTable, rng, voxels: int = 200) -> np.ndarray:
+    """(N, V) attenuation of single fibres in random directions, with some free water."""
+    axes = rng.normal(size=(3, voxels))
+    axes /= np.linalg.norm(axes, axis=0)
+    b = gtab.bvals[:, None] * 1e-3
+    water = rng.uniform(0, 0.3, voxels)
+    fibre = np.exp(-b * (0.4 + 1.2 * (gtab.bvecs @ axes) ** 2))
+    return (1 - water) * fibre + water * np.exp(-3 * b)
+
+
+def harmonics_of(signal: np.ndarray, gtab: GradientTable, variance: float) -> np.ndarray:
+    """(slots · N_SH, V) as the canonical input has them."""
+    mask = np.ones((signal.shape[1], 1, 1), bool)
+    attenuation, size = signal[~gtab.b0][..., None, None], np.full(3, 2.0)
+    channels = qspace.canonical_channels(attenuation, 1.0 * mask, mask, gtab, variance, size)
+    slots = [channels[s * qspace.SLOT_CHANNELS :][: qspace.N_SH] for s in range(len(qspace.SLOTS))]
+    return np.concatenate(slots)[..., 0, 0]
+
+
+@pytest.mark.parametrize(
+    ('shells', 'bound'),
+    [(((1000, 64),), 0.004), (((1000, 30), (2600, 60)), 0.01), (((1000, 6),), 0.03)],
+)
+def test_without_noise_the_volumes_come_back(shells, bound, rng):
+    gtab = table(*shells)
+    signal = tensor_signal(gtab, rng)
+    back = attenuation_at(harmonics_of(signal, gtab, 1e-5), gtab)
+    error = np.abs(back - signal[~gtab.b0])
+    assert np.median(error) < bound
+    assert np.sqrt(np.square(error).mean()) < 1.5 * bound
+
+
+def test_no_harmonics_are_the_prior_mean():
+    gtab = table((1000, 30))
+    mean, _ = qspace.prior(np.array([1000.0]), np.array([1000.0]))
+    assert np.allclose(attenuation_at(np.zeros((3 * qspace.N_SH, 2)), gtab), mean, atol=1e-6)
+
+
+def test_volumes_of_other_shells_have_no_slot():
+    """b = 300 lies in the first slot, whose b is that of the larger shell."""
+    gtab = table((300, 6), (1000, 30), (1200, 12))
+    slots = slots_of_volumes(gtab)
+    assert (slots[gtab.bvals == 1000] == 0).all()
+    assert (slots[gtab.bvals != 1000] == -1).all()
+    assert len(attenuation_at(np.zeros((3 * qspace.N_SH, 1)), gtab)) == 30
+
+
+def test_b_a_little_off_follows_the_decay(rng):
+    gtab = table((1000, 60))
+    off = GradientTable(gtab.bvecs, gtab.bvals * np.where(np.arange(len(gtab)) % 2, 1.03, 0.97))
+    harmonics = harmonics_of(tensor_signal(gtab, rng), gtab, 1e-5)
+    back, moved = (attenuation_at(harmonics, at) for at in (gtab, off))
+    higher = off.bvals[~off.b0] > 1000
+    assert (moved[higher] < back[higher]).all()
+    assert (moved[~higher] > back[~higher]).all()
+
+
+def test_residual_of_the_truth_is_one(rng):
+    truth = np.full((40, 500), 100.0)
+    noisy = truth + rng.normal(0, 7.0, truth.shape)
+    left = residual(noisy, truth, 7.0)
+    assert np.allclose(left.volumes, 1, atol=0.1)
+    assert left.voxels.mean() == pytest.approx(1, abs=0.03)
+
+
+def test_a_signal_that_is_not_explained_stands_out(rng):
+    truth = np.full((40, 500), 100.0)
+    noisy = truth + rng.normal(0, 7.0, truth.shape)
+    truth[11] += 50
+    left = residual(noisy, truth, 7.0)
+    assert left.volumes.argmax() == 11
+    assert left.volumes[11] > 5
+
+
+@pytest.mark.parametrize('shells', [((1000, 6),), ((1000, 64),), ((1000, 30), (2000, 60))])
+def test_expected_residual_is_what_noise_alone_leaves(shells, rng):
+    """Harmonics of noisy volumes follow part of the noise; how much is known beforehand."""
+    gtab, sigma = table(*shells), 0.05
+    clean = tensor_signal(gtab, rng, 2000)
+    noisy = clean + rng.normal(0, sigma, clean.shape)
+    s0 = noisy[gtab.b0].mean(0)
+    with_noise, without = (
+        attenuation_at(harmonics_of(signal, gtab, sigma**2), gtab) for signal in (noisy / s0, clean)
+    )
+    left = (noisy / s0 - clean)[~gtab.b0] - (with_noise - without)
+    share = np.sqrt(np.square(left).mean()) / sigma
+    assert share == pytest.approx(expected_residual(gtab, sigma**2), rel=0.04)
+    assert share < 1

@@ -1,0 +1,125 @@
+"""A block's harmonics are the signal of its fibres, and its truth is what it was made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from bidsapp.physics.harmonics import harmonics_at
+from bidsapp.simulate import blocks
+from bidsapp.simulate.anatomy import CSF, GM, WM
+from bidsapp.simulate.grids import Grid
+from bidsapp.simulate.microstructure import FREE_WATER, evaluate, fibre_coefficients, powers
+from bidsapp.simulate.scan import S0
+
+
+@pytest.fixture(scope='module')
+def block(head, bundles):
+    grid = blocks.draw_block_grid(head, 24, torch.Generator().manual_seed(4))
+    return blocks.make_block(head, bundles, grid)
+
+
+def uniform_block(white, directions, shape=(2, 2, 2)):
+    """Voxels of white matter with the given orientation density (K,)."""
+    tissues = torch.zeros(9, *shape)
+    tissues[WM] = 1
+    density = white[:, None, None, None].expand(-1, *shape)
+    vectors = torch.zeros(9, *shape)
+    vectors[:3] = directions[:, None, None, None]
+    grid = Grid(shape, torch.eye(4))
+    return blocks.Block(grid, tissues, density, torch.zeros_like(density), vectors)
+
+
+def neurites(icvf, od, isovf=0.0, shape=(2, 2, 2)):
+    return blocks.Neurites(*(
+        torch.full(shape, float(v)) for v in (icvf, od, isovf, 1.8, 1.8 * (1 - icvf))
+    ))  # fmt: skip
+
+
+def substance(white):
+    return blocks.Substance(white, white, torch.tensor(S0))
+
+
+@pytest.mark.parametrize('b', [800.0, 3000.0])
+def test_one_dispersed_fibre_gives_its_own_signal(b):
+    """The product of density and kernel is the Legendre series of the fibre (Funk and Hecke)."""
+    axis = torch.nn.functional.normalize(torch.tensor([1.0, 2.0, -0.5]), dim=0)
+    made = uniform_block(harmonics_at(axis, blocks.ORDER), axis)
+    harmonics = blocks.signal_harmonics(made, substance(neurites(0.6, 0.2)), b)[:, 0, 0, 0]
+    g = torch.nn.functional.normalize(torch.randn(3, 40, generator=torch.Generator()), dim=0)
+    seen = harmonics_at(g, blocks.ORDER).T @ harmonics
+    values = [torch.tensor([v]) for v in (0.6, 0.2, 1.8)]
+    series = powers(fibre_coefficients(b * 1e-3, *values))
+    expected = S0[WM] * evaluate(series.expand(-1, 40), axis @ g)
+    # What is missing are the degrees above ORDER.
+    assert torch.allclose(seen, expected, atol=0.01 * S0[WM])
+
+
+def test_water_decays_as_water_and_nothing_at_b_zero():
+    axis = torch.tensor([0.0, 0.0, 1.0])
+    made = uniform_block(harmonics_at(axis, blocks.ORDER), axis)
+    wet = substance(neurites(0.5, 0.3, isovf=1.0))
+    for b in (0.0, 1000.0):
+        mean = blocks.signal_harmonics(made, wet, b)[0] / (4 * torch.pi) ** 0.5
+        expected = S0[WM] * torch.exp(torch.tensor(-b * 1e-3 * FREE_WATER))
+        assert torch.allclose(mean, expected.expand_as(mean), rtol=1e-4)
+
+
+def test_signal_falls_with_b_everywhere(block):
+    what = blocks.draw_substance(block, torch.Generator().manual_seed(1))
+    at_rest = blocks.signal_at_rest(block, what)
+    means = [blocks.signal_harmonics(block, what, b)[0] / (4 * torch.pi) ** 0.5
+             for b in (0.0, 700.0, 1500.0, 3000.0)]  # fmt: skip
+    # Fine voxels that hold next to none of a tissue are passed by.
+    assert torch.allclose(means[0], at_rest, rtol=0.01, atol=1e-4)
+    for lower, higher in pairwise(means):
+        assert (higher <= lower + 1e-5).all()
+
+
+def test_directions_are_in_the_axes_of_the_grid(head, bundles):
+    """The same box with its axes permuted has its fibres permuted."""
+    grid = blocks.draw_block_grid(head, 16, torch.Generator().manual_seed(4))
+    turned = grid.affine.clone()
+    turned[:, :3] = grid.affine[:, [1, 2, 0]]
+    first = blocks.make_block(head, bundles, grid).directions[:3]
+    second = blocks.make_block(head, bundles, Grid(grid.shape, turned)).directions[:3]
+    back = second.permute(0, 3, 1, 2)[[2, 0, 1]]
+    both = (first.norm(dim=0) > 0.5) & (back.norm(dim=0) > 0.5)
+    assert both.sum() > 50
+    cosine = (first * back).sum(0).abs()[both]
+    assert cosine.median() > 0.999
+
+
+def test_dispersion_of_one_fibre_is_its_own_and_a_crossing_disperses():
+    x, y = torch.eye(3)[0], torch.eye(3)[1]
+    one = uniform_block(harmonics_at(x, blocks.ORDER), x)
+    two = uniform_block((harmonics_at(x, blocks.ORDER) + harmonics_at(y, blocks.ORDER)) / 2, x)
+    what = substance(neurites(0.6, 0.15))
+    alone, crossing = (blocks.parameters(b, what)[1, 0, 0, 0] for b in (one, two))
+    assert abs(float(alone) - 0.15) < 0.01
+    assert crossing > 0.4
+
+
+def test_density_and_water_are_what_the_tissue_was_given():
+    axis = torch.eye(3)[2]
+    made = uniform_block(harmonics_at(axis, blocks.ORDER), axis)
+    icvf, _, isovf = blocks.parameters(made, substance(neurites(0.55, 0.2, 0.3)))[:, 0, 0, 0]
+    assert float(icvf) == pytest.approx(0.55, abs=1e-3)
+    assert float(isovf) == pytest.approx(0.3, abs=1e-3)
+    half = replace(made, tissues=made.tissues.clone())
+    half.tissues[WM], half.tissues[CSF] = 0.5, 0.5
+    water = blocks.parameters(half, substance(neurites(0.55, 0.2)))[2, 0, 0, 0]
+    assert float(water) == pytest.approx(S0[CSF] / (S0[CSF] + S0[WM]), abs=1e-3)
+
+
+def test_grey_matter_is_weakly_ordered_across_the_cortex(block):
+    """Neurites of the cortex stand on it: their density has mass and an axis."""
+    grey = block.tissues[GM] > 0.7
+    if grey.sum() < 20:
+        pytest.skip('no cortex in this block')
+    mass = block.grey[0, grey] * (4 * torch.pi) ** 0.5
+    assert torch.allclose(mass, block.tissues[GM][grey], atol=0.05)
+    assert (block.grey[1:6, grey].norm(dim=0) > 0.05).float().mean() > 0.8
