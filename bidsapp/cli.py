@@ -13,6 +13,7 @@ from bidsapp import __version__
 from bidsapp.arguments import Parser
 from bidsapp.core import InputOutputError, MissingInput, Problem, TryAgain, UnknownLevel, WrongUsage
 from bidsapp.settings import (
+    SIMULATED,
     Settings,
     cpu_count,
     derivatives,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = 'Out of memory. Give the job more, or lower --nprocs.'
 LEVELS = ('participant', 'group', 'pretrain')
+OBJECTIVES = ('restore', 'autoencoder', 'supervised', 'auxiliary')
 #: Options that scripts pass to every BIDS App and that have no meaning here.
 ACCEPTED = {
     'notrack': 'nothing is ever tracked',
@@ -39,12 +41,18 @@ def build_parser() -> Parser:
     """Every option of the contract."""
     parser = Parser(
         prog='transfermri',
-        description='Preprocess diffusion MRI, derive labels, fine-tune a 3D U-Net on them '
-        '(group) and apply it (participant). Not for clinical use.',
+        description='Preprocess diffusion MRI, derive labels and apply a 3D U-Net (participant), '
+        'fine-tune it on the labels (group), or make its first weights (pretrain). '
+        'Not for clinical use.',
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add('bids_dir', type=Path, metavar='BIDS_DIR', help='raw dataset (read only)')
+    add(
+        'bids_dir',
+        type=Path,
+        metavar='BIDS_DIR',
+        help='raw dataset (read only); pretrain: an auxiliary one, or - for simulated brains',
+    )
     add('output_dir', type=Path, metavar='OUTPUT_DIR', help='where the derivatives go')
     add('level', metavar='{participant,group,pretrain}', help='what to do')
     add('--version', action='version', version=f'TransferMRI {__version__}')
@@ -99,13 +107,15 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
     add('--device', default='auto', metavar='auto|cpu|cuda|cuda:N')
     add('--init', default='auto', metavar='bundled|scratch|PATH', help='group: where to start from')
     add('--freeze', default='none', choices=['none', 'encoder', 'body'], help='group: what to keep')
-    add('--steps', type=int, metavar='N', help='group: optimisation steps')
+    add('--steps', type=int, metavar='N', help='group, pretrain: optimisation steps')
     add('--split-file', type=Path, metavar='TSV', help='group: participant_id, split')
     add('--compare', nargs='+', default=[], choices=['scratch', 'autoencoder'], help='group')
     add('--input-directions', type=int, metavar='N', help='group: learn from N directions only')
-    add('--objective', choices=['restore', 'autoencoder', 'supervised', 'auxiliary'],
-        help='pretrain')  # fmt: skip
-    add('--resume', action='store_true', help='pretrain: go on')
+    add('--objective', choices=OBJECTIVES,
+        help='pretrain: undo artefacts and noise (restore), give back the input (autoencoder), '
+        'all tasks by the truth of simulated brains (supervised, the default with -), or NODDI of '
+        'an auxiliary dataset from fewer directions and coarser voxels (auxiliary)')  # fmt: skip
+    add('--resume', action='store_true', help='pretrain: go on where a run was stopped')
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -113,11 +123,8 @@ def parse(argv: Sequence[str]) -> Settings:
     args = build_parser().parse_args(argv)
     if args.level not in LEVELS:
         raise UnknownLevel(
-            f'The analysis level {args.level!r} does not exist; choose participant or group.'
-        )
-    if args.level == 'pretrain':
-        raise WrongUsage(
-            'The level pretrain is not part of this version; choose participant or group.'
+            f'The analysis level {args.level!r} does not exist; choose participant, group or '
+            'pretrain.'
         )
     from bidsapp import tasks
 
@@ -125,9 +132,10 @@ def parse(argv: Sequence[str]) -> Settings:
         if task not in tasks.names():
             raise WrongUsage(f'There is no task {task!r}. Choose from: {", ".join(tasks.names())}.')
     _check_numbers(args)
+    _check_level(args)
     output = args.output_dir.absolute()
     return Settings(
-        bids_dir=args.bids_dir.absolute(),
+        bids_dir=args.bids_dir if args.bids_dir == SIMULATED else args.bids_dir.absolute(),
         output_dir=output,
         level=args.level,
         participants=labels(args.participant_label, 'sub-'),
@@ -156,8 +164,32 @@ def parse(argv: Sequence[str]) -> Settings:
         split_file=args.split_file,
         compare=tuple(args.compare),
         input_directions=args.input_directions,
+        objective=args.objective or ('supervised' if args.bids_dir == SIMULATED else None),
+        resume=args.resume,
         argv=tuple(argv),
     )
+
+
+def _check_level(args: argparse.Namespace) -> None:
+    """Raises WrongUsage for options that mean nothing at this level."""
+    if args.level == 'pretrain':
+        given = {
+            '--init': args.init not in ('auto', 'scratch'),
+            '--model': args.model != 'auto',
+            '--freeze': args.freeze != 'none',
+            '--compare': args.compare,
+            '--split-file': args.split_file,
+            '--input-directions': args.input_directions,
+            '--reports-only': args.reports_only,
+            '--derivatives': args.derivatives,
+        }
+        reason = 'pretrain makes weights from random ones and draws no page'
+    else:
+        given = {'BIDS_DIR -': args.bids_dir == SIMULATED, '--objective': args.objective,
+                 '--resume': args.resume}  # fmt: skip
+        reason = f'that is for pretrain; {args.level} needs a BIDS dataset and goes on by itself'
+    if unfit := [name for name, value in given.items() if value]:
+        raise WrongUsage(f'{args.level} with {", ".join(unfit)}: {reason}. Leave it out.')
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -232,9 +264,10 @@ def run(settings: Settings) -> int:
     from bidsapp.bids.query import check_dataset, subjects_of
     from bidsapp.settings import check_folders
 
-    if not settings.skip_validation or not settings.bids_dir.is_dir():
-        check_dataset(settings.bids_dir)
-    subjects_of(settings.bids_dir)
+    if not settings.simulated:
+        if not settings.skip_validation or not settings.bids_dir.is_dir():
+            check_dataset(settings.bids_dir)
+        subjects_of(settings.bids_dir)
     check_folders(settings)
     quiet_environment(settings)
     log = set_up_log(settings)
@@ -243,6 +276,10 @@ def run(settings: Settings) -> int:
             from bidsapp import participant
 
             return participant.run(settings, log)
+        if settings.level == 'pretrain':
+            from bidsapp import pretrain
+
+            return pretrain.run(settings, log)
         from bidsapp import group
 
         return group.run(settings, log)

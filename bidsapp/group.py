@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp import __version__, tasks
-from bidsapp.bids.query import find_preprocessed, find_reference, read_filters
+from bidsapp.bids.preprocessed import choose_preprocessed, with_references
+from bidsapp.bids.query import read_filters
 from bidsapp.bids.samples import canonical_sample, load_table, save_canonical
 from bidsapp.bids.write import write_dataset, write_json, write_text
 from bidsapp.core import (
     BadData,
     Checkpoint,
     MissingInput,
-    NothingSelected,
     Plan,
     Problem,
     WrongUsage,
 )
 from bidsapp.learn import cards
+from bidsapp.learn.processors import use_processors
 from bidsapp.learn.splits import SPLITS, make_split, read_split
 from bidsapp.learn.tables import COLUMNS, EXPLAINED, tsv
 from bidsapp.physics.gradients import halves, well_spread
@@ -50,14 +50,19 @@ log = logging.getLogger('transfermri')
 #: Fewer participants than this cannot be divided into train, val and test.
 MIN_PARTICIPANTS = 3
 #: Steps where --steps is not given, and the shape of a batch.
-STEPS, PATCH, BATCH, LEARNING_RATE = 1000, 32, 2, 4e-3
+STEPS, PATCH, BATCH = 1000, 32, 2
+#: From random weights, and from weights that know something already.
+LEARNING_RATE, FINE_RATE = 4e-3, 1e-3
 
 
 def run(settings: Settings, log_file: Path) -> int:
     """Tell the story; returns the exit code."""
     refuse_what_is_not_there(settings)
-    cases = find_cases(settings)
-    wanted = list(settings.tasks) or tasks.names()
+    cases = choose_preprocessed(
+        settings.output_dir, settings.participants, settings.sessions,
+        read_filters(settings.filter_file),
+    )  # fmt: skip
+    wanted = list(settings.tasks) or [n for n in tasks.names() if tasks.get(n).derive is not None]
     by_task = {name: labelled(settings.output_dir, cases, name) for name in wanted}
     trained, skipped = trainable(by_task, bool(settings.tasks))
     subjects = {c.subject for found in by_task.values() for c in found}
@@ -75,7 +80,7 @@ def run(settings: Settings, log_file: Path) -> int:
     from bidsapp.learn.predict import resolve_device
 
     device = resolve_device(settings.device)
-    use_threads(settings, device)
+    use_processors(settings.nprocs, device)
     write_dataset(settings.output_dir, settings.bids_dir)
     failures: list[Problem] = []
     made = []
@@ -107,44 +112,25 @@ def draw_pages(names: Sequence[str], settings: Settings) -> int:
 
 def refuse_what_is_not_there(settings: Settings) -> None:
     """Options of the contract that this version cannot serve."""
-    if 'autoencoder' in settings.compare:
+    if 'autoencoder' in settings.compare and cards.autoencoder(settings.models) is None:
         raise WrongUsage(
-            '--compare autoencoder needs a pretrained autoencoder, which this version does not '
-            'have; --compare scratch works.'
+            '--compare autoencoder needs a pretrained autoencoder; the package has none, nor has '
+            f'{settings.models}. Make one with `pretrain --objective autoencoder`; '
+            '--compare scratch works.'
         )
     if settings.init == 'bundled' and not cards.bundled_models():
         raise MissingInput('--init bundled: this version bundles no model. Use --init scratch.')
 
 
-def find_cases(settings: Settings) -> list[Case]:
-    """The preprocessed runs that are selected. Raises MissingInput or NothingSelected."""
-    subjects = list(settings.participants) or None
-    cases = find_preprocessed(settings.output_dir, subjects)
-    if settings.sessions:
-        cases = [c for c in cases if c.entities.get('session') in settings.sessions]
-    wanted = read_filters(settings.filter_file).get('dwi', {})
-    cases = [c for c in cases if all(c.entities.get(k) == v for k, v in wanted.items()
-                                     if k not in ('suffix', 'datatype'))]  # fmt: skip
-    if cases:
-        return cases
-    if find_preprocessed(settings.output_dir):
-        raise NothingSelected('The labels and filters select none of the preprocessed runs.')
-    raise MissingInput(
-        f'{settings.output_dir} holds no preprocessed dMRI (*_desc-preproc_dwi.nii.gz with mask '
-        'and gradients). Run the participant level into it first.'
-    )
-
-
 def labelled(root: Path, cases: Sequence[Case], name: str) -> list[Case]:
-    """The runs that have a reference label for a task, with the label among their files."""
+    """The runs that have a reference label for a task, with the label among their files.
+
+    None for a task that is learnt by pretraining only.
+    """
     task = tasks.get(name)
-    found = []
-    for case in cases:
-        references = {o.name: find_reference(root, case, o) for o in task.writes[: task.learns]}
-        labels = {key: reference[1] for key, reference in references.items() if reference}
-        if len(labels) == task.learns:
-            found.append(case.with_files(**labels))
-    return found
+    if task.derive is None:
+        return []
+    return with_references(root, cases, task.writes[: task.learns])
 
 
 def trainable(by_task: Mapping[str, Sequence[Case]], named: bool) -> tuple[list[str], list[str]]:
@@ -167,18 +153,6 @@ def trainable(by_task: Mapping[str, Sequence[Case]], named: bool) -> tuple[list[
             'participant level on more participants, or see its log for why labels are missing.'
         )
     return trained, skipped
-
-
-def use_threads(settings: Settings, device: str) -> None:
-    """All processors for one network; deterministic kernels on CUDA."""
-    import torch
-
-    torch.set_num_threads(settings.nprocs)
-    if device.startswith('cuda'):
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-    logging.getLogger('lightning_fabric').setLevel(logging.WARNING)
 
 
 def kept_inputs(cases: Sequence[Case], settings: Settings, training: bool) -> list[Case]:
@@ -223,6 +197,18 @@ def start_model(settings: Settings, task: str) -> Checkpoint | None:
     return None if settings.init == 'scratch' else load(Path(settings.init).absolute())
 
 
+def other_starts(settings: Settings, start: Checkpoint | None) -> dict[str, Checkpoint | None]:
+    """Arm → the weights it starts from, for each that --compare asks for."""
+    from bidsapp.learn.checkpoint import load
+
+    arms: dict[str, Checkpoint | None] = {}
+    if 'scratch' in settings.compare and start is not None:
+        arms['scratch'] = None
+    if 'autoencoder' in settings.compare and (folder := cards.autoencoder(settings.models)):
+        arms['autoencoder'] = load(folder)
+    return arms
+
+
 def train(
     name: str, cases: Sequence[Case], split: Mapping[str, str], settings: Settings, device: str
 ) -> Path:
@@ -242,30 +228,37 @@ def train(
     learnt_from = [task.load(c) for c in kept_inputs(groups['train'], settings, training=True)]
     steps = settings.steps or STEPS
     plan = Plan(
-        steps=steps, patch=PATCH, batch=BATCH, lr=LEARNING_RATE, freeze=settings.freeze,
+        steps=steps, patch=PATCH, batch=BATCH, lr=FINE_RATE, freeze=settings.freeze,
         seed=settings.seed, device=device, validate_every=max(1, min(100, steps // 6)),
     )  # fmt: skip
     start = start_model(settings, name)
     state_files = []
 
-    def fitted(start: Checkpoint | None, plan: Plan) -> tuple[UNet3d, State, list[Row]]:
+    def fitted(arm: str, start: Checkpoint | None, plan: Plan) -> tuple[UNet3d, State, list[Row]]:
         from bidsapp.learn.fit import fit
+        from bidsapp.learn.patches import PatchSource
 
+        if start is None:
+            plan = replace(plan, lr=LEARNING_RATE)
         state_files.append(state_path(task, plan, start, groups, settings))
-        data = (learnt_from, samples['val'])
+        data = (PatchSource(learnt_from, plan.patch), samples['val'])
         network, state = fit(task, *data, start, plan, state_files[-1], log.info)
-        arm = 'scratch' if start is None else 'finetuned'
         return network, state, scored(task, arm, network, groups, samples, device)
 
-    network, state, rows = fitted(start, plan)
-    if 'scratch' in settings.compare and start is not None:
-        log.info('%s: the same from random weights, to compare', name)
-        rows = rows + fitted(None, replace(plan, freeze='none'))[2]
+    network, state, rows = fitted('scratch' if start is None else 'finetuned', start, plan)
+    for arm, other in other_starts(settings, start).items():
+        log.info('%s: the same from %s, to compare', name, arm)
+        rows = rows + fitted(arm, other, replace(plan, freeze='none'))[2]
+    if start is not None and name in start.heads and settings.init in ('auto', 'bundled'):
+        from bidsapp.learn.predict import network_of
+
+        as_it_comes = network_of(start, [name])
+        rows = rows + scored(task, 'bundled', as_it_comes, groups, samples, device)
     card = make_card(task, plan, start, learnt_from, state.best_step, rows, split)
     checkpoint = Checkpoint(
         card,
         {k: v.cpu() for k, v in network.body.state_dict().items()},
-        {k: v.cpu() for k, v in network.head.state_dict().items()},
+        {name: {k: v.cpu() for k, v in network.heads[name].state_dict().items()}},
     )
     folder = save_model(checkpoint, task, rows, state.log, split, settings)
     for state_file in state_files:
@@ -336,9 +329,9 @@ def make_card(
         'network': {
             'name': task.network,
             'channels_in': channels,
-            'channels_out': task.channels,
             'options': options,
         },
+        'heads': dict(task.heads),
         'input': 'canonical q-space channels (docs/architecture.md)',
         'learnt_b_ranges': [list(SLOTS[slot]) for slot in slots],
         'started_from': None if start is None else

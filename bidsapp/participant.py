@@ -23,7 +23,14 @@ from bidsapp.core import (
 )
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
 from bidsapp.workflows.execution import clear_problems, configure, engine, problems_left, run_graph
-from bidsapp.workflows.plan import Models, RunPlan, plan_run, stale
+from bidsapp.workflows.plan import (
+    Models,
+    RunPlan,
+    plan_run,
+    predicted_files,
+    predictions_of,
+    stale,
+)
 from bidsapp.workflows.run import Place
 
 if TYPE_CHECKING:
@@ -47,6 +54,7 @@ def run(settings: Settings, log_file: Path) -> int:
     write_citation(settings.output_dir)
     if not settings.reports_only:
         execute(plans, settings, device)
+        say_warnings(plans, settings, models)
     draw_pages(plans, settings)
     code = conclude(plans, settings, log_file)
     if code == 0 and settings.clean_workdir:
@@ -109,13 +117,13 @@ def models_to_apply(settings: Settings) -> Models:
             )
     else:
         folder = Path(settings.model).absolute()
-        card = load_card(folder)
-        if card['task'] not in wanted:
+        heads = load_card(folder)['heads']
+        folders = {task: folder for task in wanted if task in heads}
+        if not folders:
             raise MissingInput(
-                f'The model in {folder} was made for task {card["task"]}, which is not among '
-                f'the tasks of this call ({", ".join(wanted)}).'
+                f'The model in {folder} was made for {", ".join(heads)}; this call is about '
+                f'{", ".join(wanted)}.'
             )
-        folders[card['task']] = folder
     return {t: (f, dict(load_card(f)), training_participants(f)) for t, f in folders.items()}
 
 
@@ -137,12 +145,16 @@ def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
         for name in selected_tasks(settings):
             if name in made.unavailable:
                 log.info('  %s: no reference label: %s', name, made.unavailable[name])
+            if name in made.inapplicable:
+                log.info('  %s: no prediction: %s', name, made.inapplicable[name])
         steps = ['preprocessing'] * made.todo.preproc
         steps += [f'{name} label ({source})' for name, source in made.todo.references.items()]
         steps += [f'{name} prediction' for name in made.todo.predictions]
         log.info('  to do: %s', ', '.join(steps) or 'nothing, all is there')
     without = [name for name in selected_tasks(settings) if name not in models]
-    if without:
+    if never := [name for name in without if tasks.get(name).derive is None]:
+        log.info('No model for %s, which `pretrain` alone can make.', ', '.join(never))
+    if without := [name for name in without if name not in never]:
         log.info(
             'No model for %s: this run makes reference outputs only for that. Run `group`, then '
             '`participant` again.', ', '.join(without),
@@ -184,6 +196,23 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
             continue
         found = problems_left(folders[made.run.name])
         made.problem = found or failure or Problem('it was not finished; the log says more')
+
+
+def say_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> None:
+    """What the sidecars of predictions warn of and could not be known before, such as the noise."""
+    from bidsapp.reports.written import sidecar
+
+    for made in plans:
+        said = {
+            str(text): None
+            for name in predictions_of(made, models)
+            for path in predicted_files(made.run.case.entities, name)
+            if path.name.endswith('.nii.gz')
+            for text in sidecar(settings.output_dir / path).get('Warnings', [])
+        }  # fmt: skip
+        for text in said:
+            if text not in made.warnings:
+                log.warning('%s: %s', made.run.name, text)
 
 
 def draw_pages(plans: list[RunPlan], settings: Settings) -> None:

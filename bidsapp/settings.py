@@ -13,6 +13,8 @@ from bidsapp.core import InputOutputError, MissingInput, WrongUsage
 
 #: Bytes that must be free in the output folder before anything starts.
 MIN_FREE = 200 * 2**20
+#: BIDS_DIR of pretrain on simulated brains.
+SIMULATED = Path('-')
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Settings:
     split_file: Path | None = None
     compare: tuple[str, ...] = ()
     input_directions: int | None = None
+    objective: str | None = None
+    resume: bool = False
     argv: tuple[str, ...] = field(default=())
 
     @property
@@ -55,23 +59,17 @@ class Settings:
         """Where fine-tuned models stand."""
         return self.output_dir / 'models'
 
+    @property
+    def simulated(self) -> bool:
+        """Whether no dataset is read."""
+        return self.bids_dir == SIMULATED
+
 
 def check_folders(settings: Settings) -> None:
     """Raises Problem for folders that would harm the input or cannot be written."""
-    raw, out = settings.bids_dir.resolve(), settings.output_dir.resolve()
-    work = settings.work_dir.resolve()
-    if out == raw:
-        raise WrongUsage(
-            f'OUTPUT_DIR is BIDS_DIR ({raw}). Choose another folder, such as '
-            f'{raw / "derivatives" / "transfermri"}.'
-        )
-    if out.is_relative_to(raw) and not out.is_relative_to(raw / 'derivatives'):
-        raise WrongUsage(
-            f'OUTPUT_DIR {out} lies inside BIDS_DIR but not under its derivatives/ folder. '
-            'Choose a folder there, or one outside the dataset.'
-        )
-    if work.is_relative_to(raw) and not work.is_relative_to(out):
-        raise WrongUsage(f'The work folder {work} lies inside BIDS_DIR. Choose one outside it.')
+    out, work = settings.output_dir.resolve(), settings.work_dir.resolve()
+    if not settings.simulated:
+        keep_apart(settings.bids_dir.resolve(), out, work)
     for name, path in settings.derivatives:
         other = path.resolve()
         if out == other or work.is_relative_to(other):
@@ -86,6 +84,22 @@ def check_folders(settings: Settings) -> None:
             f'{out} has {free / 2**20:.0f} MB free; at least {MIN_FREE / 2**20:.0f} MB are needed '
             'to begin. Make room or choose another OUTPUT_DIR.'
         )
+
+
+def keep_apart(raw: Path, out: Path, work: Path) -> None:
+    """Raises WrongUsage if the dataset ``raw`` would be written into."""
+    if out == raw:
+        raise WrongUsage(
+            f'OUTPUT_DIR is BIDS_DIR ({raw}). Choose another folder, such as '
+            f'{raw / "derivatives" / "transfermri"}.'
+        )
+    if out.is_relative_to(raw) and not out.is_relative_to(raw / 'derivatives'):
+        raise WrongUsage(
+            f'OUTPUT_DIR {out} lies inside BIDS_DIR but not under its derivatives/ folder. '
+            'Choose a folder there, or one outside the dataset.'
+        )
+    if work.is_relative_to(raw) and not work.is_relative_to(out):
+        raise WrongUsage(f'The work folder {work} lies inside BIDS_DIR. Choose one outside it.')
 
 
 def prepare(folder: Path) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from bidsapp.core import FloatArray
 
+#: Fibres of a direction map.
+MAX_FIBRES = 3
+
 
 def open_image(path: Path) -> nib.Nifti1Image:
     """The image, not yet its voxels. Raises BadData if it is not a NIfTI file."""
@@ -99,10 +102,12 @@ def crop_to(mask: np.ndarray) -> tuple[slice, slice, slice]:
     return spans[0], spans[1], spans[2]
 
 
-def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
-    """The canonical input of a preprocessed run, from its volumes ``keep`` (default all)."""
-    import torch
+def brain_of(case: Case) -> tuple[np.ndarray, np.ndarray, GradientTable, np.ndarray]:
+    """(signals (X, Y, Z, N), brain (X, Y, Z), world table, affine) of a preprocessed run.
 
+    The grid's axes are turned to the nearest RAS and cropped to the brain; no voxel is
+    interpolated. Raises BadData if there is no brain.
+    """
     image = open_image(case.files['dwi'])
     brain = load_volume(case.files['mask']) > 0
     if not brain.any():
@@ -111,22 +116,30 @@ def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
     data, affine = to_ras(load_volume(case.files['dwi']), image.affine)
     brain, _ = to_ras(brain, image.affine)
     box = crop_to(brain)
-    data, brain = data[box], brain[box]
+    corner = np.block([[np.eye(3), np.array([[s.start] for s in box])], [0, 0, 0, 1]])
+    return data[box], brain[box], gtab, affine @ corner
+
+
+def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
+    """The canonical input of a preprocessed run, from its volumes ``keep`` (default all)."""
+    import torch
+
+    data, brain, gtab, affine = brain_of(case)
     if keep is not None:
         data, gtab = data[..., keep], gtab[keep]
-    affine = affine @ np.block([[np.eye(3), np.array([[s.start] for s in box])], [0, 0, 0, 1]])
     local = in_grid(gtab, affine)
     s0 = data[..., gtab.b0].mean(-1)
     floor = 1e-3 * float(np.median(s0[brain])) + 1e-12
     weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
     variance = qspace.noise_variance(attenuation, brain, local[~local.b0])
-    channels = qspace.canonical_channels(attenuation, s0, brain, local, variance)
+    size = voxel_sizes(affine)
+    channels = qspace.canonical_channels(attenuation, s0, brain, local, variance, size)
     return Sample(
         torch.from_numpy(channels),
         torch.from_numpy(brain.copy())[None],
         affine,
-        context=torch.from_numpy(voxel_sizes(affine)).float(),
+        context=torch.tensor([*size, variance], dtype=torch.float32),
     )
 
 
@@ -138,6 +151,8 @@ def save_canonical(sample: Sample, folder: Path) -> Path:
     np.save(staging / 'image.npy', sample.image.numpy())
     np.save(staging / 'mask.npy', sample.mask.numpy())
     np.save(staging / 'affine.npy', sample.affine)
+    if sample.context is not None:
+        np.save(staging / 'context.npy', sample.context.numpy())
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     return folder
@@ -147,13 +162,12 @@ def open_canonical(folder: Path) -> Sample:
     """A kept sample. Its image is mapped copy-on-write, so only what is used is read."""
     import torch
 
-    image = np.load(folder / 'image.npy', mmap_mode='c')
-    affine = np.load(folder / 'affine.npy')
+    kept = folder / 'context.npy'
     return Sample(
-        torch.from_numpy(image),
+        torch.from_numpy(np.load(folder / 'image.npy', mmap_mode='c')),
         torch.from_numpy(np.load(folder / 'mask.npy')),
-        affine,
-        context=torch.from_numpy(voxel_sizes(affine)).float(),
+        np.load(folder / 'affine.npy'),
+        context=torch.from_numpy(np.load(kept)) if kept.is_file() else None,
     )
 
 
@@ -181,14 +195,19 @@ def load_maps(sample: Sample, labels: Sequence[Path | None]) -> Sample:
 
 
 def load_directions(sample: Sample, label: Path | None) -> Sample:
-    """``sample`` with the first fibre of a direction map as target (3, X, Y, Z) in its own axes."""
+    """``sample`` with the fibres of a direction map as target, in its own axes.
+
+    (3 MAX_FIBRES, X, Y, Z) unit vectors, strongest first; zeros where there is none.
+    """
     import torch
 
     if label is None:
         return sample
-    world = onto_sample(load_volume(label)[..., :3], open_image(label).affine, sample)
-    local = np.einsum('wg,wxyz->gxyz', grid_axes(sample.affine), world)
-    return replace(sample, target=torch.from_numpy(np.ascontiguousarray(local, np.float32)))
+    world = onto_sample(load_volume(label), open_image(label).affine, sample)
+    fibres = world[: 3 * MAX_FIBRES].reshape(-1, 3, *world.shape[1:])
+    local = np.zeros((MAX_FIBRES, *fibres.shape[1:]), np.float32)
+    local[: len(fibres)] = np.einsum('wg,nwxyz->ngxyz', grid_axes(sample.affine), fibres)
+    return replace(sample, target=torch.from_numpy(local.reshape(-1, *world.shape[1:])))
 
 
 def onto_sample(array: FloatArray, affine: FloatArray, sample: Sample) -> np.ndarray:

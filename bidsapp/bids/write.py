@@ -44,6 +44,8 @@ sub-<label>.html first.
 
 Not for clinical use.
 """
+#: Files of a gradient table.
+TABLE = ('.bval', '.bvec')
 #: Colours of the classes of a segmentation table, by index.
 COLOURS = ('#000000', '#9e9e9e', '#f5f5f5', '#3b82f6', '#ef4444', '#10b981')
 
@@ -128,11 +130,12 @@ def output_path(entities: Mapping[str, str], output: Output, source: str, extens
 
 def files_of(entities: Mapping[str, str], output: Output, source: str) -> list[Path]:
     """Every file that one output consists of, below the root, the image last."""
-    extensions = (
-        ['.json', '.tsv', '.nii.gz']
-        if output.dtype == 'uint8' and output.labels
-        else ['.json', '.nii.gz']
-    )
+    beside = []
+    if output.dtype == 'uint8' and output.labels:
+        beside = ['.tsv']
+    elif output.entities['suffix'] == 'dwi':
+        beside = list(TABLE)
+    extensions = ('.json', *beside, '.nii.gz')
     return [output_path(entities, output, source, extension) for extension in extensions]
 
 
@@ -147,7 +150,8 @@ def write_output(
 ) -> Path:
     """Write one output of one run: sidecar, table of classes where it has any, and last the image.
 
-    So an image that is there has all that belongs to it.
+    So an image that is there has all that belongs to it. Diffusion MRI gets the gradient table
+    that stands beside ``like``.
     """
     for path in files_of(entities, output, source):
         target = root / path
@@ -156,6 +160,9 @@ def write_output(
             write_json(target, {**_described(output), **space, **sidecar})
         elif path.suffix == '.tsv':
             write_text(target, _table(output))
+        elif path.suffix in TABLE:
+            beside = like.with_name(like.name.removesuffix('.nii.gz') + path.suffix)
+            write_text(target, beside.read_text(encoding='utf-8'))
         else:
             write_image(target, array, like, output.dtype)
     return root / output_path(entities, output, source, '.nii.gz')
@@ -174,11 +181,11 @@ def spatial_reference(root: Path, entities: Mapping[str, str], like: Path) -> di
 
 def _described(output: Output) -> dict[str, Any]:
     described: dict[str, Any] = {'Description': output.description}
-    if output.entities['suffix'] == 'probseg':
+    if output.entities['suffix'] == 'probseg' and output.labels:
         described['LabelMap'] = [code for _, _, code in output.labels]
     if output.entities['suffix'] not in ('dseg', 'probseg', 'mask'):
         described |= {'Units': output.units, 'SkullStripped': True}
-    if output.entities.get('param') == 'direction':
+    if output.entities.get('param') == 'direction' and 'desc' not in output.entities:
         described |= {
             'OrientationEncoding': {
                 'Type': 'unit3vector',

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Directory,
@@ -14,15 +15,16 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bidsapp.bids.samples import load_table, load_volume
+from bidsapp.bids.samples import load_table, load_volume, open_image
 from bidsapp.bids.write import own_uri, write_output
 from bidsapp.core import Case
 from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
+from bidsapp.learn.cards import load_card
+from bidsapp.learn.ranges import facts_of, has_ranges, outside
+from bidsapp.physics.gradients import voxel_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bidsapp.core import Sample
 
 
@@ -131,65 +133,101 @@ class WriteReference(Step):
         return {'out_files': [str(path) for path in written]}
 
 
-class _PredictionInput(_CaseInput, ComputingInput):
-    task = traits.Str(mandatory=True)
+class _ModelInput(ComputingInput):
     canonical = Directory(exists=True, mandatory=True)
     model = Directory(exists=True, mandatory=True)
     model_sha256 = traits.Str(mandatory=True, desc='so that another model is another step')
-    seen_in_training = traits.Bool(mandatory=True)
-    out_root = traits.Str(mandatory=True)
+
+
+class _ApplyInput(_ModelInput):
+    tasks = traits.List(traits.Str, mandatory=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
+class _Applied(TraitedSpec):
+    applied = Directory(exists=True, desc='<task>.npy (K, X, Y, Z) on the grid of the input')
+    applied_on = traits.Str(desc='the device that computed it')
+
+
+class ApplyModel(Step):
+    """A network over one run: its body once for all the tasks that it serves."""
+
+    input_spec = _ApplyInput
+    output_spec = _Applied
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """What comes out of each head, unfinished."""
+        from bidsapp.bids.samples import open_canonical
+        from bidsapp.learn.checkpoint import load
+        from bidsapp.learn.predict import network_of, predict, split_heads
+
+        checkpoint = load(Path(self.inputs.model))
+        sample = open_canonical(Path(self.inputs.canonical))
+        device, names = self.inputs.device, list(self.inputs.tasks)
+        output = predict(network_of(checkpoint, names), sample.image, device)
+        heads = {name: checkpoint.card['heads'][name] for name in names}
+        kept = folder / 'applied'
+        kept.mkdir(exist_ok=True)
+        for name, part in split_heads(output, heads).items():
+            np.save(kept / f'{name}.npy', part.numpy())
+        return {'applied': str(kept), 'applied_on': device_name(device)}
+
+
+class _PredictionInput(_CaseInput, _ModelInput):
+    task = traits.Str(mandatory=True)
+    applied = Directory(exists=True, mandatory=True)
+    applied_on = traits.Str(mandatory=True)
+    seen_in_training = traits.Bool(mandatory=True)
+    out_root = traits.Str(mandatory=True)
+
+
 class WritePrediction(Step):
-    """A network applied to one run, and its outputs written."""
+    """What a network said of one run, turned into a task's outputs and written."""
 
     input_spec = _PredictionInput
     output_spec = _Outputs
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """Every output says which model made it, on which device, and whether it had seen this."""
+        """Every output says which model made it, where, and whether it was made for such scans."""
+        import torch
+
         from bidsapp import tasks
         from bidsapp.bids.samples import load_sample, onto_run
-        from bidsapp.learn.checkpoint import load
-        from bidsapp.learn.predict import network_of, predict
 
         task = tasks.get(self.inputs.task)
         case = case_of(self.inputs, 'canonical')
         root, like = Path(self.inputs.out_root), case.files['dwi']
-        checkpoint = load(Path(self.inputs.model))
         sample = load_sample(case)
-        arrays = task.finish(
-            predict(network_of(checkpoint), sample.image, self.inputs.device), sample
-        )
+        output = torch.from_numpy(np.load(Path(self.inputs.applied) / f'{task.name}.npy'))
+        arrays = task.finish(output, sample, case)
         sidecar = {
             'Sources': [own_uri(like, root), own_uri(case.files['mask'], root)],
-            'ModelName': checkpoint.card['name'],
-            'ModelVersion': checkpoint.card['version'],
-            'ModelSHA256': checkpoint.card['sha256'],
-            'Device': device_name(self.inputs.device),
-            'SeenInTraining': self.inputs.seen_in_training,
-            'Warnings': out_of_range(checkpoint.card, sample),
+            **self.about_model(case, sample),
         }
+        further = task.details(arrays)
         written = [
             write_output(root, case.entities, output, 'unet',
-                         onto_run(arrays[output.name], sample, like), like, sidecar)
+                         onto_run(arrays[output.name], sample, like), like,
+                         {**sidecar, **further.get(output.name, {})})
             for output in task.writes
         ]  # fmt: skip
         return {'out_files': [str(path) for path in written]}
 
-
-def out_of_range(card: Mapping[str, Any], sample: Sample) -> list[str]:
-    """What of this scan the model has not learnt from."""
-    from bidsapp.physics.qspace import SLOTS, slots_in_use
-
-    learnt = [tuple(b) for b in card.get('learnt_b_ranges', SLOTS)]
-    strange = [SLOTS[slot] for slot in slots_in_use(sample.image) if SLOTS[slot] not in learnt]
-    return [
-        f'the model has not learnt from scans with b between {low:g} and {high:g} s/mm2, as this '
-        'one has: look at its predictions before they are used'
-        for low, high in strange
-    ]
+    def about_model(self, case: Case, sample: Sample) -> dict[str, Any]:
+        """Fields of a sidecar on the model, and on this run as one of those it is good for."""
+        card = load_card(Path(self.inputs.model))
+        variance = None if sample.context is None else float(sample.context[3])
+        size = voxel_sizes(open_image(case.files['dwi']).affine)
+        strange = outside(card, facts_of(load_table(case), size, variance))
+        said = {
+            'ModelName': card['name'],
+            'ModelVersion': card['version'],
+            'ModelSHA256': card['sha256'],
+            'Device': self.inputs.applied_on,
+            'SeenInTraining': self.inputs.seen_in_training,
+            'Warnings': strange,
+        }
+        return said | ({'WithinTestedRange': not strange} if has_ranges(card) else {})
 
 
 def device_name(device: str) -> str:

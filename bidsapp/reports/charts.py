@@ -68,6 +68,19 @@ def motion_chart(
     return save(figure, path)
 
 
+def residual_chart(path: Path, values: np.ndarray, low: float | None) -> Path:
+    """Residual over noise (N,) by volume, NaN for none; from ``low`` to 1 is right."""
+    figure, (axes,) = _axes(2.4)
+    volumes = np.arange(len(values))
+    axes.axhspan(1 if low is None else low, 1, color=GREY, alpha=0.25, linewidth=0)
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.plot(volumes, values, color=BLUE, marker='o', markersize=3, linewidth=1)
+    axes.set(xlabel='volume', ylabel='residual / noise', ylim=(0, None))
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return save(figure, path)
+
+
 def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Running mean over SMOOTHING of the steps, at the steps on which it is centred."""
     width = max(1, round(SMOOTHING * len(values)))

@@ -33,7 +33,8 @@ density, orientation dispersion and free water come from NODDI [12], and neurite
 diffusivity from the spherical mean technique [13]. Where a T1w image was available it was corrected
 with N4, registered rigidly to the b=0 image by mutual information [14] and segmented with Atropos
 [15]. Predictions, where there are any, come from a 3D U-Net [16, 17] on a q-space representation
-that does not depend on the acquisition scheme; each prediction's sidecar names its model.
+that does not depend on the acquisition scheme; each prediction's sidecar names its model. Restored
+volumes are that representation as the network corrects it, evaluated at the scan's own gradients.
 
 # References
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bidsapp.bids.names import parse
 from bidsapp.bids.samples import load_table, load_volume, to_ras
-from bidsapp.reports import canvas
+from bidsapp.reports import canvas, uncertainty
 from bidsapp.reports.planes import (
     View,
     coloured_directions,
@@ -177,8 +177,10 @@ def draw_labels(run: WrittenRun, view: View, segmentation: str) -> Drawn | None:
         return overlaid(grey(at(view.b0), high), at(labels), colours, strength)
 
     rows = source_rows(view, cuts, maps, paint)
+    more_rows, more_keys, words = uncertainty.of_labels(run, view, cuts, segmentation)
+    rows += more_rows
     pairs = [(colours[i], names.get(i, f'label {i}')) for i in indices]
-    caption = f'Labels “{segmentation}” over the mean b=0 image.'
+    caption = f'Labels “{segmentation}” over the mean b=0 image.{words}'
     if PREDICTED in maps and len(maps) > 1:
         first = next(source for source in maps if source != PREDICTED)
         one, other = maps[first], maps[PREDICTED]
@@ -189,7 +191,7 @@ def draw_labels(run: WrittenRun, view: View, segmentation: str) -> Drawn | None:
         pairs.append((DIFFERENT, 'different'))
         caption += ' ' + agreement(one, other, names) + seen(files[PREDICTED])
     path = run.figure(segmentation=segmentation, desc='comparison', suffix='dseg')
-    canvas.draw_rows(path, rows, [canvas.swatches(pairs)])
+    canvas.draw_rows(path, rows, [canvas.swatches(pairs), *more_keys])
     return Drawn(heading_of('Labels', segmentation), path, caption)
 
 
@@ -222,9 +224,10 @@ def draw_directions(run: WrittenRun, view: View) -> Drawn | None:
         weight = np.sqrt(at(fa)) if fa is not None else np.ones(here.shape[:2])
         return coloured_directions(here, weight)
 
-    rows = source_rows(view, cuts, maps, paint)
-    keys: list[Key] = [canvas.direction_ball]
-    caption = 'Direction of the first fibre; brightness is the square root of anisotropy.'
+    more_rows, more_keys, words = uncertainty.of_directions(run, view, cuts)
+    rows = [*source_rows(view, cuts, maps, paint), *more_rows]
+    keys: list[Key] = [canvas.direction_ball, *more_keys]
+    caption = 'Direction of the first fibre; brightness is the square root of anisotropy.' + words
     if len(maps) > 1:
         first = next(source for source in maps if source != PREDICTED)
         angle, where = angles(maps[first], maps[PREDICTED])
@@ -258,7 +261,7 @@ def segmentations(run: WrittenRun) -> list[str]:
 def parameters(run: WrittenRun) -> list[str]:
     """Names of the parameter maps of one volume that a run has, those of one model together."""
     named = (parse(path.name) for path in run.files())
-    found = {n['param'] for n in named if 'param' in n} - {'direction'}
+    found = {n['param'] for n in named if 'param' in n} - {'direction', 'residual'}
     return [*(p for p in SCALES if p in found), *sorted(found - SCALES.keys())]
 
 
@@ -274,11 +277,15 @@ def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
     else:
         high, factor = max(window(m, view.brain & (m != 0)) for m in maps.values()), 1.0
         unit = f' {sidecar(next(iter(files.values()))).get("Units", "")}'
-    rows = source_rows(view, comparing_cuts(view), maps, lambda m, at: grey(at(m), high))
+    cuts = comparing_cuts(view)
+    more_rows, more_keys, words = uncertainty.of_parameter(run, view, cuts, param)
+    rows = [*source_rows(view, cuts, maps, lambda m, at: grey(at(m), high)), *more_rows]
     path = run.figure(param=param, desc='comparison', suffix='dwimap')
-    canvas.draw_rows(path, rows, [canvas.scale_bar(param, 'gray', high * factor, unit)])
+    keys = [canvas.scale_bar(param, 'gray', high * factor, unit), *more_keys]
+    canvas.draw_rows(path, rows, keys)
     description = str(sidecar(next(iter(files.values()))).get('Description', ''))
     caption = ' '.join([description, *['Every source in the same grey scale.'] * (len(maps) > 1)])
+    caption += words
     if PREDICTED in files:
         caption += seen(files[PREDICTED])
     return Drawn(heading_of('Parameter', param), path, caption)

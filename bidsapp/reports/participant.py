@@ -11,7 +11,7 @@ from bidsapp.bids.samples import load_table, open_image
 from bidsapp.bids.write import write_text
 from bidsapp.core import BadData, Problem
 from bidsapp.physics.gradients import acquisition, voxel_sizes
-from bidsapp.reports import figures, html, preprocessing
+from bidsapp.reports import figures, html, preprocessing, restored
 from bidsapp.reports.planes import open_view
 from bidsapp.reports.written import WrittenRun, find_written, sidecar
 
@@ -27,7 +27,9 @@ PROCESSING = (
     'BiasFieldCorrection', 'Registration', 'SkullStripped', 'Notes',
 )  # fmt: skip
 #: Fields that say how a prediction came about.
-PREDICTION = ('ModelName', 'ModelVersion', 'ModelSHA256', 'Device', 'SeenInTraining')
+PREDICTION = (
+    'ModelName', 'ModelVersion', 'ModelSHA256', 'Device', 'SeenInTraining', 'WithinTestedRange',
+)  # fmt: skip
 #: Units that BIDS gives to fields of the scan.
 UNITS = {
     'MagneticFieldStrength': 'T', 'EchoTime': 's', 'RepetitionTime': 's', 'FlipAngle': '°',
@@ -36,7 +38,7 @@ UNITS = {
 #: Fields that have their own place on the page, or that only programs need.
 ELSEWHERE = (
     'Description', 'Sources', 'Warnings', 'OrientationEncoding', 'EncodingAxis', 'Reference',
-    'Units', 'LabelMap', 'SkullStripped', 'Type', *PREDICTION,
+    'Units', 'LabelMap', 'SkullStripped', 'Type', 'ByVolume', *PREDICTION,
 )  # fmt: skip
 
 #: What there is to say of a table of confounds.
@@ -88,6 +90,9 @@ def _draw(run: WrittenRun) -> tuple[list[Drawn], list[str]]:
         *(partial(figures.draw_labels, run, view, name) for name in figures.segmentations(run)),
         partial(figures.draw_directions, run, view),
         *(partial(figures.draw_parameter, run, view, name) for name in figures.parameters(run)),
+        partial(restored.draw_restored, run, view),
+        partial(restored.draw_residual, run, view),
+        partial(restored.draw_residual_by_volume, run),
     ]
     drawn, troubles = [], []
     for draw in wanted:
@@ -115,7 +120,7 @@ def _section(run: WrittenRun, drawn: list[Drawn]) -> html.Html:
         html.element('p', content.get('Description', ''), class_='note'),
         _titled('Scan', html.facts(scan)),
         _titled('What was done, and what not', html.facts(done)),
-        _titled('Predictions', _predictions(files)),
+        _titled('Predictions', _predictions(run, files)),
     ]
     for one in drawn:
         pieces.append(html.element('h3', one.heading))
@@ -162,14 +167,20 @@ def _warnings(files: list[Path]) -> list[str]:
     return list(found)
 
 
-def _predictions(files: list[Path]) -> html.Html:
-    """What a network made, with which model, on which device; whether it had seen this brain."""
-    rows = []
+def _predictions(run: WrittenRun, files: list[Path]) -> html.Html:
+    """What a network made, with which model, on which device; whether it had seen this brain.
+
+    A row for all that was made in the same way.
+    """
+    rows: dict[tuple[Any, ...], list[str]] = {}
     for path in (p for p in files if p.name.endswith('.nii.gz')):
         content = sidecar(path)
         if any(key in content for key in PREDICTION):
-            rows.append((path.name.removesuffix('.nii.gz'), *(content.get(k) for k in PREDICTION)))
-    return html.table(('Output', *PREDICTION), rows)
+            name = path.name.removesuffix('.nii.gz').removeprefix(f'{run.name}_')
+            made = tuple(html.readable(content.get(k)) for k in PREDICTION)
+            rows.setdefault(made, []).append(name)
+    table = [(', '.join(names), *made) for made, names in rows.items()]
+    return html.table(('Outputs', *PREDICTION), table)
 
 
 def _listing(run: WrittenRun, files: list[Path]) -> html.Html:

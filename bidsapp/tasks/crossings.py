@@ -12,8 +12,9 @@ from bidsapp.core import FIBRES, Acquisition, Arrays, Case, Output, Sample, Task
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import class_scores
 from bidsapp.learn.predict import class_probabilities
+from bidsapp.learn.uncertainty import entropy
 from bidsapp.physics.deconvolution import supports_deconvolution
-from bidsapp.physics.qspace import SLOTS
+from bidsapp.physics.qspace import LAYOUT
 from bidsapp.physics.turns import ALL_TURNS
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ PROBSEG = Output(
     labels=CLASSES,
     description='Probability of each number of fibres, one volume a number, the first for none.',
 )
+ENTROPY = Output(
+    'nfib_entropy',
+    {'suffix': 'probseg', 'seg': 'nfib', 'desc': 'entropy'},
+    'float32',
+    description='Uncertainty of the predicted number of fibres: entropy of the probabilities of 0, '
+    '1, 2 and 3 over its largest value, ln 4. 0: one number for certain; 1: all four as likely.',
+)
 
 
 def load(case: Case) -> Sample:
@@ -49,10 +57,14 @@ def load(case: Case) -> Sample:
     return replace(sample, target=(sample.target + 1) * sample.mask)
 
 
-def finish(output: Tensor, sample: Sample) -> Arrays:
-    """(4, X, Y, Z) logits → number of fibres and probabilities in the brain, zero outside."""
+def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+    """(4, X, Y, Z) logits → number of fibres, probabilities, entropy in the brain, else zero."""
     probability = class_probabilities(output, sample.mask)
-    return {'nfib': probability.argmax(-1).astype(np.uint8), 'nfib_probability': probability}
+    return {
+        'nfib': probability.argmax(-1).astype(np.uint8),
+        'nfib_probability': probability,
+        'nfib_entropy': entropy(probability),
+    }
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
@@ -85,8 +97,9 @@ def derive(case: Case) -> Arrays:
 task = Task(
     name='crossings',
     modality='dwi',
-    writes=(DSEG, PROBSEG),
+    writes=(DSEG, PROBSEG, ENTROPY),
     channels=len(CLASSES),
+    targets=1,
     load=load,
     loss=cross_entropy_and_dice,
     finish=finish,
@@ -96,6 +109,6 @@ task = Task(
     reference=reference,
     derive=derive,
     reads=('fibres',),
-    options={'slots': len(SLOTS)},
+    options=LAYOUT,
     turns=ALL_TURNS,
 )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from bidsapp.bids.samples import load_maps, load_sample, load_table, load_volume
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
-from bidsapp.learn.losses import weighted_absolute_error
+from bidsapp.learn.losses import LOG_SD, gaussian_nll
 from bidsapp.physics.noddi import fit_noddi, supports_noddi
-from bidsapp.physics.qspace import SLOTS
+from bidsapp.physics.qspace import LAYOUT, slot_of
 from bidsapp.physics.spherical_mean import fit_smt
 from bidsapp.physics.turns import ALL_TURNS
 
@@ -31,36 +29,48 @@ SMT_ICVF = _map('smt_icvf', 'icvf', 'Intra-neurite volume fraction.', 'smt')
 SMT_DIFFUSIVITY = _map(
     'smt_diffusivity', 'diffusivity', 'Diffusivity along neurites.', 'smt', 'mm^2/s'
 )
+PARAMETERS = (ICVF, OD, ISOVF)
+
+
+def _uncertainty(output: Output) -> Output:
+    """One standard deviation of a parameter."""
+    words = 'One standard deviation of the predicted value, as the network expects its error.'
+    if output is not ISOVF:
+        words += ' Where there is next to no tissue it was not taught and means nothing.'
+    entities = {**output.entities, 'desc': 'uncertainty'}
+    return Output(f'{output.name}_uncertainty', entities, 'float32', output.units, (), words)
+
+
+UNCERTAINTIES = tuple(_uncertainty(output) for output in PARAMETERS)
 #: Above this share of free water, density and dispersion mean little.
 MOSTLY_WATER = 0.5
 
 
 def load(case: Case) -> Sample:
     """Canonical input; target (3, X, Y, Z): icvf, od, isovf."""
-    return load_maps(load_sample(case), [case.files.get(o.name) for o in (ICVF, OD, ISOVF)])
+    return load_maps(load_sample(case), [case.files.get(o.name) for o in PARAMETERS])
 
 
-def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Absolute error; of density and dispersion in proportion to the tissue that is there."""
-    tissue = (1 - target[:, 2:]) * mask
-    weight = torch.cat([tissue, tissue, mask.to(tissue)], dim=1)
-    return weighted_absolute_error(prediction.sigmoid(), target, weight)
-
-
-def finish(output: Tensor, sample: Sample) -> Arrays:
-    """(3, X, Y, Z) logits → parameters from 0 to 1 in the brain, zero outside."""
-    values = (output.sigmoid() * sample.mask).numpy()
-    return {'icvf': values[0], 'od': values[1], 'isovf': values[2]}
+def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+    """(6, X, Y, Z) logits, log deviations → values and deviations in the brain, zero outside."""
+    n = len(PARAMETERS)
+    values = (output[:n].sigmoid() * sample.mask).numpy()
+    deviations = (output[n:].clamp(*LOG_SD).exp() * sample.mask).numpy()
+    outputs = (*PARAMETERS, *UNCERTAINTIES)
+    return {o.name: array for o, array in zip(outputs, (*values, *deviations), strict=True)}
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
-    """Mean absolute error in the brain; of density and dispersion where water is the less."""
+    """Mean absolute error in the brain; of density and dispersion where water is the less.
+
+    Negative values of the target are unknown and do not count.
+    """
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
-    error = (output.sigmoid() - sample.target).abs()
-    brain = sample.mask[0]
-    tissue = brain & (sample.target[2] < MOSTLY_WATER)
-    wheres = {'icvf': tissue, 'od': tissue, 'isovf': brain}
+    error = (output[: len(PARAMETERS)].sigmoid() - sample.target).abs()
+    known = sample.mask & (sample.target >= 0)
+    tissue = known & (sample.target[2] < MOSTLY_WATER)
+    wheres = {'icvf': tissue[0], 'od': tissue[1], 'isovf': known[2]}
     rows = [
         ('mae', name, float(values[where].mean()))
         for values, (name, where) in zip(error, wheres.items(), strict=True)
@@ -73,6 +83,17 @@ def reference(acquisition: Acquisition) -> str:
     if (reason := supports_noddi(acquisition)) is not None:
         raise Unavailable(reason)
     return 'noddi'
+
+
+def applies(acquisition: Acquisition) -> None:
+    """Only where two ranges of b are there: one alone does not tell density from diffusivity."""
+    slots = {slot_of(b) for b, _ in acquisition.shells}
+    if len(slots) < 2:
+        found = ', '.join(f'{b:.0f}' for b, _ in acquisition.shells)
+        raise Unavailable(
+            'neurite density and dispersion need shells in two of the ranges of b that end at '
+            f'1300, 2300 and above; this run has b={found} s/mm2. FA and ADC are there'
+        )
 
 
 def derive(case: Case) -> Arrays:
@@ -100,18 +121,20 @@ def noise_before(case: Case) -> float | None:
 task = Task(
     name='microstructure',
     modality='dwi',
-    writes=(ICVF, OD, ISOVF),
-    channels=3,
+    writes=(*PARAMETERS, *UNCERTAINTIES),
+    channels=2 * len(PARAMETERS),
+    targets=len(PARAMETERS),
     load=load,
-    loss=loss,
+    loss=gaussian_nll,
     finish=finish,
     metrics=metrics,
     score='mae',
     higher_is_better=False,
     reference=reference,
+    applies=applies,
     derive=derive,
     learns=3,
     beside=((SMT_ICVF, 'smt'), (SMT_DIFFUSIVITY, 'smt')),
-    options={'slots': len(SLOTS)},
+    options=LAYOUT,
     turns=ALL_TURNS,
 )

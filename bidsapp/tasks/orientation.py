@@ -1,25 +1,36 @@
-"""The main fibre direction from diffusion MRI; the label comes from constrained deconvolution."""
+"""Fibre directions from diffusion MRI; the label comes from constrained deconvolution."""
 
 from __future__ import annotations
 
+from math import pi, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bidsapp.bids.samples import load_directions, load_sample, load_volume
+from bidsapp.bids.samples import MAX_FIBRES, load_directions, load_sample, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task
-from bidsapp.learn.losses import dyadic, principal_axis
+from bidsapp.learn.losses import DENSITY_ORDER, FIBRE_NORM, N_DENSITY, fibres, principal_axis
 from bidsapp.learn.metrics import angular_errors
+from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.physics.deconvolution import supports_deconvolution
 from bidsapp.physics.gradients import grid_axes
-from bidsapp.physics.qspace import SLOTS
+from bidsapp.physics.peaks import fibre_peaks
+from bidsapp.physics.qspace import LAYOUT
 from bidsapp.physics.turns import ALL_TURNS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bidsapp.core import Turn
+    from bidsapp.core import FloatArray, Turn
+
+#: Numbers of a dyad, which come before the harmonics of the density.
+N_DYAD = 6
+#: A further fibre is a peak of at least this share of the peak of one certain fibre: it is more
+#: likely there than not, as far as its direction is known.
+SECOND_PEAK = 0.5
+#: Degrees; peaks nearer to a stronger fibre than this are that fibre.
+SEPARATION = 25.0
 
 DIRECTION = Output(
     'direction',
@@ -29,34 +40,75 @@ DIRECTION = Output(
     'strongest first; zero where there is none.',
     references=('csd', 'tensor'),
 )
+UNCERTAINTY = Output(
+    'direction_uncertainty',
+    {'suffix': 'dwimap', 'param': 'direction', 'desc': 'uncertainty'},
+    'float32',
+    units='degree',
+    description='Root mean square angle at which the network expects the true first fibre from the '
+    'direction that it predicts. 54.7: it does not know. It was taught where there are fibres; '
+    'elsewhere it means little. Zero outside the brain.',
+)
 
 
 def load(case: Case) -> Sample:
-    """Canonical input; target (3, X, Y, Z): unit vectors in the axes of the sample's grid."""
+    """Canonical input; target (9, X, Y, Z): unit vectors in the axes of the sample's grid."""
     return load_directions(load_sample(case), case.files.get('direction'))
 
 
-def finish(output: Tensor, sample: Sample) -> Arrays:
-    """(6, X, Y, Z) dyads → (X, Y, Z, 3) principal axes in world axes, in the brain."""
-    inside = sample.mask[0]
-    axes = principal_axis(output.movedim(0, -1)[inside]).numpy()
-    world = np.zeros((*inside.shape, 3), np.float32)
-    world[inside.numpy()] = axes @ grid_axes(sample.affine).T
-    return {'direction': world}
+def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+    """(51, X, Y, Z) dyads and densities → fibres in world axes and degrees, in the brain.
+
+    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, in every voxel of the brain; the others
+    are peaks of the density where it has further ones.
+    """
+    inside = sample.mask[0].numpy()
+    values = output[:, sample.mask[0]]
+    first, degrees = axis_and_spread(values[:N_DYAD].T)
+    axes = first.numpy()
+    vectors = np.concatenate([axes[:, None], further_fibres(values[N_DYAD:].numpy(), axes)], axis=1)
+    world = np.zeros((*inside.shape, 3 * MAX_FIBRES), np.float32)
+    world[inside] = (vectors @ grid_axes(sample.affine).T).reshape(len(vectors), -1)
+    uncertainty = np.zeros(inside.shape, np.float32)
+    uncertainty[inside] = degrees.numpy()
+    return {'direction': world, 'direction_uncertainty': uncertainty}
+
+
+def further_fibres(density: FloatArray, first: FloatArray) -> np.ndarray:
+    """(V, MAX_FIBRES - 1, 3) fibres beside ``first`` (V, 3) of densities (N_DENSITY, V); else 0.
+
+    Two peaks of half a fibre each hold the mass of one at least; so only such voxels are searched.
+    """
+    found = np.zeros((len(first), MAX_FIBRES - 1, 3))
+    voxels = np.flatnonzero(density[0] * sqrt(4 * pi) > 2 * SECOND_PEAK)
+    if not len(voxels):
+        return found
+    highest = SECOND_PEAK * FIBRE_NORM
+    peaks, heights = fibre_peaks(
+        density[:, voxels].astype(float), DENSITY_ORDER, 0.25, SEPARATION, highest
+    )
+    apart = np.abs(np.einsum('vnj,vj->vn', peaks, first[voxels])) < np.cos(np.deg2rad(SEPARATION))
+    good = apart & (heights >= highest)
+    place = np.cumsum(good, 1) - 1
+    voxel, peak = np.nonzero(good & (place < MAX_FIBRES - 1))
+    found[voxels[voxel], place[voxel, peak]] = peaks[voxel, peak]
+    return found
 
 
 def turn_target(target: Tensor, turn: Turn) -> Tensor:
-    """Vectors (B, 3, X, Y, Z) of a head that is turned."""
-    return torch.einsum('dc,bcxyz->bdxyz', target.new_tensor(turn), target)
+    """Vectors (B, 9, X, Y, Z) of a head that is turned."""
+    vectors = target.unflatten(1, (-1, 3))
+    return torch.einsum('dc,bncxyz->bndxyz', target.new_tensor(turn), vectors).flatten(1, 2)
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
-    """Median and mean angle (degrees) to the label where it has a direction, the white matter."""
+    """Median and mean angle (degrees) of the first fibre to the label where that has one."""
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
-    where = sample.mask[0] & (sample.target.square().sum(0) > 0.5)
-    axes = principal_axis(output.movedim(0, -1)[where])
-    errors = angular_errors(axes, sample.target.movedim(0, -1)[where])
+    truth = sample.target[:3]
+    where = sample.mask[0] & (truth.square().sum(0) > 0.5)
+    axes = principal_axis(output[:N_DYAD].movedim(0, -1)[where])
+    errors = angular_errors(axes, truth.movedim(0, -1)[where])
     return [
         ('angular_error_median', 'WM', float(errors.median())),
         ('angular_error_mean', 'WM', float(errors.mean())),
@@ -76,10 +128,11 @@ def derive(case: Case) -> Arrays:
 task = Task(
     name='orientation',
     modality='dwi',
-    writes=(DIRECTION,),
-    channels=6,
+    writes=(DIRECTION, UNCERTAINTY),
+    channels=N_DYAD + N_DENSITY,
+    targets=3 * MAX_FIBRES,
     load=load,
-    loss=dyadic,
+    loss=fibres,
     finish=finish,
     metrics=metrics,
     score='angular_error_median',
@@ -87,7 +140,7 @@ task = Task(
     reference=reference,
     derive=derive,
     reads=('fibres',),
-    options={'slots': len(SLOTS)},
+    options=LAYOUT,
     turns=ALL_TURNS,
     turn_target=turn_target,
 )

@@ -11,7 +11,8 @@ from bidsapp.core import TISSUES, Acquisition, Arrays, Case, Output, Sample, Tas
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import class_scores
 from bidsapp.learn.predict import class_probabilities
-from bidsapp.physics.qspace import SLOTS
+from bidsapp.learn.uncertainty import entropy
+from bidsapp.physics.qspace import LAYOUT
 from bidsapp.physics.turns import MIRRORED
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ PROBSEG = Output(
     labels=TISSUES,
     description='Probability of each tissue, one volume a tissue.',
 )
+ENTROPY = Output(
+    'tissue_entropy',
+    {'suffix': 'probseg', 'seg': 'tissue', 'desc': 'entropy'},
+    'float32',
+    description='Uncertainty of the predicted tissue: entropy of the probabilities of grey matter, '
+    'white matter and fluid over its largest value, ln 3. 0: one tissue for certain; 1: all three '
+    'as likely. A voxel that truly holds two tissues is uncertain too.',
+)
 
 
 def load(case: Case) -> Sample:
@@ -40,20 +49,31 @@ def load(case: Case) -> Sample:
     return load_sample(case, case.files.get('tissue'))
 
 
-def finish(output: Tensor, sample: Sample) -> Arrays:
-    """(3, X, Y, Z) logits → labels and probabilities in the brain, zero outside."""
+def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+    """(3, X, Y, Z) logits → labels, probabilities and entropy in the brain, zero outside."""
     probability = class_probabilities(output, sample.mask)
     label = (probability.argmax(-1) + 1) * sample.mask[0].numpy()
-    return {'tissue': label.astype(np.uint8), 'tissue_probability': probability}
+    return {
+        'tissue': label.astype(np.uint8),
+        'tissue_probability': probability,
+        'tissue_entropy': entropy(probability),
+    }
+
+
+def labels_of(target: Tensor) -> Tensor:
+    """(X, Y, Z) 1 … 3, 0 unlabelled, of a target that holds labels (1, …) or fractions (3, …)."""
+    if len(target) == 1:
+        return target[0]
+    return (target.argmax(0) + 1) * (target.sum(0) > 0)
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     """F1 macro, accuracy, and Dice of each tissue over labelled brain voxels."""
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
-    where = sample.mask[0] & (sample.target[0] > 0)
-    predicted = output.argmax(0)[where] + 1
-    return class_scores(predicted, sample.target[0][where], CODES)
+    truth = labels_of(sample.target)
+    where = sample.mask[0] & (truth > 0)
+    return class_scores(output.argmax(0)[where] + 1, truth[where], CODES)
 
 
 def reference(acquisition: Acquisition) -> str:
@@ -73,8 +93,9 @@ def derive(case: Case) -> Arrays:
 task = Task(
     name='tissue',
     modality='dwi',
-    writes=(DSEG, PROBSEG),
+    writes=(DSEG, PROBSEG, ENTROPY),
     channels=len(TISSUES),
+    targets=len(TISSUES),
     load=load,
     loss=cross_entropy_and_dice,
     finish=finish,
@@ -84,6 +105,6 @@ task = Task(
     reference=reference,
     derive=derive,
     reads=('tissue_posteriors',),
-    options={'slots': len(SLOTS)},
+    options=LAYOUT,
     turns=MIRRORED,
 )

@@ -88,7 +88,9 @@ def init_dwi_preproc_wf(
     final_mask = Node(BrainMask(), name='final_mask', mem_gb=3 * size_gb + 0.5)
     bias = Node(CorrectBias(), name='bias', mem_gb=3 * size_gb + 0.5)
     maps = Node(TensorMaps(), name='maps', mem_gb=3 * size_gb + 0.8)
-    ds_preproc = Node(WritePreprocessed(**written), name='ds_preproc', mem_gb=2 * size_gb + 0.3)
+    ds_preproc = Node(
+        WritePreprocessed(**written), name='ds_preproc', mem_gb=2 * size_gb + 0.3, overwrite=True
+    )
     clean = _add_unringing(workflow, denoise, ds_preproc, metadata, size_gb, many)
     workflow.connect([
         (inputnode, examine, [('dwi', 'dwi'), ('bval', 'bval'), ('bvec', 'bvec')]),
@@ -182,7 +184,7 @@ def init_dwi_ingest_wf(
     maps = Node(TensorMaps(dwi=dwi), name='maps', mem_gb=3 * size_gb + 0.8)
     ds_preproc = Node(
         WritePreprocessed(corrected_by=pipeline, dwi=dwi, like=dwi, **written),
-        name='ds_preproc', mem_gb=2 * size_gb + 0.3,
+        name='ds_preproc', mem_gb=2 * size_gb + 0.3, overwrite=True,
     )  # fmt: skip
     workflow.connect([
         (examine, maps, [('bval', 'bval'), ('bvec', 'bvec')]),

@@ -14,6 +14,7 @@ from bidsapp.bids.samples import open_image, read_numbers
 from bidsapp.bids.write import files_of
 from bidsapp.core import Acquisition, BadData, Problem, Unavailable
 from bidsapp.interfaces.outputs import promised_by_preprocessing
+from bidsapp.learn.ranges import Facts, facts_of, outside
 from bidsapp.physics import gradients
 from bidsapp.physics.denoising import MIN_VOLUMES
 from bidsapp.physics.ringing import may_unring
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bidsapp.bids.query import Run
+    from bidsapp.core import Task
 
 #: Task → (folder of its model, card, labels of the participants that it has learnt from).
 Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str]]]
@@ -38,9 +40,11 @@ class RunPlan:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  #: what will be corrected, and what not
     unavailable: dict[str, str] = field(default_factory=dict)  #: task → why it has no reference
+    inapplicable: dict[str, str] = field(default_factory=dict)  #: task → why it has no prediction
     promised: list[Path] = field(default_factory=list)
     todo: Todo = field(default_factory=Todo)
     size_gb: float = 0.0
+    facts: Facts | None = None  #: what models are judged by
 
     def missing(self, root: Path) -> list[Path]:
         """Promised files, below ``root``, that are not there."""
@@ -79,6 +83,7 @@ def look(made: RunPlan) -> None:
     made.acquisition = gradients.acquisition(table, 't1w' in files)
     voxels = float(image.shape[0]) * image.shape[1] * image.shape[2] * volumes
     made.size_gb = 4 * voxels / 2**30
+    made.facts = facts_of(table, gradients.voxel_sizes(image.affine))
 
 
 def corrections(run: Run, volumes: int) -> list[str]:
@@ -116,14 +121,39 @@ def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) ->
                     references[name] = source
             except Unavailable as reason:
                 made.unavailable[name] = str(reason)
-        if name in models:
+        if name in models and _applies(made, task):
             folder, card, learnt_from = models[name]
             files = predicted_files(entities, name)
             made.promised += files
+            judge(made, card)
             if redo or not all(written_by(root / p, card['sha256']) for p in files):
                 seen = made.run.case.subject in learnt_from
                 predictions[name] = Model(folder, card['sha256'], seen)
     made.todo = Todo(redo, references, predictions)
+
+
+def _applies(made: RunPlan, task: Task) -> bool:
+    """Whether a prediction makes sense for the run; why not is kept."""
+    assert made.acquisition is not None
+    try:
+        task.applies(made.acquisition)
+    except Unavailable as reason:
+        made.inapplicable[task.name] = str(reason)
+        return False
+    return True
+
+
+def judge(made: RunPlan, card: Mapping[str, Any]) -> None:
+    """Warn of what can be seen from header and table to lie outside of a model's tests."""
+    if made.facts is not None:
+        made.warnings += [text for text in outside(card, made.facts) if text not in made.warnings]
+
+
+def predictions_of(made: RunPlan, models: Models) -> list[str]:
+    """Tasks of which this run promises a prediction."""
+    if made.problem is not None or made.acquisition is None:
+        return []
+    return [name for name in models if name not in made.inapplicable]
 
 
 def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:

@@ -13,7 +13,13 @@ from bidsapp import tasks
 from bidsapp.bids.fieldmaps import choose_distortion
 from bidsapp.bids.write import linked_uri, raw_uri
 from bidsapp.interfaces.anat import CorrectT1w
-from bidsapp.interfaces.labels import CanonicalInput, FindFibres, WritePrediction, WriteReference
+from bidsapp.interfaces.labels import (
+    ApplyModel,
+    CanonicalInput,
+    FindFibres,
+    WritePrediction,
+    WriteReference,
+)
 from bidsapp.interfaces.outputs import preprocessed_files
 from bidsapp.workflows.anat import init_anat_wf
 from bidsapp.workflows.dwi import init_dwi_ingest_wf, init_dwi_preproc_wf
@@ -63,6 +69,9 @@ class Place:
 
 def init_run_wf(name: str, run: Run, todo: Todo, size_gb: float, place: Place) -> Workflow:
     """Preprocess, derive reference labels, apply models.
+
+    Writers (``ds_``) run whenever they are in the graph, for then what they write is not there;
+    other steps take what an earlier call has left in the work folder.
 
     Parameters
     ----------
@@ -178,6 +187,7 @@ def add_references(
             ),
             name=f'ds_{task}_reference',
             mem_gb=4 * size_gb + 0.8,
+            overwrite=True,
         )
         workflow.connect([(preprocessed, node, [(k, k) for k in DERIVATIVES])])
         if 'fibres' in reads[task]:
@@ -198,30 +208,41 @@ def add_predictions(
     size_gb: float,
     place: Place,
 ) -> None:
-    """The canonical input once, and one writer a task."""
+    """The canonical input once, each model once, and one writer a task."""
     entities = dict(case.entities)
     canonical = Node(CanonicalInput(entities=entities), name='canonical', mem_gb=5 * size_gb + 1)
     workflow.connect([(preprocessed, canonical, [(k, k) for k in DERIVATIVES])])
-    for task, model in todo.predictions.items():
-        node = Node(
-            WritePrediction(
-                task=task,
-                model=str(model.folder),
-                model_sha256=model.sha256,
-                seen_in_training=model.seen_in_training,
-                out_root=str(place.out_root),
-                entities=entities,
+    for model in dict.fromkeys(todo.predictions.values()):
+        told = {'model': str(model.folder), 'model_sha256': model.sha256}
+        names = [task for task, own in todo.predictions.items() if own == model]
+        apply_model = Node(
+            ApplyModel(
+                tasks=names,
                 device=place.device,
                 use_gpu=place.device != 'cpu',
                 n_threads=place.omp_nthreads,
+                **told,
             ),
-            name=f'ds_{task}_prediction',
-            mem_gb=6 * size_gb + 1.5,
+            name=f'model_{model.sha256[:8]}',
+            mem_gb=6 * size_gb + 2.5,
             n_procs=place.omp_nthreads,
         )
-        workflow.connect(
-            [
+        workflow.connect([(canonical, apply_model, [('canonical', 'canonical')])])
+        for task in names:
+            node = Node(
+                WritePrediction(
+                    task=task,
+                    seen_in_training=model.seen_in_training,
+                    out_root=str(place.out_root),
+                    entities=entities,
+                    **told,
+                ),
+                name=f'ds_{task}_prediction',
+                mem_gb=5 * size_gb + 1.5,
+                overwrite=True,
+            )
+            workflow.connect([
                 (preprocessed, node, [(k, k) for k in DERIVATIVES]),
                 (canonical, node, [('canonical', 'canonical')]),
-            ]
-        )
+                (apply_model, node, [('applied', 'applied'), ('applied_on', 'applied_on')]),
+            ])  # fmt: skip

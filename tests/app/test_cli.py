@@ -58,7 +58,7 @@ def test_version(capsys):
         (('a',), 64, 'OUTPUT_DIR'),
         (('a', 'b', 'participant', '--nonsense'), 64, '--nonsense'),
         (('a', 'b', 'participants'), 17, "'participants' does not exist"),
-        (('a', 'b', 'participant', '--tasks', 'weather'), 64, 'orientation, tissue'),
+        (('a', 'b', 'participant', '--tasks', 'weather'), 64, 'orientation, restore, tissue'),
         (('a', 'b', 'participant', '--device', 'tpu'), 64, 'auto, cpu, cuda'),
         (('a', 'b', 'participant', '--mem', 'lots'), 64, '8G'),
         (('a', 'b', 'participant', '--nprocs', '0'), 64, 'at least 1'),
@@ -188,8 +188,3 @@ def test_a_derivative_dataset_that_is_none_is_16(dataset, qsiprep, tmp_path, cap
     (qsiprep / 'dataset_description.json').write_text('{"Name": "x"}')
     assert run(dataset, tmp_path / 'out', 'participant', '-d', f'qsiprep={qsiprep}') == 16
     assert 'not the output of a pipeline' in capsys.readouterr().err
-
-
-def test_parts_of_the_contract_that_are_not_served_are_refused():
-    with pytest.raises(WrongUsage, match='pretrain'):
-        parse(['-', 'b', 'pretrain'])

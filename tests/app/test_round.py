@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bidsapp.learn.cards import bundled_models
+
 SUBJECTS = ('01', '02', '03')
 STEPS = 120
 
@@ -62,13 +64,23 @@ def promised(subject):
         'seg-tissue_desc-reference_dseg', 'seg-tissue_desc-unet_dseg',
         'seg-tissue_desc-unet_probseg', 'seg-nfib_desc-reference_dseg', 'seg-nfib_desc-unet_dseg',
         'seg-nfib_desc-unet_probseg', 'model-smt_param-icvf_dwimap',
-        'model-smt_param-diffusivity_dwimap',
+        'model-smt_param-diffusivity_dwimap', 'seg-tissue_desc-entropy_probseg',
+        'seg-nfib_desc-entropy_probseg',
     ]  # fmt: skip
     images += [f'model-{source}_param-direction_dwimap' for source in ('csd', 'unet')]
     parameters = [(s, p) for s in ('noddi', 'unet') for p in ('icvf', 'od', 'isovf')]
     images += [f'model-{source}_param-{name}_dwimap' for source, name in parameters]
+    images += [
+        f'model-unet_param-{name}_desc-uncertainty_dwimap'
+        for name in ('direction', 'icvf', 'od', 'isovf')
+    ]
+    restored = 'restore' in bundled_models()  # it is not learnt by `group`
+    if restored:
+        images += ['desc-restored_dwi', 'desc-unet_FA', 'desc-unet_ADC',
+                   'model-unet_param-residual_dwimap']  # fmt: skip
     names = [f'{name}.{ext}' for name in images for ext in ('nii.gz', 'json')]
-    names += ['desc-preproc_dwi.bval', 'desc-preproc_dwi.bvec']
+    tables = ('desc-preproc_dwi', 'desc-restored_dwi')[: 1 + restored]
+    names += [f'{name}.{ext}' for name in tables for ext in ('bval', 'bvec')]
     names += [f'desc-confounds_timeseries.{ext}' for ext in ('tsv', 'json')]
     names += [
         f'seg-{seg}_desc-{source}_dseg.tsv'

@@ -224,8 +224,9 @@ def test_outputs_keep_the_space_and_the_validator_agrees(tmp_path, raw, qsiprep)
     sources = {'Sources': [linked_uri(like, 'qsiprep', qsiprep)]}
     for name in tasks.names():
         for output in tasks.get(name).writes:
-            shape = (4, 5, 6, len(output.labels)) if output.entities['suffix'] == 'probseg' else (
-                4, 5, 6)  # fmt: skip
+            suffix = output.entities['suffix']
+            volumes = {'probseg': len(output.labels), 'dwi': nib.load(like).shape[3]}.get(suffix)
+            shape = (4, 5, 6, volumes) if volumes else (4, 5, 6)
             for source in ('unet', *output.references):
                 write_output(
                     out, entities, output, source, np.ones(shape, output.dtype), like, sources

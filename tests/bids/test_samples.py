@@ -91,13 +91,17 @@ def test_direction_label_turns_with_the_grid(tmp_path, rng):
     affine = affine_of('LAS', True)
     case = written_case(tmp_path, affine, rng)
     world = np.zeros((9, 10, 11, 9), np.float32)
-    world[..., 0] = 1
-    nib.save(nib.Nifti1Image(world, affine), tmp_path / 'direction.nii.gz')
-    sample = load_directions(load_sample(case), tmp_path / 'direction.nii.gz')
-    back = torch.einsum(
-        'wg,gxyz->wxyz', torch.from_numpy(grid_axes(sample.affine)).float(), sample.target
-    )
-    assert torch.allclose(back[0], torch.ones_like(back[0]), atol=1e-5)
+    world[..., 0] = world[..., 4] = 1  # along x, and a second one along y
+    for volumes in (9, 3):
+        nib.save(nib.Nifti1Image(world[..., :volumes], affine), tmp_path / 'direction.nii.gz')
+        sample = load_directions(load_sample(case), tmp_path / 'direction.nii.gz')
+        assert sample.target.shape[0] == 9
+        axes = torch.from_numpy(grid_axes(sample.affine)).float()
+        back = torch.einsum('wg,ngxyz->nwxyz', axes, sample.target.unflatten(0, (3, 3)))
+        assert torch.allclose(back[0, 0], torch.ones_like(back[0, 0]), atol=1e-5)
+        second = torch.full_like(back[1, 1], float(volumes == 9))
+        assert torch.allclose(back[1, 1], second, atol=1e-5)
+        assert not back[2].any()
 
 
 def test_input_has_its_channels_and_is_zero_outside_the_brain(tmp_path, rng):
@@ -113,6 +117,19 @@ def test_kept_and_opened_it_is_the_same(tmp_path, rng):
     assert torch.equal(again.image, sample.image)
     assert torch.equal(again.mask, sample.mask)
     assert np.array_equal(again.affine, sample.affine)
+    assert torch.equal(again.context, sample.context)
+
+
+def test_a_sample_says_how_large_its_voxels_are_and_how_noisy(tmp_path, rng):
+    case = written_case(tmp_path, affine_of('RAS', False), rng)
+    *sizes, nothing = canonical_sample(case).context.tolist()
+    assert sizes == pytest.approx([2, 3, 4])
+    image = nib.load(case.files['dwi'])
+    noisy = image.get_fdata() + rng.normal(0, 50, image.shape)  # the signal at b=0 is about 1000
+    nib.save(nib.Nifti1Image(noisy.astype(np.float32), image.affine), case.files['dwi'])
+    variance = float(canonical_sample(case).context[3])
+    assert variance**0.5 == pytest.approx(0.05, rel=0.15)
+    assert nothing < 0.01 * variance
 
 
 def test_truncated_image_is_bad_data(tmp_path, rng):

@@ -17,7 +17,9 @@ from bidsapp.bids.write import (
     write_output,
 )
 from bidsapp.core import CannotCreate
-from bidsapp.tasks.tissue import DSEG, PROBSEG
+from bidsapp.tasks.orientation import DIRECTION, UNCERTAINTY
+from bidsapp.tasks.restore import RESTORED
+from bidsapp.tasks.tissue import DSEG, ENTROPY, PROBSEG
 
 
 @pytest.fixture
@@ -89,6 +91,34 @@ def test_a_four_dimensional_probability_names_its_volumes(raw, tmp_path):
     write_output(tmp_path, {'subject': '01'}, PROBSEG, 'unet', np.ones((4, 5, 6, 3)), raw, {})
     sidecar = tmp_path / 'sub-01/dwi/sub-01_seg-tissue_desc-unet_probseg.json'
     assert json.loads(sidecar.read_text())['LabelMap'] == ['GM', 'WM', 'CSF']
+
+
+def test_restored_dmri_has_the_gradient_table_of_what_it_was_made_from(raw, tmp_path):
+    (tmp_path / 'raw.bval').write_text('0 1000\n')
+    (tmp_path / 'raw.bvec').write_text('0 1\n0 0\n0 0\n')
+    run = {'subject': '01'}
+    write_output(tmp_path, run, RESTORED, 'unet', np.ones((4, 5, 6, 2)), raw, {})
+    folder = tmp_path / 'sub-01' / 'dwi'
+    stem = 'sub-01_desc-restored_dwi'
+    assert {p.name for p in folder.iterdir()} == {p.name for p in files_of(run, RESTORED, 'unet')}
+    for kind in ('bval', 'bvec'):
+        assert (folder / f'{stem}.{kind}').read_bytes() == (tmp_path / f'raw.{kind}').read_bytes()
+    assert json.loads((folder / f'{stem}.json').read_text())['SkullStripped'] is True
+
+
+def test_uncertainty_is_a_number_and_no_class_or_vector(raw, tmp_path):
+    run, ones = {'subject': '01'}, np.ones((4, 5, 6))
+    said = {}
+    for output in (ENTROPY, UNCERTAINTY, DIRECTION):
+        path = write_output(tmp_path, run, output, 'unet', ones, raw, {})
+        said[path.name] = json.loads(path.with_name(path.name[:-7] + '.json').read_text())
+    entropy = said['sub-01_seg-tissue_desc-entropy_probseg.nii.gz']
+    assert 'LabelMap' not in entropy
+    assert 'ln 3' in entropy['Description']
+    angle = said['sub-01_model-unet_param-direction_desc-uncertainty_dwimap.nii.gz']
+    assert angle['Units'] == 'degree'
+    assert 'OrientationEncoding' not in angle
+    assert 'OrientationEncoding' in said['sub-01_model-unet_param-direction_dwimap.nii.gz']
 
 
 def test_dataset_files_are_written_once(tmp_path):

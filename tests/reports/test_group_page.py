@@ -26,8 +26,8 @@ ROWS = [
 def root(tmp_path):
     folder = tmp_path / 'models' / 'orientation' / 'v2'
     folder.mkdir(parents=True)
-    card = {'name': '<script>m</script>', 'version': 'v2', 'task': 'orientation', 'sha256': 'ab',
-            'network': {'name': 'unet3d'}}  # fmt: skip
+    card = {'name': '<script>m</script>', 'version': 'v2', 'sha256': 'ab',
+            'heads': {'orientation': 51}, 'network': {'name': 'unet3d'}}  # fmt: skip
     (folder / 'card.json').write_text(json.dumps(card))
     (folder / 'log.tsv').write_text('\n'.join(LOG) + '\n')
     (folder / 'split.tsv').write_text('participant_id\tsplit\nsub-01\ttrain\nsub-02\ttest\n')

@@ -15,11 +15,15 @@ import torch
 
 from bidsapp import tasks
 from bidsapp.core import Acquisition, Case, Sample, Task, Unavailable, WrongUsage
+from bidsapp.learn.losses import DENSITY_ORDER, dyad
 from bidsapp.physics.gradients import grid_axes
+from bidsapp.physics.harmonics import harmonics_at
 from bidsapp.tasks import crossings, microstructure, orientation, tissue
 
 RICH = Acquisition(64, ((1000.0, 64), (2000.0, 64)), 1.5, has_t1w=True)
 CLINIC = Acquisition(64, ((1000.0, 64),), 1.5)
+LABELLED = [name for name in tasks.names() if tasks.get(name).derive is not None]
+NOWHERE = Case({'subject': '01'}, {})
 POOR = Acquisition(6, ((1000.0, 6),), 2.0)
 
 
@@ -40,18 +44,45 @@ def test_card(name):
     assert isinstance(task, Task)
     assert task.name == name
     assert task.writes
-    assert task.reference(RICH) in task.writes[0].references
     assert 1 <= task.learns <= len(task.writes)
+    task.applies(RICH)
+    if task.derive is not None:
+        assert task.reference(RICH) in task.writes[0].references
 
 
-@pytest.mark.parametrize('name', tasks.names())
+@pytest.mark.parametrize('name', LABELLED)
 def test_finish_makes_every_output_zero_outside_the_brain(name, sample):
     task = tasks.get(name)
-    arrays = task.finish(torch.randn(task.channels, 6, 7, 8), sample)
+    arrays = task.finish(torch.randn(task.channels, 6, 7, 8), sample, NOWHERE)
     outside = ~sample.mask[0].numpy()
     for output in task.writes:
         assert arrays[output.name].shape[:3] == (6, 7, 8)
         assert not arrays[output.name][outside].any()
+
+
+@pytest.mark.parametrize('name', tasks.names())
+def test_loss_takes_what_the_network_gives_and_the_target_holds(name):
+    task = tasks.get(name)
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randn(2, task.channels, 4, 4, 4, generator=generator, requires_grad=True)
+    target = torch.rand(2, task.targets, 4, 4, 4, generator=generator)
+    target = target.round() if task.targets == 1 else target
+    loss = task.loss(prediction, target, torch.ones(2, 1, 4, 4, 4, dtype=torch.bool))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert prediction.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('name', tasks.names())
+def test_a_target_that_is_turned_round_is_as_before(name):
+    """Four turns by a right angle about z, or two mirrors, change no value."""
+    task = tasks.get(name)
+    target = torch.randn(1, task.targets, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    turn = ((0, -1, 0), (1, 0, 0), (0, 0, 1))
+    turned = target
+    for _ in range(4):
+        turned = task.turn_target(turned, turn)
+    assert torch.allclose(turned, target, atol=1e-4)
 
 
 def test_names_load_no_torch():
@@ -61,7 +92,7 @@ def test_names_load_no_torch():
 
 
 def test_an_unknown_task_is_refused_with_the_names_that_exist():
-    with pytest.raises(WrongUsage, match='crossings, microstructure, orientation, tissue'):
+    with pytest.raises(WrongUsage, match='crossings, microstructure, orientation, restore, tissue'):
         tasks.get('weather')
 
 
@@ -72,10 +103,10 @@ from bidsapp.core import Output, Task
 LABELS = ((1, 'Bright', 'B'),)
 BRIGHT = Output('bright', {'suffix': 'dseg', 'seg': 'bright'}, 'uint8', labels=LABELS)
 task = Task(
-    name='brightness', modality='dwi', writes=(BRIGHT,), channels=1,
+    name='brightness', modality='dwi', writes=(BRIGHT,), channels=1, targets=1,
     load=lambda case: load_sample(case, case.files.get('bright')),
     loss=lambda p, t, m: (p - t)[m].square().mean(),
-    finish=lambda p, s: {'bright': ((p[0] > 0.5) & s.mask[0]).numpy().astype('uint8')},
+    finish=lambda p, s, c: {'bright': ((p[0] > 0.5) & s.mask[0]).numpy().astype('uint8')},
     metrics=lambda p, s: [('error', 'all', float((p - s.target)[s.mask].square().mean()))],
     score='error', higher_is_better=False, reference=lambda acquisition: 'reference',
     derive=lambda case: {},
@@ -143,42 +174,97 @@ def test_no_fibre_is_a_class_of_its_own_inside_the_brain(sample, monkeypatch):
     assert torch.equal(target[sample.mask], count[sample.mask] + 1)
     assert not target[~sample.mask].any()
     logits = torch.nn.functional.one_hot(target[0].long(), 5)[..., 1:].movedim(-1, 0).float()
-    assert (crossings.finish(logits, sample)['nfib'] == count[0].numpy()).all()
+    assert (crossings.finish(logits, sample, NOWHERE)['nfib'] == count[0].numpy()).all()
     rows = crossings.metrics(logits, replace(sample, target=target))
     assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
 
 
-def test_density_and_dispersion_count_as_far_as_there_is_tissue():
-    """An error of density in pure water costs nothing; the same error in tissue does."""
-    mask = torch.ones(1, 1, 2, 1, 1, dtype=torch.bool)
-    target = torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]])[None, :, :, None, None]
-    right = torch.logit(target.clamp(1e-6, 1 - 1e-6))
-    for voxel, costs in ((0, False), (1, True)):
-        wrong = right.clone()
-        wrong[:, 0, voxel] = 3.0
-        assert (microstructure.loss(wrong, target, mask) > 1e-3) == costs
+def test_neurites_are_told_from_two_ranges_of_b_only():
+    """b = 1000 and 1200 are one range: from them no density is predicted."""
+    microstructure.applies(RICH)
+    for shells in (((1000.0, 64),), ((1000.0, 30), (1200.0, 30)), ((500.0, 6), (1000.0, 30))):
+        with pytest.raises(Unavailable, match='FA and ADC'):
+            microstructure.applies(Acquisition(60, shells, 1.5))
+
+
+def test_stated_deviation_is_the_second_half_of_the_output(sample):
+    output = torch.zeros(6, 6, 7, 8)
+    output[3:] = np.log(0.1)
+    arrays = microstructure.finish(output, sample, NOWHERE)
+    inside = sample.mask[0].numpy()
+    assert np.allclose(arrays['icvf'][inside], 0.5)
+    assert np.allclose(arrays['od_uncertainty'][inside], 0.1, atol=1e-6)
 
 
 def test_perfect_microstructure_scores_zero(sample):
     target = torch.rand(3, 6, 7, 8) * 0.8 + 0.1
-    rows = microstructure.metrics(torch.logit(target), replace(sample, target=target))
+    output = torch.cat([torch.logit(target), torch.zeros_like(target)])
+    target[:, 2, 3, 4] = -1  # unknown: whatever is predicted there does not count
+    rows = microstructure.metrics(output, replace(sample, target=target))
     assert [name for _, name, _ in rows] == ['all', 'icvf', 'od', 'isovf']
     assert all(value < 1e-5 for *_, value in rows)
 
 
 def test_predicted_direction_is_turned_to_the_world(sample):
     """A dyad along the grid's first axis is written as that axis' direction in the world."""
-    output = torch.zeros(6, 6, 7, 8)
+    output = torch.zeros(51, 6, 7, 8)
     output[0] = 1
-    world = orientation.finish(output, sample)['direction'][2, 3, 4]
-    assert abs(world @ grid_axes(sample.affine)[:, 0]) == pytest.approx(1, abs=1e-5)
+    arrays = orientation.finish(output, sample, NOWHERE)
+    first, *others = arrays['direction'][2, 3, 4].reshape(3, 3)
+    assert abs(first @ grid_axes(sample.affine)[:, 0]) == pytest.approx(1, abs=1e-5)
+    assert not np.any(others)
+    assert arrays['direction_uncertainty'][2, 3, 4] == pytest.approx(0, abs=0.1)
+
+
+def crossing(*fibres: tuple[tuple[float, float, float], float]) -> torch.Tensor:
+    """(51,) what is predicted where fibres are there with these probabilities."""
+    density = sum(
+        p * harmonics_at(torch.tensor(v, dtype=torch.float64), DENSITY_ORDER) for v, p in fibres
+    )
+    return torch.cat([dyad(torch.tensor(fibres[0][0], dtype=torch.float64)), density]).float()
+
+
+@pytest.mark.parametrize('angle', [45, 60, 90])
+def test_a_second_fibre_that_is_likely_is_written_and_an_unlikely_one_is_not(sample, angle):
+    second = (float(np.cos(np.deg2rad(angle))), float(np.sin(np.deg2rad(angle))), 0.0)
+    output = torch.zeros(51, 6, 7, 8)
+    output[:, 2, 3, 4] = crossing(((1.0, 0.0, 0.0), 1.0), (second, 0.9))
+    output[:, 3, 3, 4] = crossing(((1.0, 0.0, 0.0), 1.0), (second, 0.2))
+    output[:, 3, 4, 4] = crossing(((1.0, 0.0, 0.0), 1.0))
+    found = orientation.finish(output, sample, NOWHERE)['direction']
+    likely, unlikely, single = (found[at].reshape(3, 3) for at in ((2, 3, 4), (3, 3, 4), (3, 4, 4)))
+    assert abs(likely[1] @ grid_axes(sample.affine) @ second) > np.cos(np.deg2rad(5))
+    assert not likely[2].any()
+    for fibres in (unlikely, single):
+        assert np.linalg.norm(fibres, axis=1) == pytest.approx([1, 0, 0], abs=1e-5)
+
+
+def test_all_fibres_of_a_label_are_turned():
+    """A quarter turn about z takes x to y in each of the three; none stays none."""
+    target = torch.zeros(1, 9, 1, 1, 1)
+    target[0, [0, 4]] = 1
+    turned = orientation.turn_target(target, ((0, -1, 0), (1, 0, 0), (0, 0, 1)))
+    expected = [[0, 1, 0], [-1, 0, 0], [0, 0, 0]]
+    assert turned[0, :, 0, 0, 0].reshape(3, 3).tolist() == expected
 
 
 def test_perfect_tissue_prediction_scores_one(sample):
     label = torch.randint(1, 4, (1, 6, 7, 8)).float() * sample.mask
     logits = torch.nn.functional.one_hot(label[0].long(), 4)[..., 1:].movedim(-1, 0).float()
-    rows = tissue.metrics(logits, replace(sample, target=label))
-    assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
+    fractions = 0.4 * sample.mask + 0.6 * logits * sample.mask
+    for target in (label, fractions):
+        rows = tissue.metrics(logits, replace(sample, target=target))
+        assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
+
+
+@pytest.mark.parametrize('module', [tissue, crossings])
+def test_entropy_is_one_where_nothing_is_known_and_zero_where_it_is_certain(module, sample):
+    output = torch.zeros(module.task.channels, 6, 7, 8)
+    output[0, 2] = 50
+    arrays = module.finish(output, sample, NOWHERE)
+    entropy = next(v for k, v in arrays.items() if k.endswith('entropy'))
+    assert entropy[2, 3, 4] == pytest.approx(0, abs=1e-5)
+    assert entropy[3, 3, 4] == pytest.approx(1, abs=1e-5)
 
 
 def test_every_task_file_is_listed():

@@ -1,0 +1,177 @@
+"""What a network is pretrained from: an objective's tasks, and scanners that never run dry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from bidsapp import tasks
+from bidsapp.core import MissingInput, Sample
+from bidsapp.learn.splits import SPLITS
+from bidsapp.physics import qspace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bidsapp.auxiliary import Run
+    from bidsapp.core import Case, Task
+    from bidsapp.simulate.anatomy import Template
+    from bidsapp.simulate.stream import Scan
+
+#: What each objective teaches.
+OBJECTIVES = {
+    'restore': 'undo what artefacts and noise did to the canonical input',
+    'autoencoder': 'give back the canonical input of uncorrupted scans',
+    'supervised': 'do every task at once, by the truth of simulated brains',
+    'auxiliary': 'tell NODDI of the full scan from fewer directions and coarser voxels',
+}
+#: mm; voxels of the template that simulated heads are made of.
+TEMPLATE_MM = 1.5
+#: What the simulator draws (`simulate.corruption`, `simulate.blocks`), and tests are drawn from.
+SIMULATED = {'directions': [6, 135], 'shells': [1, 3], 'b': [[700, 3300]], 'voxel_mm': [1.0, 4.5],
+             'snr': [6, 40]}  # fmt: skip
+
+
+class Scanner(Protocol):
+    """What scans are drawn from."""
+
+    def scan(self, number: int) -> Scan:
+        """Scan number ``number``, always the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is learnt, and from what."""
+
+    tasks: tuple[Task, ...]
+    scanners: Mapping[str, Scanner]  #: train, val and test, which share no brain
+    about: Mapping[str, Any]  #: the training distribution in words, for the card
+    ranges: Mapping[str, Any]  #: as `learn.ranges` reads them
+    slots: Sequence[int] = field(default=range(len(qspace.SLOTS)))  #: that are ever filled
+    license: str = "the user's own"
+
+    def sample(self, split: str, index: int) -> Sample:
+        """A whole block of person ``index`` of a split, with the targets of all tasks in a row."""
+        from bidsapp.simulate.stream import scan_of_person, validation_samples
+
+        names = [task.name for task in self.tasks]
+        scanner = self.scanners[split]
+        return validation_samples(scanner, names, [scan_of_person(index)])[0]  # type: ignore[arg-type]
+
+
+def tasks_of(objective: str, named: Sequence[str] = ()) -> tuple[Task, ...]:
+    """What an objective teaches; ``named`` tasks only, where it teaches them all."""
+    if objective == 'supervised':
+        return tuple(tasks.get(name) for name in named or tasks.names())
+    if objective == 'auxiliary':
+        return (tasks.get('microstructure'),)
+    restore = tasks.get('restore')
+    return (restore if objective == 'restore' else replace(restore, name='autoencoder'),)
+
+
+def simulated(objective: str, named: Sequence[str], seed: int, side: int, kept: Path) -> Material:
+    """Endless simulated brains, of another seed for each split; ``kept`` holds the template."""
+    from bidsapp.simulate.stream import Simulator
+
+    template = kept_template(kept)
+    corrupt = objective != 'autoencoder'
+    scanners = {
+        name: Simulator(template, len(SPLITS) * seed + k, side, corrupt)
+        for k, name in enumerate(SPLITS)
+    }
+    return Material(
+        tasks_of(objective, named),
+        facing(objective, scanners),
+        {'brains': 'simulated; those that test are of another seed'},
+        SIMULATED,
+        license='Apache-2.0',
+    )
+
+
+def kept_template(folder: Path) -> Template:
+    """The template head; its maps stay in ``folder``, which from then on serves without nilearn."""
+    import torch
+
+    from bidsapp.simulate.anatomy import head_template
+    from bidsapp.simulate.template import template_maps
+
+    path = folder / f'template-{TEMPLATE_MM:g}mm.npz'
+    if not path.is_file():
+        _, *maps = template_maps(TEMPLATE_MM)
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = path.with_name(f'.{path.name}')
+        np.savez_compressed(hidden, *(np.asarray(array, np.float32) for array in maps))
+        hidden.replace(path)
+    with np.load(path) as arrays:
+        return head_template(*(torch.from_numpy(arrays[name]) for name in arrays.files))
+
+
+def auxiliary(
+    objective: str, cases: Mapping[str, Sequence[Case]], seed: int, side: int, kept: Path
+) -> Material:
+    """Poorer scans of an auxiliary dataset's runs by split; ``kept`` holds their shells.
+
+    Raises MissingInput if a split has no run that the objective can use.
+    """
+    from bidsapp.auxiliary import LONGEST_VOXEL, Auxiliary, keep_run, open_run
+
+    least = 2 if objective == 'auxiliary' else 1
+    runs: dict[str, list[Run]] = {}
+    for name, part in cases.items():
+        opened = [open_run(keep_run(case, kept)) for case in part]
+        runs[name] = [run for run in opened if len(run.slots) >= least]
+        if not runs[name]:
+            raise MissingInput(
+                f'No {name} run has shells in {least} of the ranges of b '
+                f'{", ".join(f"{low:g} to {high:g}" for low, high in qspace.SLOTS)} s/mm2, which '
+                f'the objective {objective} needs. Preprocess participants that have.'
+            )
+    scanners = {
+        name: Auxiliary(part, len(SPLITS) * seed + k, side, objective != 'autoencoder', least)
+        for k, (name, part) in enumerate(runs.items())
+    }
+    everyone = [run for part in runs.values() for run in part]
+    slots = sorted({slot for run in everyone for slot in run.slots})
+    shells = sorted({b for run in everyone for part in run.slots.values() for b in part})
+    edges = [edge for run in everyone for edge in run.voxel_mm]
+    most = max(min(len(run.slots), len(slots)) for run in everyone)
+    ranges = {
+        'directions': [6 * least, (100, 120, 135)[most - 1]],
+        'shells': [least, most],
+        'b': [[b, b] for b in shells],
+        'voxel_mm': [min(edges), max(LONGEST_VOXEL, *edges)],
+        'snr': SIMULATED['snr'],
+    }
+    about = {
+        'brains': 'auxiliary dataset, in coarser voxels, interpolated in q-space, and corrupted',
+        'participants': {name: len({c.subject for c in part}) for name, part in cases.items()},
+    }
+    return Material(tasks_of(objective), facing(objective, scanners), about, ranges, slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A scanner whose every scan is its own target: harmonics of the input, and flags of slots."""
+
+    scanner: Scanner
+
+    def scan(self, number: int) -> Scan:
+        """Scan number ``number`` with the target of an autoencoder."""
+        import torch
+
+        from bidsapp.tasks.restore import CHANNELS, input_harmonics
+
+        scan = self.scanner.scan(number)
+        filled = scan.targets['restore'][CHANNELS:]
+        target = torch.cat([input_harmonics(scan.image), filled])
+        return replace(scan, targets={'autoencoder': target})
+
+
+def facing(objective: str, scanners: Mapping[str, Scanner]) -> dict[str, Scanner]:
+    """The scanners as an objective needs them: an autoencoder looks into a mirror."""
+    if objective != 'autoencoder':
+        return dict(scanners)
+    return {name: Mirror(scanner) for name, scanner in scanners.items()}

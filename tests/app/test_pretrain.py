@@ -1,0 +1,385 @@
+"""Pretraining as a user calls it, with few steps on tiny blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bidsapp import group, material, participant, pretrain
+from bidsapp.auxiliary import LONGEST_VOXEL, Auxiliary, draw_voxel, keep_run, open_run
+from bidsapp.bids.preprocessed import choose_preprocessed, with_references
+from bidsapp.cli import main, parse
+from bidsapp.core import GradientTable
+from bidsapp.learn.cards import load_card
+from bidsapp.learn.checkpoint import load
+from bidsapp.learn.predict import network_of, predict
+from bidsapp.physics.gradients import to_fsl
+from bidsapp.physics.harmonics import fibonacci_hemisphere
+from bidsapp.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS, slots_in_use
+from bidsapp.simulate.stream import SimulatedStream
+from bidsapp.tasks import get
+from bidsapp.tasks.restore import CHANNELS, input_harmonics
+
+FEW = ('--steps', 4, '--device', 'cpu', '--nprocs', 1)
+#: Means of the b-values; the first is no round number.
+SHELLS = (float(np.float32(3010 / 3)), 2000.0)
+
+
+def shrink(patch):
+    """Blocks of 16 voxels; and the app's variables stay in its test."""
+    patch.setattr('os.environ', os.environ.copy())
+    for name, value in {
+        'PATCH': 16, 'SIDE': 16, 'BATCH': 1, 'WINDOW': 2, 'VALIDATION': 1, 'TEST': 2,
+    }.items():  # fmt: skip
+        patch.setattr(pretrain, name, value)
+    patch.setattr(material, 'TEMPLATE_MM', 4.0)
+    patch.setattr(group, 'PATCH', 16)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    shrink(monkeypatch)
+
+
+@pytest.fixture(scope='module')
+def pretrained(tmp_path_factory):
+    """An output folder with a model for all tasks."""
+    out = tmp_path_factory.mktemp('pretrained') / 'out'
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        assert run('-', out, 'pretrain', *FEW) == 0
+    return out
+
+
+@pytest.fixture
+def out(tmp_path, pretrained):
+    """An output folder with the template's maps alone."""
+    kept = tmp_path / 'out' / '.work' / 'pretrain'
+    kept.mkdir(parents=True)
+    for path in (pretrained / '.work' / 'pretrain').glob('template*'):
+        shutil.copy(path, kept)
+    return tmp_path / 'out'
+
+
+def run(*argv):
+    return main([str(arg) for arg in argv])
+
+
+def model(out, objective='supervised', version='v1'):
+    return out / 'models' / 'pretrained' / objective / version
+
+
+def same_weights(first, second):
+    one, other = (load_file(folder / 'weights.safetensors') for folder in (first, second))
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def terminated_at(monkeypatch, step):
+    """SIGTERM while batch ``step`` is drawn."""
+    draw = SimulatedStream.batch
+
+    def batch(self, size, seed, number):
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, size, seed, number)
+
+    monkeypatch.setattr(SimulatedStream, 'batch', batch)
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ('argv', 'message'),
+        [
+            (('-', 'o', 'participant'), 'BIDS_DIR -'),
+            (('-', 'o', 'group'), 'BIDS_DIR -'),
+            (('b', 'o', 'group', '--resume'), '--resume'),
+            (('b', 'o', 'participant', '--objective', 'restore'), '--objective'),
+            (('-', 'o', 'pretrain', '--init', 'bundled'), '--init'),
+            (('-', 'o', 'pretrain', '--reports-only'), '--reports-only'),
+            (('-', 'o', 'pretrain', '--objective', 'auxiliary'), 'auxiliary dataset'),
+            (('-', 'o', 'pretrain', '--objective', 'restore', '--tasks', 'tissue'), '--tasks'),
+        ],
+    )
+    def test_what_makes_no_sense_is_64(self, argv, message, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert run(*argv) == 64
+        assert message in capsys.readouterr().err
+
+    def test_simulated_brains_are_supervised_by_default(self):
+        assert parse(['-', 'o', 'pretrain']).objective == 'supervised'
+        assert parse(['b', 'o', 'pretrain']).objective is None
+
+    @pytest.mark.parametrize('objective', [(), ('--objective', 'supervised')])
+    def test_a_dataset_needs_an_objective_that_fits(self, auxiliary, objective, capsys):
+        assert run(*auxiliary, 'pretrain', *objective) == 64
+        assert 'auxiliary' in capsys.readouterr().err
+
+    def test_a_dataset_that_was_not_preprocessed_is_66_and_says_how(
+        self, auxiliary, tmp_path, capsys
+    ):
+        raw, new = auxiliary[0], tmp_path / 'new'
+        assert run(raw, new, 'pretrain', '--objective', 'restore') == 66
+        assert f'transfermri {raw} {new} participant' in capsys.readouterr().err
+
+    def test_a_dry_run_makes_nothing(self, out):
+        assert run('-', out, 'pretrain', '--dry-run') == 0
+        assert not (out / 'models').exists()
+
+
+class TestSimulated:
+    def test_the_card_says_what_was_done(self, pretrained):
+        card = load_card(model(pretrained))
+        assert set(card['heads']) == {
+            'tissue', 'orientation', 'crossings', 'microstructure', 'restore'
+        }  # fmt: skip
+        assert card['command'].startswith(f'transfermri - {pretrained} pretrain')
+        assert card['tested_ranges']['directions'] == [6, 135]
+        assert card['license'] == 'Apache-2.0'
+        # Two blocks need not hold two shells, without which microstructure has no figure.
+        assert {row['task'] for row in card['metrics']} >= set(card['heads']) - {'microstructure'}
+        assert all(row['n'] >= 1 and row['sd'] >= 0 for row in card['metrics'])
+        assert len(card['sha256']) == 64
+
+    def test_the_log_has_every_step_and_every_task(self, pretrained):
+        first, *rows = (model(pretrained) / 'log.tsv').read_text().splitlines()
+        assert first.split('\t')[:3] == ['step', 'loss', 'validation']
+        assert set(first.split('\t')[3:]) == set(load_card(model(pretrained))['heads'])
+        assert [row.split('\t')[0] for row in rows] == ['1', '2', '3', '4']
+
+    def test_nothing_is_left_to_resume(self, pretrained):
+        assert not list(pretrained.rglob('*state*'))
+
+    def test_the_weights_are_those_of_the_card(self, pretrained):
+        checkpoint = load(model(pretrained))
+        network = network_of(checkpoint, ['restore', 'tissue'])
+        output = predict(network, torch.zeros(N_CHANNELS, 9, 8, 8))
+        assert output.shape == (CHANNELS + 3, 9, 8, 8)
+
+    def test_stopped_and_resumed_is_as_if_it_had_not_been(
+        self, out, pretrained, monkeypatch, capsys
+    ):
+        with monkeypatch.context() as patch:
+            terminated_at(patch, 1)
+            assert run('-', out, 'pretrain', *FEW) == 75
+        assert 'Stopped at step 2 of 4' in capsys.readouterr().err
+        assert run('-', out, 'pretrain', *FEW) == 64
+        assert '--resume' in capsys.readouterr().err
+        assert run('-', out, 'pretrain', *FEW, '--resume', '--random-seed', 1) == 64
+        assert 'seed was 0, is 1' in capsys.readouterr().err
+        assert not (out / 'models').exists()
+        assert run('-', out, 'pretrain', *FEW, '--resume') == 0
+        assert same_weights(model(out), model(pretrained))
+
+    def test_resume_without_anything_begins_and_the_next_model_is_the_next_version(
+        self, out, pretrained
+    ):
+        shutil.copytree(pretrained / 'models', out / 'models')
+        call = ('-', out, 'pretrain', *FEW, '--tasks', 'tissue', '--resume', '--random-seed', 1)
+        assert run(*call) == 0
+        assert set(load_card(model(out, version='v2'))['heads']) == {'tissue'}
+
+    def test_an_autoencoder_sees_uncorrupted_scans_and_gives_back_its_input(self, out, pretrained):
+        made = material.simulated('autoencoder', (), 0, 16, out / '.work' / 'pretrain')
+        sample = made.sample('train', 0)
+        where = sample.target[CHANNELS:].bool().repeat_interleave(N_SH, 0)
+        assert where.any()
+        assert torch.equal(input_harmonics(sample.image)[where], sample.target[:CHANNELS][where])
+
+    def test_splits_share_no_brain(self, out):
+        made = material.simulated('restore', (), 0, 16, out / '.work' / 'pretrain')
+        first = {split: made.sample(split, 0).image for split in ('train', 'val', 'test')}
+        assert not torch.equal(first['train'], first['val'])
+        assert not torch.equal(first['val'], first['test'])
+
+
+class TestWhatTakesIt:
+    def test_participant_applies_every_head_that_the_call_is_about(self, pretrained, tmp_path):
+        at = ['b', str(tmp_path), 'participant', '--model', str(model(pretrained))]
+        assert set(participant.models_to_apply(parse(at))) == set(
+            load_card(model(pretrained))['heads']
+        )
+        named = participant.models_to_apply(parse([*at, '--tasks', 'tissue', 'crossings']))
+        assert set(named) == {'tissue', 'crossings'}
+
+    def test_group_starts_from_it(self, pretrained, tmp_path):
+        at = ['b', str(tmp_path), 'group', '--init', str(model(pretrained))]
+        start = group.start_model(parse(at), 'tissue')
+        assert start is not None
+        assert start.card['sha256'] == load_card(model(pretrained))['sha256']
+
+    def test_group_fine_tunes_it_and_compares(self, pretrained, auxiliary, tmp_path):
+        raw, out = auxiliary[0], tmp_path / 'out'
+        shutil.copytree(auxiliary[1], out)
+        shutil.copytree(model(pretrained), model(out, 'autoencoder'))
+        call = (raw, out, 'group', '--tasks', 'microstructure', '--init', model(pretrained))
+        assert run(*call, '--compare', 'scratch', 'autoencoder', *FEW) == 0
+        rows = (out / 'group_microstructure.tsv').read_text().splitlines()[1:]
+        assert {row.split('\t')[2] for row in rows} == {'finetuned', 'scratch', 'autoencoder'}
+        card = load_card(out / 'models' / 'microstructure' / 'v1')
+        assert card['started_from']['sha256'] == load_card(model(pretrained))['sha256']
+        assert set(card['heads']) == {'microstructure'}
+
+    def test_an_autoencoder_of_ones_own_can_be_compared_with(self, pretrained, tmp_path):
+        settings = parse(['b', str(tmp_path), 'group', '--compare', 'autoencoder'])
+        assert run('-', tmp_path, 'pretrain', '--objective', 'autoencoder', *FEW) == 0
+        ((name, start),) = group.other_starts(settings, None).items()
+        assert name == 'autoencoder'
+        assert start is not None
+        assert set(start.heads) == {'autoencoder'}
+
+
+def scheme():
+    vectors = np.concatenate([np.zeros((2, 3)), *(fibonacci_hemisphere(30) for _ in SHELLS)])
+    return GradientTable(vectors, np.r_[0, 0, np.tile([1000, 1000, 1010], 10), [2000.0] * 30])
+
+
+def write_run(out, label, affine, rng):
+    """A preprocessed ball of tissue whose fibres run along world (4, 3, 0), with NODDI maps."""
+    gtab = scheme()
+    axes = np.stack(np.meshgrid(*[np.arange(26.0)] * 3, indexing='ij'))
+    mask = np.linalg.norm(axes - 12.5, axis=0) < 11
+    along = (gtab.bvecs @ [0.8, 0.6, 0.0]) ** 2
+    signal = 400 * np.exp(-gtab.bvals * 1e-3 * (0.3 + 1.4 * along))
+    data = np.abs(mask[..., None] * signal + 8 * rng.standard_normal((*mask.shape, len(gtab))))
+    folder = out / f'sub-{label}' / 'dwi'
+    folder.mkdir(parents=True)
+
+    def write(name, array):
+        nib.save(nib.Nifti1Image(array, affine), folder / f'sub-{label}_{name}.nii.gz')
+
+    write('desc-preproc_dwi', data.astype(np.float32))
+    write('desc-brain_mask', mask.astype(np.uint8))
+    np.savetxt(folder / f'sub-{label}_desc-preproc_dwi.bval', gtab.bvals[None], '%g')
+    np.savetxt(folder / f'sub-{label}_desc-preproc_dwi.bvec', to_fsl(gtab, affine), '%.8f')
+    for param, value in (('icvf', 0.6), ('od', 0.1), ('isovf', 0.05)):
+        write(f'model-noddi_param-{param}_dwimap', (value * mask).astype(np.float32))
+
+
+@pytest.fixture(scope='module')
+def auxiliary(tmp_path_factory):
+    """(raw dataset, output folder with what the participant level would have made of it)."""
+    root = tmp_path_factory.mktemp('auxiliary')
+    raw, out = root / 'bids', root / 'out'
+    rng = np.random.default_rng(5)
+    for label, codes in (('01', (1, 1, 1)), ('02', (-1, 1, 1)), ('03', (1, 1, -1))):
+        (raw / f'sub-{label}').mkdir(parents=True)
+        write_run(out, label, np.diag([*(2.0 * np.array(codes)), 1.0]), rng)
+    text = json.dumps({'Name': 'x', 'BIDSVersion': '1.10.0', 'DatasetType': 'raw'})
+    (raw / 'dataset_description.json').write_text(text)
+    (out / 'dataset_description.json').write_text(text.replace('raw', 'derivative'))
+    return raw, out
+
+
+@pytest.fixture(scope='module')
+def runs(auxiliary, tmp_path_factory):
+    """The runs with what is known of their shells."""
+    folder = tmp_path_factory.mktemp('kept')
+    cases = choose_preprocessed(auxiliary[1], (), (), {})
+    cases = with_references(auxiliary[1], cases, get('microstructure').writes[:3])
+    return [open_run(keep_run(case, folder)) for case in cases]
+
+
+class TestAuxiliary:
+    def test_a_run_is_known_on_its_own_shells_only(self, runs):
+        assert len(runs) == 3
+        for own in runs:
+            assert list(own.harmonics) == list(SHELLS)
+            assert own.voxel_mm == (2.0, 2.0, 2.0)
+            assert float(own.s0[own.mask].float().median()) == pytest.approx(1, abs=0.01)
+
+    def test_scans_are_those_of_the_run_in_any_scheme_and_any_voxel(self, runs):
+        """Whichever way the run's axes point, fibres lie along (4, 3, 0) in every slot."""
+        for number in range(4):
+            scanner = Auxiliary(runs, 3, 16, corrupt=False)
+            scan = scanner.scan(number)
+            assert set(scan.table.bvals.tolist()) <= {0.0, *SHELLS}
+            assert all(2.0 <= edge <= LONGEST_VOXEL for edge in scan.voxel_mm)
+            image = scan.image[:, scan.mask[0]]
+            for slot in slots_in_use(scan.image):
+                # Degree 2: xy, yz, 2z² - x² - y², xz, x² - y²; S is low along the fibres.
+                xy, yz, zz, xz, xx = image[slot * SLOT_CHANNELS + 1 :][:5].mean(1).tolist()
+                assert xy < -0.2
+                assert xx / xy == pytest.approx((0.64 - 0.36) / (2 * 0.48), abs=0.2)
+                assert zz > 0.2
+                assert max(abs(yz), abs(xz)) < 0.15
+
+    def test_a_number_is_always_the_same_scan_and_a_seed_another(self, runs):
+        first, again = (Auxiliary(runs, 3, 16).scan(5) for _ in range(2))
+        assert torch.equal(first.image, again.image)
+        assert not torch.equal(first.image, Auxiliary(runs, 4, 16).scan(5).image)
+
+    def test_corruption_is_real_and_the_target_takes_all_of_it_back(self, runs):
+        """A corrupted scan and its clean twin, each with its correction, are the same."""
+        differ = []
+        for number in range(5):
+            pair = [Auxiliary(runs, 3, 16, corrupt).scan(number) for corrupt in (True, False)]
+            inputs = [input_harmonics(scan.image) for scan in pair]
+            filled = pair[0].targets['restore'][CHANNELS:].bool().repeat_interleave(N_SH, 0)
+            mended = [
+                (before + scan.targets['restore'][:CHANNELS])[filled]
+                for before, scan in zip(inputs, pair, strict=True)
+            ]
+            assert torch.allclose(*mended, atol=1e-4)
+            differ.append(float((inputs[0] - inputs[1])[filled].abs().mean()))
+        assert sum(d > 0.02 for d in differ) >= 3
+
+    def test_labels_of_a_uniform_tissue_are_uniform_and_need_two_shells(self, runs):
+        for number in range(4):
+            scan = Auxiliary(runs, 3, 16, least_slots=2).scan(number)
+            assert len(slots_in_use(scan.image)) == 2
+            label = scan.targets['microstructure'][:, scan.mask[0]]
+            assert torch.allclose(label.mean(1), torch.tensor([0.6, 0.1, 0.05]), atol=2e-3)
+            assert (scan.targets['microstructure'][:, ~scan.mask[0]] == -1).all()
+
+    def test_voxels_never_become_shorter(self):
+        generator = torch.Generator().manual_seed(0)
+        drawn = [draw_voxel((1.0, 1.0, 5.0), generator) for _ in range(50)]
+        assert all(v[2] == 5 and min(v[:2]) >= 1 and max(v[:2]) <= LONGEST_VOXEL for v in drawn)
+        assert any(v == [1.0, 1.0, 5.0] for v in drawn)
+
+    @pytest.mark.parametrize('objective', ['restore', 'auxiliary', 'autoencoder'])
+    def test_pretraining_on_it(self, auxiliary, tmp_path, objective):
+        raw, done = auxiliary
+        out = tmp_path / 'out'
+        shutil.copytree(done, out)
+        assert run(raw, out, 'pretrain', '--objective', objective, *FEW) == 0
+        card = load_card(model(out, objective))
+        head = {'auxiliary': 'microstructure'}.get(objective, objective)
+        assert set(card['heads']) == {head}
+        assert card['tested_ranges']['b'] == [[b, b] for b in SHELLS]
+        assert card['learnt_b_ranges'] == [[700, 1300], [1300, 2300]]
+        assert card['training']['participants'] == {'train': 1, 'val': 1, 'test': 1}
+        assert {row['task'] for row in card['metrics']} == {head}
+
+    def test_two_participants_are_too_few(self, auxiliary, capsys):
+        call = (*auxiliary, 'pretrain', '--objective', 'restore', '--participant-label', '01', '02')
+        assert run(*call) == 66
+        assert '2 participants' in capsys.readouterr().err
+
+
+def test_simulated_pretraining_needs_torch_numpy_safetensors_and_fabric_alone(out):
+    """Where the template's maps are at hand, nothing of the rest is imported."""
+    blocked = ['nipype', 'bids', 'dipy', 'ants', 'nibabel', 'nilearn', 'scipy', 'matplotlib',
+               'pandas', 'torchio']  # fmt: skip
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({blocked!r}))  # None: importing it fails
+from bidsapp import material, pretrain
+from bidsapp.cli import main
+material.TEMPLATE_MM = 4.0
+pretrain.PATCH = pretrain.SIDE = 16
+pretrain.BATCH = pretrain.VALIDATION = pretrain.TEST = pretrain.WINDOW = 1
+sys.exit(main(['-', {str(out)!r}, 'pretrain', '--steps', '1', '--device', 'cpu']))
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
