@@ -1,0 +1,132 @@
+"""The network on arrays in memory: canonical input, prediction, and what it means.
+
+--model FOLDER    a model with weights.safetensors and card.json; without it random weights
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bidsapp.core import Sample
+from bidsapp.learn.checkpoint import load as load_checkpoint
+from bidsapp.learn.losses import principal_axis
+from bidsapp.learn.predict import network_of, predict, split_heads
+from bidsapp.networks.registry import build
+from bidsapp.physics import qspace
+from bidsapp.physics.gradients import grid_axes, in_grid, voxel_sizes
+from bidsapp.physics.harmonics import basis, degrees
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from realscans import Scan
+    from torch import Tensor
+
+    from bidsapp.core import GradientTable
+
+#: Task → channels of a network with all heads.
+HEADS = {'tissue': 3, 'orientation': 51, 'crossings': 4, 'microstructure': 6, 'restore': 84}
+
+
+class Applied:
+    """A network with all its heads."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is None:
+            torch.manual_seed(0)
+            self.heads: Mapping[str, int] = HEADS
+            self.network = build('unet3d', qspace.N_CHANNELS, HEADS, **qspace.LAYOUT).eval()
+            self.name = 'random weights'
+        else:
+            checkpoint = load_checkpoint(folder)
+            self.heads = checkpoint.card['heads']
+            self.network = network_of(checkpoint, list(self.heads))
+            steps = checkpoint.card.get('steps', checkpoint.card.get('step', '?'))
+            self.name = f'{folder} (step {steps}, {checkpoint.card["sha256"][:8]})'
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """Canonical input → each head's channels."""
+        return split_heads(predict(self.network, image), self.heads)
+
+    def of(self, scan: Scan) -> dict[str, Tensor]:
+        """The same of a scan."""
+        return self(canonical(scan).image)
+
+    def directions(self, scan: Scan, where: np.ndarray) -> np.ndarray:
+        """(V, 3) world axes of the strongest fibre in ``where``."""
+        return axes_of(self.of(scan)['orientation'], scan.affine, where)
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """``--model`` and nothing else."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--model', type=Path)
+    torch.set_num_threads(1)
+    return parser.parse_args()
+
+
+def attenuation_of(scan: Scan) -> tuple[np.ndarray, np.ndarray, GradientTable, float]:
+    """S/S0 (N, X, Y, Z) of weighted volumes, S0, table in grid axes, σ²: `canonical_sample`."""
+    local = in_grid(scan.gtab, scan.affine)
+    s0 = scan.data[..., scan.gtab.b0].mean(-1)
+    floor = 1e-3 * float(np.median(s0[scan.mask])) + 1e-12
+    weighted = np.moveaxis(scan.data[..., ~scan.gtab.b0], -1, 0)
+    attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
+    variance = qspace.noise_variance(attenuation, scan.mask, local[~local.b0])
+    return attenuation, s0, local, variance
+
+
+def canonical(scan: Scan, variance: float | None = None) -> Sample:
+    """What `bids.samples.canonical_sample` makes of the files of a scan; axes must be RAS."""
+    attenuation, s0, local, own = attenuation_of(scan)
+    size = voxel_sizes(scan.affine)
+    channels = qspace.canonical_channels(
+        attenuation, s0, scan.mask, local, own if variance is None else variance, size
+    )
+    return Sample(torch.from_numpy(channels), torch.from_numpy(scan.mask.copy())[None], scan.affine)
+
+
+def axes_of(output: Tensor, affine: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """(V, 3) world axes from the dyads that an orientation head begins with."""
+    chosen = output[:6].movedim(0, -1)[torch.from_numpy(where)]
+    return np.asarray(principal_axis(chosen).numpy() @ grid_axes(affine).T)
+
+
+def direction_doubt(output: Tensor, where: np.ndarray) -> np.ndarray:
+    """(V,) degrees: under squared loss the dyad is E[v vᵀ], whose largest eigenvalue is E[cos²]."""
+    d = output[:6].movedim(0, -1)[torch.from_numpy(where)].double()
+    half = 2**-0.5
+    xx, yy, zz, xy, xz, yz = d.unbind(-1)
+    rows = [xx, half * xy, half * xz, half * xy, yy, half * yz, half * xz, half * yz, zz]
+    values = torch.linalg.eigvalsh(torch.stack(rows, -1).view(-1, 3, 3))
+    share = values[:, -1] / values.sum(-1).clamp_min(1e-6)
+    return np.asarray(torch.rad2deg((1 - share.clamp(0, 1)).sqrt().asin()).numpy())
+
+
+def shell_signal(image: Tensor, slot: int, where: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(N, V) attenuation along grid ``directions`` (N, 3) that the harmonics of a slot stand for.
+
+    ``image`` is a canonical input, or one with corrections added.
+    """
+    first = slot * qspace.SLOT_CHANNELS
+    part = image[:, torch.from_numpy(where)].double().numpy()
+    b = 1000 * float(np.exp(np.median(part[first + qspace.N_SH + 2])))
+    spread = qspace.prior_deviation(b)[degrees(qspace.ORDER) // 2]
+    mean = qspace.prior(np.array([b]), np.array([b]))[0][0]
+    harmonics = part[first : first + qspace.N_SH] * spread[:, None]
+    return np.asarray(mean + basis(directions, qspace.ORDER) @ harmonics)
+
+
+def restored(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+    """The canonical input with the restore head's corrections, in the slots that are filled."""
+    result = image.clone()
+    n, step = qspace.N_SH, qspace.SLOT_CHANNELS
+    for slot in qspace.slots_in_use(image):
+        part = outputs['restore'][slot * n : (slot + 1) * n]
+        result[slot * step : slot * step + n] += part * (image[slot * step + n] > 0)
+    return result
