@@ -14,8 +14,8 @@ import torch
 
 from bidsapp.core import Sample
 from bidsapp.learn.checkpoint import load as load_checkpoint
-from bidsapp.learn.losses import principal_axis
 from bidsapp.learn.predict import network_of, predict, split_heads
+from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.networks.registry import build
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import grid_axes, in_grid, voxel_sizes
@@ -93,19 +93,13 @@ def canonical(scan: Scan, variance: float | None = None) -> Sample:
 
 def axes_of(output: Tensor, affine: np.ndarray, where: np.ndarray) -> np.ndarray:
     """(V, 3) world axes from the dyads that an orientation head begins with."""
-    chosen = output[:6].movedim(0, -1)[torch.from_numpy(where)]
-    return np.asarray(principal_axis(chosen).numpy() @ grid_axes(affine).T)
+    axes, _ = axis_and_spread(output[:6, torch.from_numpy(where)].T)
+    return np.asarray(axes.numpy() @ grid_axes(affine).T)
 
 
 def direction_doubt(output: Tensor, where: np.ndarray) -> np.ndarray:
-    """(V,) degrees: under squared loss the dyad is E[v vᵀ], whose largest eigenvalue is E[cos²]."""
-    d = output[:6].movedim(0, -1)[torch.from_numpy(where)].double()
-    half = 2**-0.5
-    xx, yy, zz, xy, xz, yz = d.unbind(-1)
-    rows = [xx, half * xy, half * xz, half * xy, yy, half * yz, half * xz, half * yz, zz]
-    values = torch.linalg.eigvalsh(torch.stack(rows, -1).view(-1, 3, 3))
-    share = values[:, -1] / values.sum(-1).clamp_min(1e-6)
-    return np.asarray(torch.rad2deg((1 - share.clamp(0, 1)).sqrt().asin()).numpy())
+    """(V,) degrees, the root mean square angle that they state."""
+    return np.asarray(axis_and_spread(output[:6, torch.from_numpy(where)].T)[1].numpy())
 
 
 def shell_signal(image: Tensor, slot: int, where: np.ndarray, directions: np.ndarray) -> np.ndarray:

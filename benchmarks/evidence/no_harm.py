@@ -65,7 +65,7 @@ def maps_of(applied: Applied, scan: Scan) -> dict[str, dict[str, np.ndarray]]:
     output = applied(image)
     found = {'tensor': {'FA': raw.fa, 'MD': raw.md * 1e3}}
     for name, share in (('tensor of input', 0.0), ('network', 1.0)):
-        maps = fit_tensor(restored_signal(scan, image, output, share).T, scan.gtab)
+        maps = fit_tensor(restored_signal(scan, image, output, share), scan.gtab)
         found[name] = {}
         for key, values in (('FA', maps.fa), ('MD', maps.md * 1e3)):
             found[name][key] = np.zeros(scan.mask.shape)

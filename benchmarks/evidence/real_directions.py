@@ -41,6 +41,7 @@ from scores import blocks, coherence, degrees, histogram, quantile, ratio_interv
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import grid_axes, voxel_sizes
 from bidsapp.physics.qspace import filled_slots
+from bidsapp.physics.restored import weighed
 
 #: Scan → numbers of directions in.
 ROWS: dict[str, tuple[int, ...]] = {
@@ -83,13 +84,17 @@ def ours(applied: Applied, parts: Divided, white: np.ndarray) -> dict[str, np.nd
     """(V, 3) world axes by both ways to ask the network."""
     sample = canonical(parts.scan)
     outputs = applied(sample.image)
-    _, _, local, _ = attenuation_of(parts.scan)
-    data = np.ones((len(local), int(white.sum())), np.float32)
+    attenuation, _, local, variance = attenuation_of(parts.scan)
+    mask = parts.scan.mask
+    data = np.ones((len(local), int(mask.sum())), np.float32)
     better = restored(sample.image, outputs)
     for slot, b in filled_slots(local).items():
         members = np.flatnonzero(np.abs(local.bvals - b) <= 0.05 * b)
-        signal = shell_signal(better, slot, white, local.bvecs[members])
+        said = shell_signal(better, slot, mask, local.bvecs[members])
+        seen = attenuation[np.cumsum(~local.b0)[members] - 1][:, mask]
+        signal, _ = weighed(seen, said, float(np.sqrt(variance)), mask)
         data[members] = np.maximum(signal, 1e-3)
+    data = data[:, white[mask]]
     axes = fit_tensor(data, local).direction
     return {
         STRONGEST: axes_of(outputs['orientation'], parts.scan.affine, white),

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from bidsapp.physics.harmonics import basis, degrees, fibonacci_hemisphere, harmonics_at
 from bidsapp.physics.harmonics import n_coefficients as count
+from bidsapp.physics.qspace import prior_deviation
 from bidsapp.simulate.acquisition import averaged
 from bidsapp.simulate.anatomy import AIR, CSF, GM, RIM, TISSUES, WM
 from bidsapp.simulate.fibres import MAX_FIBRES, fibres_at, resolve
@@ -38,6 +39,8 @@ ORDER = 8
 K = count(ORDER)
 #: Fine voxels along the edge of a voxel.
 FINE = 2
+#: Order of what no model explains.
+SURPLUS_ORDER = 6
 #: Share of white matter from which a fine voxel's fibres count.
 SOME = 0.02
 
@@ -220,6 +223,51 @@ def _with_lesions(
             for n in (white, grey)
         )
     return white, grey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texture:
+    """What no model of tissue explains, and what the scanner's own sharpness takes away."""
+
+    surplus: Tensor | None  #: (28, X, Y, Z) harmonics up to order 6, in units of the prior's s.d.
+    blur: tuple[float, ...]  #: share of each neighbour along each axis
+
+
+def draw_texture(block: Block, generator: torch.Generator) -> Texture:
+    """Random structure of 1 to 6 mm in every harmonic, and a point spread of up to a voxel.
+
+    Real tissue is no sum of Watson distributions. A network that has only met those takes what it
+    does not know for noise; with this it has to leave what stands above the noise.
+    """
+    blur = tuple(uniform(0, 0.2, generator) * chance(0.7, generator) for _ in range(3))
+    if not chance(0.8, generator):
+        return Texture(None, blur)
+    width = float(np.exp(uniform(0.0, 1.8, generator))) + 0.5 * max(block.grid.spacing)
+    strength = 0.25 * uniform(0, 1, generator) ** 2
+    fields = smooth_field(block.grid.axes(), width, count(SURPLUS_ORDER), generator)
+    return Texture(strength * fields.to(block.tissues) * block.mask, blur)
+
+
+def textured(harmonics: Tensor, s0: Tensor, b: float, texture: Texture) -> Tensor:
+    """Harmonics (K, X, Y, Z) of the signal at ``b`` s/mm² with a texture; ``s0`` (X, Y, Z)."""
+    if texture.surplus is not None:
+        spread = prior_deviation(b)[degrees(SURPLUS_ORDER) // 2]
+        scale = torch.from_numpy(spread).to(harmonics)[:, None, None, None]
+        harmonics = harmonics.clone()
+        harmonics[: len(scale)] += scale * texture.surplus * s0
+    return blurred(harmonics, texture.blur)
+
+
+def blurred(volumes: Tensor, shares: tuple[float, ...]) -> Tensor:
+    """(…, X, Y, Z) with a share of both neighbours mixed in along each axis; sums are kept."""
+    for axis, share in zip((-3, -2, -1), shares, strict=True):
+        if share:
+            n = volumes.shape[axis]
+            edges = torch.tensor([0, *range(n), n - 1], device=volumes.device)
+            wide = volumes.index_select(axis, edges)
+            around = wide.narrow(axis, 0, n) + wide.narrow(axis, 2, n)
+            volumes = (1 - 2 * share) * volumes + share * around
+    return volumes
 
 
 def signal_harmonics(block: Block, substance: Substance, b: float) -> Tensor:

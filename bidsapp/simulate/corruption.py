@@ -125,7 +125,7 @@ def draw_corruption(
     axis = int(uniform(0, 2, generator))
     strength = (table.bvals / table.bvals.max()).sqrt()[:, None] * table.bvecs
     hz = torch.stack([
-        field @ g for field, g in zip(draw_eddy(n, generator, 25.0), strength, strict=True)
+        field @ g for field, g in zip(draw_eddy(n, generator, 12.0), strength, strict=True)
     ])  # fmt: skip
     points = torch.stack(torch.meshgrid(*grid.axes(), indexing='ij'))
     offset = points - middle.to(points)[:, None, None, None]

@@ -22,13 +22,17 @@ from bidsapp.simulate.anatomy import GM, WM
 from bidsapp.simulate.blocks import (
     Block,
     Substance,
+    Texture,
+    blurred,
     draw_block_grid,
     draw_substance,
+    draw_texture,
     fractions_of,
     make_block,
     parameters,
     signal_at_rest,
     signal_harmonics,
+    textured,
 )
 from bidsapp.simulate.corruption import (
     Corruption,
@@ -114,14 +118,17 @@ def scan_block(
     substance: Substance,
     table: Table,
     corruption: Corruption,
+    texture: Texture,
     generator: torch.Generator,
 ) -> Scan:
     """Scan a block and tell the truth."""
-    harmonics = {
-        float(b): signal_harmonics(block, substance, float(b))
-        for b in table.bvals.unique() if b > 0
-    }  # fmt: skip
-    s0, mask = signal_at_rest(block, substance), block.mask
+    sharp, mask = signal_at_rest(block, substance), block.mask
+
+    def signal(b: float) -> Tensor:
+        return textured(signal_harmonics(block, substance, b), sharp, b, texture)
+
+    harmonics = {float(b): signal(float(b)) for b in table.bvals.unique() if b > 0}
+    s0 = blurred(sharp, texture.blur)
     volumes = true_volumes(harmonics, s0, table, corruption.motion)
     volumes = corrupted(volumes, corruption, block.grid, generator)
     image, gtab = canonical(volumes, table, mask, block.grid.spacing)
@@ -129,7 +136,7 @@ def scan_block(
     # Shells that lie close together stand in the canonical input as one, at their mean b.
     for b in slots.values():
         if b not in harmonics:
-            harmonics[b] = signal_harmonics(block, substance, b)
+            harmonics[b] = signal(b)
     clean = clean_harmonics(harmonics, s0, slots).to(image)
     return Scan(
         image, mask[None].cpu(), targets_of(block, substance, image, clean, slots),
@@ -241,7 +248,8 @@ class Simulator:
             still = torch.eye(4).expand(len(table.bvals), 4, 4).to(block.grid.affine)
             one = torch.ones(len(table.bvals), self._side)
             corruption = Corruption(still, None, 1, one, 0.0, corruption.bias, 0.0, None, 1.0)
-        scan = scan_block(block, substance, table, corruption, generator)
+        texture = draw_texture(block, generator)
+        scan = scan_block(block, substance, table, corruption, texture, generator)
         if chance(NO_CONTRAST, generator):
             scan.image[qspace.S0_CHANNEL] = 0
         return scan

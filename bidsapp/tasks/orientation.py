@@ -10,7 +10,7 @@ import torch
 
 from bidsapp.bids.samples import MAX_FIBRES, load_directions, load_sample, load_volume
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task
-from bidsapp.learn.losses import DENSITY_ORDER, FIBRE_NORM, N_DENSITY, fibres, principal_axis
+from bidsapp.learn.losses import DENSITY_ORDER, N_DENSITY, fibres, principal_axis
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.physics.deconvolution import supports_deconvolution
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 #: Numbers of a dyad, which come before the harmonics of the density.
 N_DYAD = 6
-#: A further fibre is a peak of at least this share of the peak of one certain fibre: it is more
-#: likely there than not, as far as its direction is known.
-SECOND_PEAK = 0.5
+#: A further fibre is a peak of at least this share of the highest, where at least this many fibres
+#: are expected. (Under squared loss a density is blurred by what is not known of its directions, so
+#: no absolute height says how likely a fibre is.)
+SECOND_PEAK, LEAST_MASS = 0.35, 0.8
 #: Degrees; peaks nearer to a stronger fibre than this are that fibre.
 SEPARATION = 25.0
 
@@ -75,20 +76,16 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
 
 
 def further_fibres(density: FloatArray, first: FloatArray) -> np.ndarray:
-    """(V, MAX_FIBRES - 1, 3) fibres beside ``first`` (V, 3) of densities (N_DENSITY, V); else 0.
-
-    Two peaks of half a fibre each hold the mass of one at least; so only such voxels are searched.
-    """
+    """(V, MAX_FIBRES - 1, 3) fibres beside ``first`` (V, 3) of densities (N_DENSITY, V); else 0."""
     found = np.zeros((len(first), MAX_FIBRES - 1, 3))
-    voxels = np.flatnonzero(density[0] * sqrt(4 * pi) > 2 * SECOND_PEAK)
+    voxels = np.flatnonzero(density[0] * sqrt(4 * pi) > LEAST_MASS)
     if not len(voxels):
         return found
-    highest = SECOND_PEAK * FIBRE_NORM
     peaks, heights = fibre_peaks(
-        density[:, voxels].astype(float), DENSITY_ORDER, 0.25, SEPARATION, highest
+        density[:, voxels].astype(float), DENSITY_ORDER, SECOND_PEAK, SEPARATION
     )
     apart = np.abs(np.einsum('vnj,vj->vn', peaks, first[voxels])) < np.cos(np.deg2rad(SEPARATION))
-    good = apart & (heights >= highest)
+    good = apart & (heights > 0)
     place = np.cumsum(good, 1) - 1
     voxel, peak = np.nonzero(good & (place < MAX_FIBRES - 1))
     found[voxels[voxel], place[voxel, peak]] = peaks[voxel, peak]

@@ -17,6 +17,7 @@ from bidsapp.physics.restored import (
     expected_residual,
     residual,
     slots_of_volumes,
+    weighed,
 )
 from bidsapp.physics.turns import ALL_TURNS, turned_harmonics_of_slots
 
@@ -37,7 +38,8 @@ RESTORED = Output(
     {'suffix': 'dwi', 'desc': 'restored'},
     'float32',
     description='Diffusion MRI as the network restores it: of each volume of a main shell the '
-    'corrected harmonics (order 6) at its direction, times the mean b=0 image of the run. Volumes '
+    'corrected harmonics (order 6) at its direction, times the mean b=0 image of the run, and of '
+    'the data as much as the network leaves unexplained above the noise (ShareOfData). Volumes '
     'of other shells and those without diffusion weighting are as they were (PassedThrough). Zero '
     'outside the brain.',
 )
@@ -51,7 +53,7 @@ ADC = Output(
 )  # fmt: skip
 RESIDUAL = Output(
     'residual', {'suffix': 'dwimap', 'param': 'residual'}, 'float32',
-    description='What the restored volumes leave of the preprocessed ones: root mean square over '
+    description='What the prediction leaves of the preprocessed volumes: root mean square over '
     'the restored volumes, in standard deviations of the noise. About 1: the prediction explains '
     'the data. High: it does not; look at the data there. Low: it follows the noise. Degrees of '
     'freedom are not corrected for: ExpectedLow is what harmonics with no correction would leave, '
@@ -67,8 +69,9 @@ def load(case: Case) -> Sample:
 def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     """(84, X, Y, Z) correction → restored volumes, their tensor maps and the residual.
 
-    Beside what is written: 'residual_by_volume' (N,), NaN for volumes that are passed through, and
-    'noise': standard deviation of S/S0, then the residual expected without any correction.
+    Beside what is written: 'residual_by_volume' (N,), NaN for volumes that are passed through,
+    'noise': standard deviation of S/S0, then the residual expected without any correction, and
+    'share_of_data' (V,) in the restored volumes; the residual is the prediction's own.
     """
     inside = sample.mask[0].numpy()
     affine = open_image(case.files['dwi']).affine
@@ -78,10 +81,11 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     harmonics = input_harmonics(sample.image)[:, sample.mask[0]] + output[:, sample.mask[0]]
     use = slots_of_volumes(gtab) >= 0
     s0 = signal[gtab.b0].mean(0)
-    restored = signal.copy()
-    restored[use] = s0 * attenuation_at(harmonics.numpy(), gtab)
+    predicted = s0 * attenuation_at(harmonics.numpy(), gtab)
     deviation = float(np.sqrt(variance) * np.median(s0))
-    left = residual(signal[use], restored[use], deviation)
+    left = residual(signal[use], predicted, deviation)
+    restored = signal.copy()
+    restored[use], share = weighed(signal[use], predicted, deviation, inside)
     by_volume = np.full(len(gtab), np.nan)
     by_volume[use] = left.volumes
     tensor = fit_tensor(restored, gtab)
@@ -92,6 +96,7 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
         'residual': _on_grid(left.voxels, inside),
         'residual_by_volume': by_volume,
         'noise': np.array([np.sqrt(variance), expected_residual(gtab, variance)]),
+        'share_of_data': share,
     }
 
 
@@ -123,6 +128,7 @@ def details(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
     volumes = {
         'RestoredVolumes': np.flatnonzero(done).tolist(),
         'PassedThrough': np.flatnonzero(~done).tolist(),
+        'ShareOfData': round(float(np.mean(arrays['share_of_data'])), _DIGITS),
     }
     values = arrays['residual'][arrays['residual'] > 0]
     return {

@@ -13,6 +13,7 @@ from bidsapp.physics.restored import (
     expected_residual,
     residual,
     slots_of_volumes,
+    weighed,
 )
 
 
@@ -111,3 +112,40 @@ def test_expected_residual_is_what_noise_alone_leaves(shells, rng):
     share = np.sqrt(np.square(left).mean()) / sigma
     assert share == pytest.approx(expected_residual(gtab, sigma**2), rel=0.04)
     assert share < 1
+
+
+def around(shape=(12, 12, 12), n=20, noise=0.05, seed=0):
+    """(truth, observed) (n, V) of a box of voxels, and where they are."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(0.3, 0.8, (n, int(np.prod(shape)))).astype(np.float32)
+    observed = truth + rng.normal(scale=noise, size=truth.shape).astype(np.float32)
+    return truth, observed, np.ones(shape, bool)
+
+
+def test_a_right_prediction_is_kept_and_a_wrong_one_gives_way_to_the_data():
+    truth, observed, inside = around()
+    kept, share = weighed(observed, truth, 0.05, inside)
+    assert np.median(share) < 0.1
+    assert np.abs(kept - truth).mean() < 0.15 * np.abs(observed - truth).mean()
+    given_way, share = weighed(observed, truth + 0.5, 0.05, inside)
+    assert share.min() > 0.95
+    assert np.abs(given_way - observed).mean() < 0.02
+
+
+@pytest.mark.parametrize('bias', [0.0, 0.02, 0.05, 0.1, 0.3])
+def test_it_is_never_worse_than_the_data(bias):
+    """James and Stein: however wrong the prediction, the squared error is not above the data's."""
+    truth, observed, inside = around()
+    wave = bias * np.sin(np.arange(truth.shape[1]))[None] * np.ones_like(truth)
+    weighed_, _ = weighed(observed, (truth + wave).astype(np.float32), 0.05, inside)
+    assert np.square(weighed_ - truth).mean() <= 1.01 * np.square(observed - truth).mean()
+
+
+def test_what_stands_above_the_noise_in_one_place_comes_back_there_only():
+    truth, observed, inside = around()
+    lesion = np.zeros(inside.shape, np.float32)
+    lesion[5:8, 5:8, 5:8] = 0.4
+    kept, share = weighed(observed + lesion[inside], truth, 0.05, inside)
+    there, far = lesion[inside] > 0, np.indices(inside.shape)[0][inside] < 3
+    assert (kept - truth)[:, there].mean() > 0.95 * 0.4
+    assert share[far].mean() < 0.15

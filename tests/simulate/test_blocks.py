@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bidsapp.physics.harmonics import harmonics_at
+from bidsapp.physics.qspace import prior_deviation
 from bidsapp.simulate import blocks
 from bidsapp.simulate.anatomy import CSF, GM, WM
 from bidsapp.simulate.grids import Grid
@@ -123,3 +124,34 @@ def test_grey_matter_is_weakly_ordered_across_the_cortex(block):
     mass = block.grey[0, grey] * (4 * torch.pi) ** 0.5
     assert torch.allclose(mass, block.tissues[GM][grey], atol=0.05)
     assert (block.grey[1:6, grey].norm(dim=0) > 0.05).float().mean() > 0.8
+
+
+def test_a_blur_keeps_the_sum_and_what_is_flat():
+    volume = torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(0))
+    soft = blocks.blurred(volume, (0.2, 0.0, 0.1))
+    assert torch.allclose(soft.sum((1, 2, 3)), volume.sum((1, 2, 3)), atol=1e-3)
+    assert soft.var() < volume.var()
+    flat = torch.full((1, 4, 4, 4), 0.7)
+    assert torch.allclose(blocks.blurred(flat, (0.2, 0.2, 0.2)), flat)
+
+
+def test_texture_is_of_the_stated_strength_and_can_be_none(block):
+    what = blocks.draw_substance(block, torch.Generator().manual_seed(1))
+    harmonics = blocks.signal_harmonics(block, what, 1000.0)
+    s0 = blocks.signal_at_rest(block, what)
+    nothing = blocks.Texture(None, (0.0, 0.0, 0.0))
+    assert torch.equal(blocks.textured(harmonics, s0, 1000.0, nothing), harmonics)
+    surplus = torch.zeros(28, *block.mask.shape)
+    surplus[3] = 0.5
+    more = blocks.textured(harmonics, s0, 1000.0, blocks.Texture(surplus, (0.0, 0.0, 0.0)))
+    added = (more - harmonics)[3] / s0.clamp_min(1e-6)
+    inside = block.mask
+    spread = float(prior_deviation(1000.0)[1])
+    assert torch.allclose(added[inside], torch.full_like(added[inside], 0.5 * spread), atol=1e-3)
+    assert torch.equal(more[4:], harmonics[4:])
+
+
+def test_most_scans_hold_structure_that_no_fibre_explains(block):
+    drawn = [blocks.draw_texture(block, torch.Generator().manual_seed(s)) for s in range(40)]
+    assert 0.6 < sum(t.surplus is not None for t in drawn) / 40 < 0.95
+    assert not any(t.surplus[:, ~block.mask].any() for t in drawn if t.surplus is not None)

@@ -1,0 +1,125 @@
+"""The weights in the package: whole, small, said what they are, and worth having."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bidsapp import tasks
+from bidsapp.core import GradientTable
+from bidsapp.learn.cards import BUNDLED, bundled_models, load_card
+from bidsapp.learn.checkpoint import load
+from bidsapp.learn.metrics import angular_errors
+from bidsapp.learn.predict import network_of, predict, split_heads
+from bidsapp.learn.uncertainty import axis_and_spread
+from bidsapp.physics.diffusion import fit_tensor
+from bidsapp.physics.turns import turned_channels, turned_voxels
+from bidsapp.simulate import stream
+from bidsapp.simulate.anatomy import draw_head, head_template
+from bidsapp.simulate.blocks import draw_substance, make_block
+from bidsapp.simulate.corruption import Corruption, Table, spread_directions
+from bidsapp.simulate.fibres import draw_bundles
+from bidsapp.simulate.grids import Grid
+from bidsapp.simulate.template import template_maps
+
+SIDE, VOXEL = 32, 2.6
+
+
+@pytest.fixture(scope='module')
+def folder():
+    found = bundled_models()
+    assert set(found) == set(tasks.names())
+    (only,) = set(found.values())
+    return only
+
+
+@pytest.fixture(scope='module')
+def network(folder):
+    return network_of(load(folder), tasks.names())
+
+
+@pytest.fixture(scope='module')
+def noisy():
+    """An ordinary head, 15 directions at SNR 15: (image, truth (3, …), tensor's axes (V, 3))."""
+    _, gm, wm, csf, affine = template_maps(2.0)
+    template = head_template(*(torch.from_numpy(a) for a in (gm, wm, csf, affine)))
+    generator = torch.Generator().manual_seed(3)
+    head, bundles = draw_head(template, generator), draw_bundles(template, generator)
+    place = torch.diag(torch.tensor([VOXEL, VOXEL, VOXEL, 1.0]))
+    place[:3, 3] = torch.tensor([0.0, -18.0, 12.0]) - VOXEL * (SIDE - 1) / 2
+    block = make_block(head, bundles, Grid((SIDE,) * 3, place))
+    u = spread_directions(15, generator, even=True, half=False)
+    table = Table(torch.cat([torch.zeros(2, 3), u]), torch.tensor([0.0, 0.0] + [1000.0] * 15))
+    still = torch.eye(4).expand(17, 4, 4)
+    noise = Corruption(still, None, 1, torch.ones(17, SIDE), 0.0, torch.ones((SIDE,) * 3), 1 / 15,
+                       None, 1.0)  # fmt: skip
+    seen = {}
+    original = stream.canonical
+
+    def note(volumes, *rest):
+        seen['volumes'] = volumes
+        return original(volumes, *rest)
+
+    texture = stream.Texture(None, (0.0, 0.0, 0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, 'canonical', note)
+        scan = stream.scan_block(
+            block, draw_substance(block, generator), table, noise, texture, generator
+        )
+    gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
+    lone = scan.targets['orientation'].unflatten(0, (3, 3)).norm(dim=1).sum(0) == 1
+    tensor = fit_tensor(seen['volumes'][:, lone].numpy(), gtab).direction
+    return scan, lone, torch.from_numpy(tensor).float()
+
+
+def outputs_of(network, image):
+    return split_heads(predict(network, image), {n: tasks.get(n).channels for n in tasks.names()})
+
+
+def test_all_heads_stand_in_one_small_folder_with_a_card(folder):
+    assert sum(f.stat().st_size for f in BUNDLED.rglob('*') if f.is_file()) <= 20e6
+    assert not [f for f in BUNDLED.rglob('*') if f.suffix in ('.pt', '.pth', '.pkl', '.ckpt')]
+    card = load_card(folder)
+    for field in ('training', 'input', 'tested_ranges', 'metrics', 'command', 'seed', 'license'):
+        assert card[field] or card[field] == 0, field
+    assert {row['task'] for row in card['metrics']} == set(tasks.names())
+    assert all({'mean', 'sd', 'n'} <= row.keys() for row in card['metrics'])
+
+
+def test_directions_are_nearer_to_the_truth_than_the_tensors(network, noisy):
+    scan, lone, tensor = noisy
+    truth = scan.targets['orientation'][:3, lone].T
+    axes, _ = axis_and_spread(outputs_of(network, scan.image)['orientation'][:6, lone].T)
+    ours, theirs = (float(angular_errors(a, truth).median()) for a in (axes, tensor))
+    assert ours < 0.7 * theirs
+
+
+def test_what_is_restored_is_nearer_to_the_clean_scan(network, noisy):
+    scan = noisy[0]
+    rows = tasks.get('restore').metrics(
+        outputs_of(network, scan.image)['restore'],
+        stream.Sample(scan.image, scan.mask, np.eye(4), scan.targets['restore']),
+    )
+    values = {metric: value for metric, _, value in rows}
+    assert values['rmse'] < 0.7 * values['rmse_uncorrected']
+
+
+def test_it_knows_where_it_errs(network, noisy):
+    scan, lone, _ = noisy
+    truth = scan.targets['orientation'][:3, lone].T
+    axes, degrees = axis_and_spread(outputs_of(network, scan.image)['orientation'][:6, lone].T)
+    error = angular_errors(axes, truth)
+    sure = degrees <= degrees.median()
+    assert float(error[~sure].median()) > 1.3 * float(error[sure].median())
+
+
+def test_a_mirrored_head_gives_mirrored_directions(network, noisy):
+    scan, lone, _ = noisy
+    mirror = ((-1, 0, 0), (0, 1, 0), (0, 0, 1))
+    there = outputs_of(network, turned_channels(scan.image.clone(), mirror))['orientation']
+    back = turned_voxels(there[:6], mirror)[:, lone].T
+    axes, _ = axis_and_spread(outputs_of(network, scan.image)['orientation'][:6, lone].T)
+    other, _ = axis_and_spread(back)
+    other = other * torch.tensor([-1.0, 1.0, 1.0])
+    assert float(angular_errors(axes, other).median()) < 4
