@@ -24,7 +24,7 @@ from realscans import KEPT, Scan
 from scores import table
 
 from bidsapp.core import GradientTable
-from bidsapp.learn.losses import DENSITY_ORDER, FIBRE_NORM
+from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.physics.deconvolution import (
     constrained_deconvolution,
     deconvolution_order,
@@ -34,7 +34,7 @@ from bidsapp.physics.deconvolution import (
 )
 from bidsapp.physics.harmonics import fibonacci_hemisphere
 from bidsapp.physics.peaks import fibre_peaks
-from bidsapp.tasks.orientation import SECOND_PEAK, SEPARATION
+from bidsapp.tasks.orientation import further_fibres
 
 AXIAL, RADIAL, GREY, FLUID = 1.7, 0.3, 0.7, 3.0
 #: Signal at b = 0 of white matter, grey matter and fluid.
@@ -45,8 +45,8 @@ VOLUMES = 6
 SHARES, ANGLES = (0.5, 0.6, 0.7), (45, 60, 75, 90)
 #: Least recall at 60 degrees.
 WANTED = {0.5: 0.9, 0.6: 0.75}
-#: Heights that count, as shares of one certain fibre (network) or of the highest peak (CSD).
-GATES = np.concatenate([np.linspace(0.05, 0.95, 19)])
+#: Heights that count, as shares of the highest peak.
+GATES = np.linspace(0.05, 0.95, 19)
 
 
 class Volume:
@@ -125,28 +125,13 @@ def on_grid(vectors: np.ndarray, where: np.ndarray) -> np.ndarray:
     return full
 
 
-def network_peaks(axes: np.ndarray, density: np.ndarray, gate: float) -> np.ndarray:
-    """(V, 3, 3) as `tasks.orientation.further_fibres` has them, for any height that counts."""
-    peaks, heights = fibre_peaks(density, DENSITY_ORDER, 0.0, SEPARATION, 0.0)
-    good = heights >= gate * FIBRE_NORM
-    apart = np.abs(np.einsum('vnj,vj->vn', peaks, axes)) < np.cos(np.deg2rad(SEPARATION))
-    found = np.where((good & apart)[..., None], peaks, 0)
-    order = np.argsort(~(good & apart), axis=1, kind='stable')[:, :2]
-    return np.concatenate([axes[:, None], np.take_along_axis(found, order[..., None], 1)], 1)
-
-
-def of_network(applied: Applied, volume: Volume) -> dict[float, np.ndarray]:
-    """Gate → outcome."""
-    from bidsapp.learn.uncertainty import axis_and_spread
-
-    image = canonical(volume.scan).image
-    values = applied(image)['orientation'][:, torch.from_numpy(volume.brain)]
-    axes = axis_and_spread(values[:6].T)[0].double().numpy()
-    density = values[6:].double().numpy()
-    return {
-        float(g): outcome(volume, on_grid(network_peaks(axes, density, g), volume.brain))
-        for g in (*GATES, SECOND_PEAK)
-    }
+def of_network(applied: Applied, volume: Volume) -> np.ndarray:
+    """`outcome` of the fibres that `participant` writes."""
+    values = applied(canonical(volume.scan).image)['orientation']
+    values = values[:, torch.from_numpy(volume.brain)]
+    axes = axis_and_spread(values[:6].T)[0].numpy()
+    further = further_fibres(values[6:].numpy(), axes)
+    return outcome(volume, on_grid(np.concatenate([axes[:, None], further], 1), volume.brain))
 
 
 def of_deconvolution(volume: Volume, blur: float, response: object) -> dict[float, np.ndarray]:
@@ -158,7 +143,7 @@ def of_deconvolution(volume: Volume, blur: float, response: object) -> dict[floa
     signal = relative_signal(scan.data[where], scan.gtab, np.flatnonzero(~scan.gtab.b0))
     density = constrained_deconvolution(signal, shell, response, order)  # type: ignore[arg-type]
     floor = isotropic_floor(shell, response, order, 1 / SNR**2)  # type: ignore[arg-type]
-    peaks, heights = fibre_peaks(density, order, 0.0, 25.0, floor)
+    peaks, heights = fibre_peaks(density, order, float(GATES[0]), 25.0, floor)
     result = {}
     for gate in GATES:
         good = (heights >= gate * heights[:, :1]) & (heights > 0)
@@ -209,7 +194,7 @@ def main() -> None:
     for share in SHARES:
         for angle in ANGLES:
             each = [of_network(applied, v) for v in volumes(share, angle)]
-            recall, precision, false = rates(sum(one[SECOND_PEAK] for one in each))
+            recall, precision, false = rates(sum(each))
             plain = [rates(one) for one in curves[f'{share}-{angle}-0.0']][9]
             beside = [at_rate(curves[f'{share}-{angle}-{blur}'], false) for blur in (0.0, 3.0)]
             enough = recall >= WANTED.get(share, 2) if angle == 60 else False

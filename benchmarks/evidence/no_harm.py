@@ -7,10 +7,10 @@ lesion: half of the signal becomes isotropic tissue (0.9 µm²/ms) in a ball of 
 white matter; oedema: free water (3 µm²/ms, twice as bright) for 40 %; one-sided: 40 % isotropic
 tissue in all white matter of the left hemisphere above the ventricles' floor. Three places each for
 the first two. Kept: mean change inside seen by the network over that seen by the tensor of the same
-volumes. FA and MD are of the restored volumes (correction added to the canonical input, tensor of
-it), so 'tensor of input' is the same without the correction. Spread: the farthest whole number of
-voxels outside the ball where the mean change is still above 10 % of that inside, less the same of
-the tensor. Tissue and uncertainty: mean change inside, for information.
+volumes. FA and MD are of the restored volumes, weighed against the data as `participant` writes
+them; 'tensor of input' is that of the canonical input without a correction. Spread: the farthest
+whole number of voxels outside the ball where the mean change is still above 10 % of that inside,
+less the same of the tensor. Tissue and uncertainty: mean change inside, for information.
 
 Clean: restored less input in the harmonics' signal over the directions of the scan, root mean
 square in the brain, over the noise of S/S0, in scans that MP-PCA has denoised or of large voxels.
@@ -31,7 +31,7 @@ from scores import table
 from bidsapp.physics import qspace
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import in_grid
-from bidsapp.physics.restored import attenuation_at, slots_of_volumes
+from bidsapp.physics.restored import attenuation_at, slots_of_volumes, weighed
 
 SCANS = ('sub-achieva', 'sub-prisma_dir-AP')
 CLEAN = ('sub-achieva', 'sub-ds114', 'sub-prisma_dir-AP', 'sub-prisma_dir-PA', 'sub-uih_dir-AP',
@@ -89,8 +89,13 @@ def restored_signal(
     harmonics = harmonics + share * output['restore'][:, inside]
     local = in_grid(scan.gtab, scan.affine)
     signal = np.moveaxis(scan.data[scan.mask], -1, 0).copy()
-    signal /= np.maximum(signal[local.b0].mean(0), 1e-6)
-    signal[slots_of_volumes(local) >= 0] = attenuation_at(harmonics.numpy(), local)
+    s0 = signal[local.b0].mean(0)
+    signal = np.clip(signal / np.maximum(s0, 1e-3 * np.median(s0)), 0, 1.5)
+    use = slots_of_volumes(local) >= 0
+    said = attenuation_at(harmonics.numpy(), local)
+    if share:  # as `participant` writes it: where the data disagree by more than noise, they win
+        said, _ = weighed(signal[use], said, float(np.sqrt(attenuation_of(scan)[3])), scan.mask)
+    signal[use] = said
     return signal
 
 
