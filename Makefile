@@ -5,7 +5,7 @@
 #                                     PyTorch without CUDA: a far smaller download on Linux
 
 PYTHON ?= python3
-DEMO_STEPS ?= 300
+DEMO_STEPS ?= 150
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu

@@ -22,7 +22,7 @@ def test_patches_and_whole_agree_within_the_stated_tolerance(monkeypatch):
     """Root mean square difference below 2 % of the output's standard deviation, in float32."""
     monkeypatch.setattr(module, 'precision', lambda device: None)
     torch.manual_seed(0)
-    network = build('unet3d', 4, 3, widths=(8, 8, 16, 16)).eval()
+    network = build('unet3d', 4, {'a': 3}, widths=(8, 8, 16, 16)).eval()
     image = torch.randn(4, 120, 104, 40)
     whole = predict(network, image, whole=True)
     pieces = predict(network, image, whole=False)
@@ -32,7 +32,7 @@ def test_patches_and_whole_agree_within_the_stated_tolerance(monkeypatch):
 
 def test_bfloat16_changes_little(monkeypatch):
     torch.manual_seed(0)
-    network = build('unet3d', 4, 3).eval()
+    network = build('unet3d', 4, {'a': 3}).eval()
     image = torch.randn(4, 24, 24, 24)
     monkeypatch.setattr(module, 'precision', lambda device: None)
     exact = predict(network, image)

@@ -28,6 +28,9 @@ from bidsapp.physics.qspace import (
 )
 from bidsapp.physics.turns import ALL_TURNS, turned_channels, turned_voxels
 
+#: mm.
+VOXEL = np.array([1.5, 2.0, 3.0])
+
 
 def table(*shells, n_b0=0, seed=0):
     """n_b0 volumes at b=0, then each (b, directions), every shell turned by itself."""
@@ -164,7 +167,8 @@ def channels_of(gtab, axis, variance=1e-3):
     signal = attenuation(gtab[~gtab.b0], axis)
     grid = np.broadcast_to(signal[:, None, None, None], (len(signal), 2, 2, 2))
     s0 = np.linspace(1, 2, 8).reshape(2, 2, 2)
-    return canonical_channels(grid, s0, np.ones((2, 2, 2), bool), gtab, variance)[:, 0, 0, 0]
+    mask = np.ones((2, 2, 2), bool)
+    return canonical_channels(grid, s0, mask, gtab, variance, VOXEL)[:, 0, 0, 0]
 
 
 def standardised(gtab, channels, slot):
@@ -210,7 +214,7 @@ def test_channels_are_zero_outside_the_mask(rng):
     gtab = table((1000, 12), n_b0=1)
     mask = rng.random((4, 5, 6)) < 0.5
     channels = canonical_channels(
-        rng.uniform(size=(12, 4, 5, 6)), rng.uniform(1, 2, (4, 5, 6)), mask, gtab, 1e-3
+        rng.uniform(size=(12, 4, 5, 6)), rng.uniform(1, 2, (4, 5, 6)), mask, gtab, 1e-3, VOXEL
     )
     assert not channels[:, ~mask].any()
     assert channels.dtype == np.float32
@@ -219,8 +223,8 @@ def test_channels_are_zero_outside_the_mask(rng):
 def test_unit_of_s0_does_not_matter(rng):
     gtab, mask = table((1000, 12), n_b0=1), np.ones((3, 3, 3), bool)
     signal, s0 = rng.uniform(size=(12, 3, 3, 3)), rng.uniform(1, 2, (3, 3, 3))
-    one = canonical_channels(signal, s0, mask, gtab, 1e-3)
-    other = canonical_channels(signal, 1000 * s0, mask, gtab, 1e-3)
+    one = canonical_channels(signal, s0, mask, gtab, 1e-3, VOXEL)
+    other = canonical_channels(signal, 1000 * s0, mask, gtab, 1e-3, VOXEL)
     np.testing.assert_allclose(other, one, atol=1e-5)
 
 
@@ -267,17 +271,19 @@ def test_turning_the_channels_is_turning_the_head(turn, rng):
     bvecs = fibonacci_hemisphere(40)
     bvals = np.r_[0.0, np.full(40, 1000.0)]
 
-    def channels(vectors, table):
+    def channels(vectors, table, voxel_mm):
         shape = vectors.shape[1:]
         gtab = GradientTable(np.vstack([np.zeros((1, 3)), table]), bvals)
         mask = np.ones(shape, bool)
-        return canonical_channels(_scan(table, vectors), np.ones(shape), mask, gtab, 1e-3)
+        scan = _scan(table, vectors)
+        return canonical_channels(scan, np.ones(shape), mask, gtab, 1e-3, voxel_mm)
 
     turned_fibres = np.einsum(
         'ij,jxyz->ixyz', matrix, turned_voxels(torch.from_numpy(fibres), turn).numpy()
     )
-    expected = channels(turned_fibres, bvecs @ matrix.T)
-    image = torch.from_numpy(channels(fibres, bvecs))
+    # The voxels turn with the head: their edges lie along other axes.
+    expected = channels(turned_fibres, bvecs @ matrix.T, np.abs(matrix) @ VOXEL)
+    image = torch.from_numpy(channels(fibres, bvecs, VOXEL))
     np.testing.assert_allclose(turned_channels(image, turn).numpy(), expected, atol=2e-3)
 
 
