@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,14 +30,21 @@ from bidsapp.simulate.corruption import (
     draw_corruption,
     spread_directions,
     true_volumes,
+    with_b0,
 )
 from bidsapp.simulate.grids import Grid, normal, uniform
-from bidsapp.simulate.stream import NO_CONTRAST, SIDE, Scan, canonical, clean_harmonics
+from bidsapp.simulate.stream import (
+    NO_CONTRAST,
+    SIDE,
+    Scan,
+    canonical,
+    clean_harmonics,
+    correction_to,
+)
 from bidsapp.simulate.variety import chance
-from bidsapp.tasks.restore import input_harmonics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -201,16 +208,7 @@ def draw_scheme(shells: Sequence[float], generator: torch.Generator) -> Table:
         even, half = chance(0.8, generator), chance(0.3, generator)
         vectors.append(spread_directions(n, generator, even, half))
         values.append(torch.full((n,), b))
-    n_b0 = int(uniform(1, 7, generator))
-    bvecs = torch.cat([torch.zeros(n_b0, 3), *vectors])
-    return Table(bvecs, torch.cat([torch.zeros(n_b0), *values]))
-
-
-def correction_to(clean: Tensor, image: Tensor, mask: Tensor, slots: Collection[int]) -> Tensor:
-    """(87, X, Y, Z) what task restore shall say of ``image``, whose clean harmonics are known."""
-    filled = torch.stack([mask & (slot in slots) for slot in range(len(qspace.SLOTS))]).float()
-    wanted = (clean - input_harmonics(image)) * filled.repeat_interleave(qspace.N_SH, 0)
-    return torch.cat([wanted, filled])
+    return with_b0(vectors, values, generator)
 
 
 class Auxiliary:
@@ -252,8 +250,7 @@ class Auxiliary:
         # The median of S0 in the brain is near that of white matter, which noise refers to.
         corruption = draw_corruption(piece.grid, table, 1.0, generator)
         if not self._corrupt:
-            still = torch.eye(4).expand(len(table.bvals), 4, 4)
-            corruption = replace(corruption, motion=still, sigma=0.0)
+            corruption = corruption.undone
         volumes = true_volumes(piece.harmonics, piece.s0, table, corruption.motion)
         volumes = corrupted(volumes, corruption, piece.grid, generator)
         image, gtab = canonical(volumes, table, piece.mask, piece.grid.spacing)

@@ -213,6 +213,8 @@ def train(
     name: str, cases: Sequence[Case], split: Mapping[str, str], settings: Settings, device: str
 ) -> Path:
     """Fit one task and save its model; returns the model's folder."""
+    from bidsapp.learn.checkpoint import checkpoint_of
+
     task = tasks.get(name)
     used = [case for case in cases if case.subject in split]
     groups = {s: [c for c in used if split[c.subject] == s] for s in SPLITS}
@@ -255,12 +257,7 @@ def train(
         as_it_comes = network_of(start, [name])
         rows = rows + scored(task, 'bundled', as_it_comes, groups, samples, device)
     card = make_card(task, plan, start, learnt_from, state.best_step, rows, split)
-    checkpoint = Checkpoint(
-        card,
-        {k: v.cpu() for k, v in network.body.state_dict().items()},
-        {name: {k: v.cpu() for k, v in network.heads[name].state_dict().items()}},
-    )
-    folder = save_model(checkpoint, task, rows, state.log, split, settings)
+    folder = save_model(checkpoint_of(network, card), task, rows, state.log, split, settings)
     for state_file in state_files:
         state_file.unlink(missing_ok=True)
     say_result(task, rows)

@@ -162,11 +162,11 @@ class Mirror:
         """Scan number ``number`` with the target of an autoencoder."""
         import torch
 
-        from bidsapp.tasks.restore import CHANNELS, input_harmonics
+        from bidsapp.tasks.restore import CHANNELS
 
         scan = self.scanner.scan(number)
         filled = scan.targets['restore'][CHANNELS:]
-        target = torch.cat([input_harmonics(scan.image), filled])
+        target = torch.cat([qspace.input_harmonics(scan.image), filled])
         return replace(scan, targets={'autoencoder': target})
 
 

@@ -19,7 +19,7 @@ from bidsapp import __version__, material, tasks
 from bidsapp.bids.preprocessed import choose_preprocessed, with_references
 from bidsapp.bids.query import read_filters
 from bidsapp.bids.write import write_json
-from bidsapp.core import Checkpoint, MissingInput, Plan, WrongUsage
+from bidsapp.core import MissingInput, Plan, WrongUsage
 from bidsapp.learn import cards
 from bidsapp.learn.processors import use_processors
 from bidsapp.learn.splits import SPLITS, make_split
@@ -29,8 +29,6 @@ from bidsapp.physics import qspace
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from torch import Tensor
 
     from bidsapp.core import Case, Task
     from bidsapp.learn.fit import State
@@ -256,14 +254,10 @@ def save_model(
     settings: Settings,
 ) -> Path:
     """The next version's folder: weights, card and log, complete at once."""
-    from bidsapp.learn.checkpoint import save
-
-    def part(module: Any) -> dict[str, Tensor]:
-        return {key: value.cpu() for key, value in module.state_dict().items()}
+    from bidsapp.learn.checkpoint import checkpoint_of, save
 
     folder = cards.next_version(cards.pretrained(settings.models), objective)
-    heads = {name: part(network.heads[name]) for name in task.heads}
-    checkpoint = Checkpoint({**card, 'version': folder.name}, part(network.body), heads)
+    checkpoint = checkpoint_of(network, {**card, 'version': folder.name})
     columns = ['step', 'loss', 'validation', *task.parts]
 
     def add(staging: Path) -> None:

@@ -15,9 +15,24 @@ from bidsapp.core import BadData, Checkpoint, MissingInput
 from bidsapp.learn.cards import CARD, WEIGHTS, load_card, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
+
+    from torch import Tensor
+    from torch.nn import Module
+
+    from bidsapp.networks.unet3d import UNet3d
+
+
+def checkpoint_of(network: UNet3d, card: Mapping[str, Any]) -> Checkpoint:
+    """A network's weights, on the CPU, with their card."""
+
+    def part(module: Module) -> dict[str, Tensor]:
+        return {key: value.cpu() for key, value in module.state_dict().items()}
+
+    heads = {task: part(head) for task, head in network.heads.items()}
+    return Checkpoint(card, part(network.body), heads)
 
 
 def save(checkpoint: Checkpoint, folder: Path, add: Callable[[Path], None] | None = None) -> Path:

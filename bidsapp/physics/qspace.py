@@ -248,6 +248,12 @@ def canonical_channels(
     return channels
 
 
+def input_harmonics(image: Tensor) -> Tensor:
+    """(N_CHANNELS, X, Y, Z) canonical input → (84, X, Y, Z) its harmonics, slot after slot."""
+    slots = image[: len(SLOTS) * SLOT_CHANNELS].unflatten(0, (len(SLOTS), SLOT_CHANNELS))
+    return slots[:, :N_SH].flatten(0, 1)
+
+
 def slots_in_use(image: Tensor) -> list[int]:
     """Which slots of a canonical input (N_CHANNELS, X, Y, Z) are filled."""
     return [s for s in range(len(SLOTS)) if image[s * SLOT_CHANNELS + N_SH].any()]

@@ -8,13 +8,14 @@ them: it would stand in input and target alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bidsapp.physics.harmonics import harmonics_at, largest_order
 from bidsapp.physics.qspace import SLOTS
 from bidsapp.simulate.acquisition import (
     displaced,
@@ -28,7 +29,7 @@ from bidsapp.simulate.grids import Grid, normal, uniform
 from bidsapp.simulate.variety import chance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 #: Chance that a scan is not corrupted; that its displacements are those of a raw scan.
 UNCORRUPTED, RAW = 0.2, 0.1
@@ -63,6 +64,12 @@ class Corruption:
         """Nothing is spoilt."""
         return self.sigma == 0
 
+    @property
+    def undone(self) -> Corruption:
+        """The same scan with nothing spoilt; the sensitivity stays, as it does in S/S0."""
+        still = torch.eye(4).to(self.motion).expand_as(self.motion)
+        return replace(self, motion=still, sigma=0.0)
+
 
 def spread_directions(n: int, generator: torch.Generator, even: bool, half: bool) -> Tensor:
     """(n, 3) unit vectors: drawn at random, or pushed apart as charges and their antipodes."""
@@ -91,6 +98,13 @@ def draw_table(generator: torch.Generator) -> Table:
         even, half = chance(0.8, generator), chance(0.3, generator)
         vectors.append(spread_directions(n, generator, even, half))
         values.append(torch.full((n,), round(b / 10) * 10.0))
+    return with_b0(vectors, values, generator)
+
+
+def with_b0(
+    vectors: Sequence[Tensor], values: Sequence[Tensor], generator: torch.Generator
+) -> Table:
+    """Shells of directions (n, 3) and b (n,) after one to six b=0 volumes."""
     n_b0 = int(uniform(1, 7, generator))
     bvecs = torch.cat([torch.zeros(n_b0, 3), *vectors])
     return Table(bvecs, torch.cat([torch.zeros(n_b0), *values]))
@@ -208,14 +222,11 @@ def true_volumes(
 
     ``harmonics`` (K, X, Y, Z) by b in s/mm²; the gradient turns back in the head's own axes.
     """
-    from bidsapp.physics.harmonics import harmonics_at
-
     volumes = s0.new_zeros(len(table.bvals), *s0.shape)
     volumes[table.bvals == 0] = s0
     seen = torch.einsum('nji,nj->ni', motion[:, :3, :3], table.bvecs.to(motion))
     for b, coefficients in harmonics.items():
         members = table.bvals == b
-        order = {45: 8, 28: 6, 15: 4, 6: 2}[len(coefficients)]
-        at = harmonics_at(seen[members].T, order)
+        at = harmonics_at(seen[members].T, largest_order(len(coefficients)))
         volumes[members] = torch.tensordot(at.T, coefficients, dims=1)
     return volumes.clamp_min(0)

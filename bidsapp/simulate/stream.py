@@ -54,7 +54,7 @@ from bidsapp.simulate.variety import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from bidsapp.simulate.anatomy import Head, Template
     from bidsapp.simulate.fibres import Bundles
@@ -144,6 +144,13 @@ def scan_block(
     )  # fmt: skip
 
 
+def correction_to(clean: Tensor, image: Tensor, mask: Tensor, slots: Collection[int]) -> Tensor:
+    """(87, X, Y, Z) what task restore shall say of ``image``, whose clean harmonics are known."""
+    filled = torch.stack([mask & (slot in slots) for slot in range(len(qspace.SLOTS))]).float()
+    wanted = (clean - qspace.input_harmonics(image)) * filled.repeat_interleave(qspace.N_SH, 0)
+    return torch.cat([wanted, filled])
+
+
 def targets_of(
     block: Block, substance: Substance, image: Tensor, clean: Tensor, slots: Mapping[int, float]
 ) -> dict[str, Tensor]:
@@ -158,21 +165,12 @@ def targets_of(
         structure = torch.full_like(structure, -1.0)
     neurites = (block.tissues[[GM, WM]].sum(0) > 0.2).cpu()
     structure[:2, ~neurites] = -1
-    harmonics = torch.cat([
-        image[slot * qspace.SLOT_CHANNELS : slot * qspace.SLOT_CHANNELS + qspace.N_SH]
-        for slot in range(len(qspace.SLOTS))
-    ])  # fmt: skip
-    filled = torch.stack([
-        (mask if slot in slots else torch.zeros_like(mask)).float()
-        for slot in range(len(qspace.SLOTS))
-    ])  # fmt: skip
-    wanted = (clean - harmonics) * filled.repeat_interleave(qspace.N_SH, 0)
     return {
         'tissue': fractions / fractions.sum(0).clamp_min(1e-6),
         'orientation': directions,
         'crossings': ((n_fibres + 1) * mask)[None].float(),
         'microstructure': structure,
-        'restore': torch.cat([wanted, filled]),
+        'restore': correction_to(clean, image, mask, slots),
     }
 
 
@@ -245,9 +243,7 @@ class Simulator:
         table = self._draw(generator)
         corruption = draw_corruption(block.grid, table, float(substance.s0[WM]), generator)
         if not self._corrupt:
-            still = torch.eye(4).expand(len(table.bvals), 4, 4).to(block.grid.affine)
-            one = torch.ones(len(table.bvals), self._side)
-            corruption = Corruption(still, None, 1, one, 0.0, corruption.bias, 0.0, None, 1.0)
+            corruption = corruption.undone
         texture = draw_texture(block, generator)
         scan = scan_block(block, substance, table, corruption, texture, generator)
         if chance(NO_CONTRAST, generator):

@@ -11,7 +11,7 @@ from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavai
 from bidsapp.learn.losses import correction
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import in_grid
-from bidsapp.physics.qspace import LAYOUT, N_SH, SLOT_CHANNELS, SLOTS
+from bidsapp.physics.qspace import LAYOUT, N_SH, SLOTS, input_harmonics
 from bidsapp.physics.restored import (
     attenuation_at,
     expected_residual,
@@ -105,12 +105,6 @@ def _on_grid(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     full = np.zeros((*inside.shape, *values.shape[1:]), np.float32)
     full[inside] = values
     return full
-
-
-def input_harmonics(image: Tensor) -> Tensor:
-    """(N_CHANNELS, X, Y, Z) canonical input → (84, X, Y, Z) its harmonics, slot after slot."""
-    slots = image[: len(SLOTS) * SLOT_CHANNELS].unflatten(0, (len(SLOTS), SLOT_CHANNELS))
-    return slots[:, :N_SH].flatten(0, 1)
 
 
 def noise_variance_of(sample: Sample) -> float:
