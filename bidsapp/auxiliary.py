@@ -33,14 +33,8 @@ from bidsapp.simulate.corruption import (
     with_b0,
 )
 from bidsapp.simulate.grids import Grid, normal, uniform
-from bidsapp.simulate.stream import (
-    NO_CONTRAST,
-    SIDE,
-    Scan,
-    canonical,
-    clean_harmonics,
-    correction_to,
-)
+from bidsapp.simulate.scanned import Scan, canonical, clean_harmonics, correction_to
+from bidsapp.simulate.stream import NO_CONTRAST, SIDE
 from bidsapp.simulate.variety import chance
 
 if TYPE_CHECKING:
@@ -107,7 +101,9 @@ def keep_run(case: Case, folder: Path) -> Path:
     s0 = data[..., gtab.b0].mean(-1)
     unit = float(np.median(s0[brain])) + 1e-12
     weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0) / np.maximum(s0, 1e-3 * unit)
-    variance = qspace.noise_variance(np.clip(weighted, 0, 1.5), brain, gtab[~gtab.b0])
+    variance = qspace.map_noise(
+        np.clip(weighted, 0, 1.5), brain, gtab[~gtab.b0], int(gtab.b0.sum())
+    )
     arrays = {'s0': s0 / unit, 'mask': brain, 'voxel_mm': voxel_sizes(affine)}
     for b, matrix in signal_harmonics(gtab, variance).items():
         arrays[f'b{np.float32(b):.9g}'] = np.moveaxis(data @ matrix.T, -1, 0) / unit

@@ -6,7 +6,7 @@ Case (the files of one run) → Sample (its tensors on one voxel grid) → Task 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,8 @@ B0_THRESHOLD = 50.0
 
 #: Classes of the segmentations: index, name, abbreviation.
 TISSUES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospinal Fluid', 'CSF'))
+#: Most fibres told apart in a voxel.
+MAX_FIBRES = 3
 FIBRES = ((1, 'One Fibre', '1F'), (2, 'Two Fibres', '2F'), (3, 'Three Fibres', '3F'))
 
 
@@ -243,6 +245,9 @@ class Task:
     beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source
     turns: tuple[Turn, ...] = ()  #: of the canonical input, under which the task is learnt
     turn_target: Callable[[Tensor, Turn], Tensor] = unchanged  #: values, not places, of a target
+    turn_output: Callable[[Tensor, Turn], Tensor] = unchanged  #: the same of a network's output
+    calibrate: Callable[[Sequence[Tensor], Sequence[Sample]], Tensor] | None = None  #: outputs of
+    #: labelled samples → (K,) what to add to them so that stated uncertainty is the error found
     details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
     #: Output.name, from what ``finish`` returns, which may hold more than what is written
     network: str = 'unet3d'

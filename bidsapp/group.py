@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bidsapp.core import Case, GradientTable, Sample, Task
-    from bidsapp.learn.fit import State
+    from bidsapp.learn.state import State
     from bidsapp.learn.tables import Row
     from bidsapp.networks.unet3d import UNet3d
     from bidsapp.settings import Settings
@@ -313,6 +313,8 @@ def make_card(
     """Everything about a model but its weights; the version and hash are added on saving."""
     import torch
 
+    from bidsapp.learn.predict import averaged_turns
+
     channels = samples[0].image.shape[0]
     options = dict(task.options if start is None else start.card['network']['options'])
     arm = rows[0][2]
@@ -329,6 +331,7 @@ def make_card(
             'options': options,
         },
         'heads': dict(task.heads),
+        'averaged_turns': averaged_turns(task),
         'input': 'canonical q-space channels (docs/architecture.md)',
         'learnt_b_ranges': [list(SLOTS[slot]) for slot in slots],
         'started_from': None if start is None else

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bidsapp.auxiliary import Run
     from bidsapp.core import Case, Task
     from bidsapp.simulate.anatomy import Template
-    from bidsapp.simulate.stream import Scan
+    from bidsapp.simulate.scanned import Scan, Scanner
 
 #: What each objective teaches.
 OBJECTIVES = {
@@ -33,13 +33,6 @@ TEMPLATE_MM = 1.5
 #: What the simulator draws (`simulate.corruption`, `simulate.blocks`), and tests are drawn from.
 SIMULATED = {'directions': [6, 135], 'shells': [1, 3], 'b': [[700, 3300]], 'voxel_mm': [1.0, 4.5],
              'snr': [6, 40]}  # fmt: skip
-
-
-class Scanner(Protocol):
-    """What scans are drawn from."""
-
-    def scan(self, number: int) -> Scan:
-        """Scan number ``number``, always the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ class Material:
 
         names = [task.name for task in self.tasks]
         scanner = self.scanners[split]
-        return validation_samples(scanner, names, [scan_of_person(index)])[0]  # type: ignore[arg-type]
+        return validation_samples(scanner, names, [scan_of_person(index)])[0]
 
 
 def tasks_of(objective: str, named: Sequence[str] = ()) -> tuple[Task, ...]:

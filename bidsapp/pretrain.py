@@ -11,7 +11,7 @@ import logging
 import platform
 import shlex
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from bidsapp.core import Case, Task
-    from bidsapp.learn.fit import State
+    from torch import Tensor
+
+    from bidsapp.core import Case, Sample, Task
+    from bidsapp.learn.state import State
     from bidsapp.material import Material
     from bidsapp.networks.unet3d import UNet3d
     from bidsapp.settings import Settings
@@ -80,6 +82,7 @@ def run(settings: Settings, log_file: Path) -> int:
     else:
         made = material.auxiliary(objective, cases, settings.seed, SIDE, kept / 'auxiliary')
     network, state, task = learnt(made, plan, state_file)
+    calibrate(task, made, network, device)
     figures = tested(task, made, network, device)
     card = make_card(objective, made, task, plan, state, figures, settings)
     folder = save_model(objective, card, network, state, task, settings)
@@ -179,26 +182,51 @@ def learnt(made: Material, plan: Plan, state_file: Path) -> tuple[UNet3d, State,
 
     names = [task.name for task in made.tasks]
     scanner = made.scanners['train']
-    source = SimulatedStream(scanner, names, plan.patch, WINDOW)  # type: ignore[arg-type]
+    source = SimulatedStream(scanner, names, plan.patch, WINDOW)
     validation = [made.sample('val', index) for index in range(VALIDATION)]
     task = joint(made.tasks, {name: WEIGHTS[name] for name in names})
     network, state = fit(task, source, validation, None, plan, state_file, log.info)
     return network, state, task
 
 
+def calibrate(task: Task, made: Material, network: UNet3d, device: str) -> None:
+    """Set the heads' biases so that stated uncertainty is the error found on validation blocks."""
+    import torch
+
+    for own in made.tasks:
+        if own.calibrate is None:
+            continue
+        pairs = [on_block(task, made, network, 'val', k, device)[own.name] for k in range(TEST)]
+        shift = own.calibrate(*zip(*pairs, strict=True))
+        with torch.no_grad():
+            cast('Tensor', network.heads[own.name].bias).add_(shift.to(device))
+        log.info('%s: uncertainty calibrated by %s', own.name, shift.tolist())
+
+
+def on_block(
+    task: Task, made: Material, network: UNet3d, split: str, index: int, device: str
+) -> dict[str, tuple[Tensor, Sample]]:
+    """Task → what the network says of a block, and the block with that task's truth."""
+    from bidsapp.learn.predict import averaged_turns, predict_turned, split_heads
+
+    sample = made.sample(split, index)
+    assert sample.target is not None
+    output = predict_turned(network, sample.image, [task], averaged_turns(task), device)
+    outputs = split_heads(output, task.heads)
+    targets = sample.target.split([own.targets for own in made.tasks])
+    return {
+        own.name: (outputs[own.name], replace(sample, target=target))
+        for own, target in zip(made.tasks, targets, strict=True)
+    }
+
+
 def tested(task: Task, made: Material, network: UNet3d, device: str) -> list[dict[str, Any]]:
     """Every metric of every task over test blocks: mean, standard deviation and their number."""
-    from bidsapp.learn.predict import predict, split_heads
-
     values: dict[tuple[str, str, str], list[float]] = {}
     for index in range(TEST):
-        sample = made.sample('test', index)
-        assert sample.target is not None
-        outputs = split_heads(predict(network, sample.image, device), task.heads)
-        targets = sample.target.split([own.targets for own in made.tasks])
-        for own, target in zip(made.tasks, targets, strict=True):
-            rows = own.metrics(outputs[own.name], replace(sample, target=target))
-            for metric, label, value in rows:
+        said = on_block(task, made, network, 'test', index, device)
+        for own in made.tasks:
+            for metric, label, value in own.metrics(*said[own.name]):
                 values.setdefault((own.name, metric, label), []).append(value)
     return [
         {'task': name, 'metric': metric, 'label': label, 'mean': float(np.nanmean(found)),
@@ -219,6 +247,8 @@ def make_card(
     """Everything about a pretrained model but its weights, version and hash."""
     import torch
 
+    from bidsapp.learn.predict import averaged_turns
+
     weights = {own.name: WEIGHTS[own.name] for own in made.tasks}
     return {
         'name': f'transfermri-{objective}',
@@ -228,6 +258,7 @@ def make_card(
         'network': {'name': task.network, 'channels_in': qspace.N_CHANNELS,
                     'options': dict(task.options)},
         'heads': dict(task.heads),
+        'averaged_turns': averaged_turns(task),
         'input': {'description': 'canonical q-space channels (docs/architecture.md)',
                   'slots_of_b': [list(b) for b in qspace.SLOTS], 'order': qspace.ORDER},
         'learnt_b_ranges': [list(qspace.SLOTS[slot]) for slot in made.slots],

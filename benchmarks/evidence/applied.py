@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bidsapp import tasks
 from bidsapp.core import Sample
 from bidsapp.learn.checkpoint import load as load_checkpoint
-from bidsapp.learn.predict import network_of, predict, split_heads
+from bidsapp.learn.predict import AVERAGED, network_of, predict_turned, split_heads, turns_of
 from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.networks.registry import build
 from bidsapp.physics import qspace
@@ -41,17 +42,19 @@ class Applied:
             torch.manual_seed(0)
             self.heads: Mapping[str, int] = HEADS
             self.network = build('unet3d', qspace.N_CHANNELS, HEADS, **qspace.LAYOUT).eval()
+            self.turns = AVERAGED
             self.name = 'random weights'
         else:
             checkpoint = load_checkpoint(folder)
-            self.heads = checkpoint.card['heads']
+            self.heads, self.turns = checkpoint.card['heads'], turns_of(checkpoint.card)
             self.network = network_of(checkpoint, list(self.heads))
             steps = checkpoint.card.get('steps', checkpoint.card.get('step', '?'))
             self.name = f'{folder} (step {steps}, {checkpoint.card["sha256"][:8]})'
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """Canonical input → each head's channels."""
-        return split_heads(predict(self.network, image), self.heads)
+        served = [tasks.get(name) for name in self.heads]
+        return split_heads(predict_turned(self.network, image, served, self.turns), self.heads)
 
     def of(self, scan: Scan) -> dict[str, Tensor]:
         """The same of a scan."""
@@ -77,7 +80,7 @@ def attenuation_of(scan: Scan) -> tuple[np.ndarray, np.ndarray, GradientTable, f
     floor = 1e-3 * float(np.median(s0[scan.mask])) + 1e-12
     weighted = np.moveaxis(scan.data[..., ~scan.gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
-    variance = qspace.noise_variance(attenuation, scan.mask, local[~local.b0])
+    variance = qspace.map_noise(attenuation, scan.mask, local[~local.b0], int(local.b0.sum()))
     return attenuation, s0, local, variance
 
 

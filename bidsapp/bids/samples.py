@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.core import BadData, Case, GradientTable, InputOutputError, Sample
+from bidsapp.core import MAX_FIBRES, BadData, Case, GradientTable, InputOutputError, Sample
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import from_fsl, grid_axes, in_grid, voxel_sizes
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     import nibabel as nib
 
     from bidsapp.core import FloatArray
-
-#: Fibres of a direction map.
-MAX_FIBRES = 3
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
@@ -132,7 +129,7 @@ def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
     floor = 1e-3 * float(np.median(s0[brain])) + 1e-12
     weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
-    variance = qspace.noise_variance(attenuation, brain, local[~local.b0])
+    variance = qspace.map_noise(attenuation, brain, local[~local.b0], int(local.b0.sum()))
     size = voxel_sizes(affine)
     channels = qspace.canonical_channels(attenuation, s0, brain, local, variance, size)
     return Sample(

@@ -157,14 +157,18 @@ class ApplyModel(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """What comes out of each head, unfinished."""
+        from bidsapp import tasks
         from bidsapp.bids.samples import open_canonical
         from bidsapp.learn.checkpoint import load
-        from bidsapp.learn.predict import network_of, predict, split_heads
+        from bidsapp.learn.predict import network_of, predict_turned, split_heads, turns_of
 
         checkpoint = load(Path(self.inputs.model))
         sample = open_canonical(Path(self.inputs.canonical))
         device, names = self.inputs.device, list(self.inputs.tasks)
-        output = predict(network_of(checkpoint, names), sample.image, device)
+        served = [tasks.get(name) for name in names]
+        output = predict_turned(
+            network_of(checkpoint, names), sample.image, served, turns_of(checkpoint.card), device
+        )
         heads = {name: checkpoint.card['heads'][name] for name in names}
         kept = folder / 'applied'
         kept.mkdir(exist_ok=True)

@@ -6,29 +6,22 @@ Every batch is drawn from (seed, step), so a run that was stopped goes on as if 
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-import threading
-import time
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from bidsapp.core import Checkpoint, Plan, Problem, TryAgain
-from bidsapp.learn.evaluate import evaluate, score_of
+from bidsapp.learn.evaluate import Rows, evaluate, score_of
 from bidsapp.learn.patches import seeded
 from bidsapp.learn.predict import precision
+from bidsapp.learn.running import Clock, until_terminated
+from bidsapp.learn.state import Kept, State, copied, restore_state, save_state
 from bidsapp.networks.registry import build
 from bidsapp.physics.turns import turned_channels, turned_voxels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -40,16 +33,6 @@ if TYPE_CHECKING:
 
 #: Share of the steps over which the learning rate rises from nothing.
 WARM_UP = 0.05
-
-
-@dataclass
-class State:
-    """What a stopped run needs to go on."""
-
-    step: int = 0
-    best_step: int = 0
-    best_score: float | None = None
-    log: list[dict[str, float]] = field(default_factory=list)
 
 
 def start_network(task: Task, start: Checkpoint | None, channels_in: int, seed: int) -> UNet3d:
@@ -139,6 +122,9 @@ def fit(
     optimizer = torch.optim.AdamW(learnt, lr=plan.lr, weight_decay=1e-2)
     kept = Kept(network, plan.average)
     state = restore_state(state_file, network, optimizer, kept)
+    if start is not None and state.best_score is None:
+        # A start that no step betters is kept.
+        keep_if_best(task, network, validation, state, plan, kept)
     kind, _, index = plan.device.partition(':')
     fabric = Fabric(
         accelerator=kind,
@@ -181,64 +167,6 @@ def fit(
     return network, state
 
 
-class Clock:
-    """Seconds of the loop by what they went into."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._what: str | None = None
-        self._since = 0.0
-
-    def start(self, what: str) -> None:
-        """From now on it is ``what``."""
-        self.stop()
-        self._what, self._since = what, time.perf_counter()
-
-    def stop(self) -> None:
-        """Nothing of the loop from now on."""
-        if self._what is not None:
-            passed = time.perf_counter() - self._since
-            self.seconds[self._what] = self.seconds.get(self._what, 0.0) + passed
-        self._what = None
-
-    def share(self, what: str) -> float:
-        """Part of all seconds."""
-        return self.seconds.get(what, 0.0) / max(sum(self.seconds.values()), 1e-9)
-
-
-class Kept:
-    """The weights to keep: the best so far, and their moving average where one is wanted."""
-
-    def __init__(self, network: UNet3d, decay: float) -> None:
-        self.decay = decay
-        self.best = _copy(network.state_dict())
-        self.average = _copy(network.state_dict()) if decay else None
-
-    @torch.no_grad()
-    def follow(self, network: UNet3d, step: int) -> None:
-        """One step of the average; at first it follows closely."""
-        if self.average is None:
-            return
-        decay = min(self.decay, (step + 1) / (step + 10))
-        for name, value in network.state_dict().items():
-            self.average[name].lerp_(value.detach().cpu(), 1 - decay)
-
-    @contextmanager
-    def averaged(self, network: UNet3d) -> Iterator[None]:
-        """``network`` with the average for weights inside, with its own again outside."""
-        if self.average is None:
-            yield
-            return
-        own = _copy(network.state_dict())
-        network.load_state_dict(self.average)
-        yield
-        network.load_state_dict(own)
-
-
-def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in weights.items()}
-
-
 def turned(
     task: Task, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,19 +190,32 @@ def note_validation(
     plan: Plan,
     kept: Kept,
 ) -> None:
-    """Score the network on whole validation brains; keep the weights if they lead."""
+    """Score the network as `keep_if_best` does, and say so in the log."""
     with kept.averaged(network):
-        rows = evaluate(task, network, validation, plan.device)
-        score = score_of(task, rows)
-        sign = 1 if task.higher_is_better else -1
-        if state.best_score is None or sign * score > sign * state.best_score:
-            state.best_score, state.best_step = score, state.step
-            kept.best = _copy(network.state_dict())
-    network.train()
+        score, rows = keep_if_best(task, network, validation, state, plan, kept)
     state.log[-1]['validation'] = score
     for name in task.parts:
         values = [v for sample in rows for _, label, v in sample if label == name]
         state.log[-1][name] = sum(values) / len(values)
+
+
+def keep_if_best(
+    task: Task,
+    network: UNet3d,
+    validation: Sequence[Sample],
+    state: State,
+    plan: Plan,
+    kept: Kept,
+) -> tuple[float, list[Rows]]:
+    """Score the network on whole validation brains; keep the weights if they lead."""
+    rows = evaluate(task, network, validation, plan.device, turned=False)
+    score = score_of(task, rows)
+    sign = 1 if task.higher_is_better else -1
+    if state.best_score is None or sign * score > sign * state.best_score:
+        state.best_score, state.best_step = score, state.step
+        kept.best = copied(network.state_dict())
+    network.train()
+    return score, rows
 
 
 def progress_line(task: Task, state: State, plan: Plan, clock: Clock) -> str:
@@ -287,60 +228,3 @@ def progress_line(task: Task, state: State, plan: Plan, clock: Clock) -> str:
         f'(best {state.best_score:.4g} at step {state.best_step}){parts}; '
         f'network {clock.share("network"):.0%} of the time'
     )
-
-
-@contextmanager
-def until_terminated() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that a scheduler's end of time loses nothing."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def save_state(
-    path: Path,
-    network: UNet3d,
-    optimizer: torch.optim.Optimizer,
-    state: State,
-    kept: Kept,
-) -> None:
-    """One safetensors file: weights, the optimizer's moments, kept weights; the rest as text."""
-    tensors = {f'now.{k}': v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    tensors |= {f'best.{k}': v.contiguous() for k, v in kept.best.items()}
-    tensors |= {f'average.{k}': v.contiguous() for k, v in (kept.average or {}).items()}
-    for index, moments in optimizer.state_dict()['state'].items():
-        for name, value in moments.items():
-            tensors[f'optimizer.{index}.{name}'] = torch.as_tensor(value).cpu().contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f'.{path.name}.{os.getpid()}')
-    save_file(tensors, whole, metadata={'state': json.dumps(asdict(state))})
-    whole.replace(path)
-
-
-def restore_state(
-    path: Path, network: UNet3d, optimizer: torch.optim.Optimizer, kept: Kept
-) -> State:
-    """Put a saved run back into ``network``, ``optimizer`` and ``kept``; a fresh State if none."""
-    if not path.is_file():
-        return State()
-    with safe_open(path, 'pt') as file:
-        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not iterable)
-        text = file.metadata()
-    parts: dict[str, dict[str, Tensor]] = {'now': {}, 'best': {}, 'average': {}, 'optimizer': {}}
-    for key, value in saved.items():
-        part, _, name = key.partition('.')
-        parts[part][name] = value
-    network.load_state_dict(parts['now'])
-    moments: dict[int, dict[str, Any]] = {}
-    for key, value in parts['optimizer'].items():
-        index, _, name = key.partition('.')
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), 'state': moments})
-    kept.best, kept.average = parts['best'], parts['average'] or None
-    return State(**json.loads(text['state']))

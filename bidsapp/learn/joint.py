@@ -43,6 +43,10 @@ def joint(tasks: Sequence[Task], weights: Mapping[str, float]) -> Task:
         parts = zip(tasks, target.split(targets, 1), strict=True)
         return torch.cat([task.turn_target(part, turn) for task, part in parts], 1)
 
+    def turn_output(output: Tensor, turn: Turn) -> Tensor:
+        parts = zip(tasks, output.split(channels, 1), strict=True)
+        return torch.cat([task.turn_output(part, turn) for task, part in parts], 1)
+
     return Task(
         name='joint',
         modality=tasks[0].modality,
@@ -59,6 +63,7 @@ def joint(tasks: Sequence[Task], weights: Mapping[str, float]) -> Task:
         learns=0,
         turns=max((task.turns for task in tasks), key=len),
         turn_target=turn_target,
+        turn_output=turn_output,
         network=tasks[0].network,
         options=tasks[0].options,
         parts={task.name: task.channels for task in tasks},

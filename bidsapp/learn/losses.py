@@ -15,6 +15,8 @@ from bidsapp.physics.qspace import N_SH, SLOTS
 DENSITY_ORDER = 8
 N_DENSITY = n_coefficients(DENSITY_ORDER)
 FIBRE_NORM = N_DENSITY / (4 * math.pi)
+#: Weight of Dice where the truth is fractions.
+OF_FRACTIONS = 0.25
 #: Natural logarithms between which a standard deviation is believed.
 LOG_SD = (-4.6, 0.0)
 
@@ -28,7 +30,8 @@ def cross_entropy_and_dice(logits: Tensor, target: Tensor, mask: Tensor) -> Tens
     """Mean cross-entropy plus one minus the mean soft Dice over classes that occur.
 
     ``target`` (B, 1, X, Y, Z) holds 1 … K; 0 is unlabelled and does not count. Or it holds the
-    fractions (B, K, X, Y, Z) of the classes; all 0 is unlabelled.
+    fractions (B, K, X, Y, Z) of the classes; all 0 is unlabelled. Of fractions, which have no
+    sharp border that a voxel could miss, Dice counts a quarter: it favours what is rare.
     """
     where = mask & (target.sum(1, keepdim=True) > 0)
     chosen = labelled_voxels(logits, where)
@@ -43,7 +46,9 @@ def cross_entropy_and_dice(logits: Tensor, target: Tensor, mask: Tensor) -> Tens
     overlap = torch.minimum(probabilities, share).sum(0)
     size = probabilities.sum(0) + share.sum(0)
     dice = 2 * overlap / size.clamp_min(1e-6)
-    return F.cross_entropy(chosen, share.to(chosen)) + 1 - dice[share.sum(0) > 0].mean()
+    missed = 1 - dice[share.sum(0) > 0].mean()
+    weight = OF_FRACTIONS if truth.shape[1] == classes else 1.0
+    return F.cross_entropy(chosen, share.to(chosen)) + weight * missed
 
 
 #: Row and column of the six numbers that make a symmetric 3x3 matrix.
@@ -56,8 +61,12 @@ def dyad(vectors: Tensor) -> Tensor:
     With the √2 the squared distance of two such is the Frobenius distance of the matrices,
     2 sin² of the angle between unit vectors: no wrap-around and no preferred axis.
     """
-    parts = [vectors[..., i] * vectors[..., j] * (1 if i == j else 2**0.5) for i, j in DYAD]
-    return torch.stack(parts, dim=-1)
+    return six(vectors[..., :, None] * vectors[..., None, :])
+
+
+def six(matrix: Tensor) -> Tensor:
+    """Symmetric (…, 3, 3) → (…, 6), as `dyad` has them."""
+    return torch.stack([matrix[..., i, j] * (1 if i == j else 2**0.5) for i, j in DYAD], dim=-1)
 
 
 def symmetric(dyads: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""A network over a whole brain: in one piece where memory allows, else in blended patches."""
+"""A network over a whole brain: in one piece where memory allows, else in blended patches.
+
+What it says of a head that is turned or mirrored, turned back, is as good an answer; their mean is
+a better one, and differs less between a head and its mirror image.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,14 @@ import torch
 
 from bidsapp.core import WrongUsage
 from bidsapp.learn.patches import in_patches
+from bidsapp.physics.turns import turned_channels, turned_voxels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from bidsapp.core import Checkpoint
+    from bidsapp.core import Checkpoint, Task, Turn
     from bidsapp.networks.unet3d import UNet3d
 
 #: Side and overlap (voxels) of the patches; the overlap hides the zero padding at patch edges.
@@ -23,6 +28,13 @@ PATCH, OVERLAP = 96, 48
 #: Bytes of features a voxel of the widest level holds at once while the network runs, measured
 #: on the bundled shape as peak memory over voxels, and rounded up.
 BYTES_PER_VOXEL = 2400
+#: As it is, and mirrored along each axis; where a network learnt with turns, the mean of these.
+AVERAGED: tuple[Turn, ...] = (
+    ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    ((-1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    ((1, 0, 0), (0, -1, 0), (0, 0, 1)),
+    ((1, 0, 0), (0, 1, 0), (0, 0, -1)),
+)
 
 
 def resolve_device(wanted: str) -> str:
@@ -100,6 +112,37 @@ def predict(
     if whole:
         return run(image[None].to(device)).cpu()[0]
     return in_patches(run, image, PATCH, OVERLAP, device)
+
+
+def averaged_turns(task: Task) -> tuple[Turn, ...]:
+    """Those of AVERAGED that a network has met which learnt ``task``."""
+    return AVERAGED[:1] + tuple(turn for turn in AVERAGED[1:] if turn in task.turns)
+
+
+def turns_of(card: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """What a model's card says of them."""
+    said = card.get('averaged_turns', AVERAGED[:1])
+    return tuple(tuple(tuple(row) for row in turn) for turn in said)
+
+
+def predict_turned(
+    network: UNet3d,
+    image: Tensor,
+    tasks: Sequence[Task],
+    turns: Sequence[Turn],
+    device: str = 'cpu',
+) -> Tensor:
+    """Mean of `predict` over ``turns`` of the head, turned back; ``tasks`` as the heads are."""
+    channels = [task.channels for task in tasks]
+    total: Tensor | None = None
+    for turn in turns:
+        back: Turn = tuple(zip(*turn, strict=True))
+        output = turned_voxels(predict(network, turned_channels(image, turn), device), back)
+        parts = zip(tasks, output[None].split(channels, 1), strict=True)
+        output = torch.cat([task.turn_output(part, back) for task, part in parts], 1)[0]
+        total = output if total is None else total.add_(output)
+    assert total is not None
+    return total / len(turns)
 
 
 def class_probabilities(logits: Tensor, mask: Tensor) -> np.ndarray:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bidsapp.networks.sphere import Sphere, order_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -214,6 +216,9 @@ class Body(nn.Module):
         axis = DEGREE_2.stop - DEGREE_2.start if harmonics else 0
         self.mix = nn.Conv3d(widths[0] + channels_in + axis, features, 1)
         self.width_out = features + slots * harmonics + axis
+        if harmonics:
+            self.sphere = Sphere(features, slots, order_of(harmonics))
+            self.width_out += Sphere.width_out
 
     def forward(self, x: Tensor) -> Tensor:
         """Sides that are no multiple of 8 are padded with zeros and cropped again."""
@@ -224,30 +229,45 @@ class Body(nn.Module):
         y = y[..., : sides[0], : sides[1], : sides[2]]
         if not self.harmonics:
             return F.relu(self.mix(torch.cat([y, x.to(y.dtype)], dim=1)))
-        own, change, axis = self._averaged(y, x)
+        around, mean, change, axis = self._averaged(y, x)
         # Joined with parts in another memory layout, all that follows would be slow.
-        own, change, axis = (
-            part.to(y.dtype, memory_format=torch.channels_last_3d) for part in (own, change, axis)
+        around, change, axis = (
+            part.to(y.dtype, memory_format=torch.channels_last_3d)
+            for part in (around, change, axis)
         )
-        features = F.relu(self.mix(torch.cat([y, own, axis], dim=1)))
-        return torch.cat([features, change, axis], dim=1)
+        features = F.relu(self.mix(torch.cat([y, around, axis], dim=1)))
+        return torch.cat([features, change, axis, self._on_sphere(features, mean, x)], dim=1)
 
-    def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The input with means for harmonics, their change (slots · H), and the axis (5)."""
+    def _filled(self, x: Tensor) -> Tensor:
+        """(B, 1, X, Y, Z) 1 where any slot is filled, which is in the brain."""
+        step = self.slot_channels
+        return x[:, self.harmonics : self.slots * step : step].amax(1, keepdim=True)
+
+    def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The input with means for harmonics; these (B, slots, H, …), their change, the axis."""
         n = self.slots * self.slot_channels
         slots = x[:, :n].float().unflatten(1, (self.slots, self.slot_channels))
         own, filled = slots[:, :, : self.harmonics], slots[:, :, self.harmonics]
         used = [k for k in range(self.slots) if filled[:, k].any()]
         change = torch.zeros_like(own)
         if used:
-            brain = filled.amax(1, keepdim=True)
-            change[:, used] = self.neighbours(y, own[:, used], brain) - own[:, used]
+            change[:, used] = self.neighbours(y, own[:, used], self._filled(x)) - own[:, used]
         mean = own + change
         # An empty slot is zero, and so is its mean.
         axis = mean[:, :, DEGREE_2].sum(1)
         axis = axis / (axis.square().sum(1, keepdim=True) + 1e-4).sqrt()
         around = torch.cat([mean, slots[:, :, self.harmonics :]], dim=2).flatten(1, 2)
-        return torch.cat([around, x[:, n:]], dim=1), change.flatten(1, 2), axis
+        return torch.cat([around, x[:, n:]], dim=1), mean, change.flatten(1, 2), axis
+
+    def _on_sphere(self, features: Tensor, mean: Tensor, x: Tensor) -> Tensor:
+        """What `Sphere` makes of the means (B, slots, H, …) in the brain; zero outside."""
+        where = self._filled(x)[:, 0] > 0
+        said = self.sphere(
+            features.movedim(1, -1)[where].float(), mean.permute(0, 3, 4, 5, 1, 2)[where]
+        )
+        whole = features.new_zeros(*where.shape, Sphere.width_out)
+        whole[where] = said.to(whole.dtype)
+        return whole.movedim(-1, 1)
 
 
 class UNet3d(nn.Module):
@@ -263,7 +283,7 @@ class UNet3d(nn.Module):
         slots: int = 1,
         slot_channels: int | None = None,
         widths: tuple[int, ...] = (16, 48, 96, 128),
-        features: int = 64,
+        features: int = 96,
         harmonics: int = 0,
     ) -> None:
         super().__init__()

@@ -33,10 +33,10 @@ ALL_TURNS: tuple[Turn, ...] = tuple(
 
 
 @cache
-def _turned_harmonics(turn: Turn) -> np.ndarray:
-    """(N_SH, N_SH) coefficients of f(Q⁻¹u) from those of f(u), for a rotation or mirror Q."""
+def turned_harmonics(turn: Turn, order: int = ORDER) -> np.ndarray:
+    """(K, K) coefficients of f(Q⁻¹u) from those of f(u), for a rotation or mirror Q."""
     directions = fibonacci_hemisphere(200)
-    matrix = np.linalg.pinv(basis(directions, ORDER)) @ basis(directions @ np.array(turn), ORDER)
+    matrix = np.linalg.pinv(basis(directions, order)) @ basis(directions @ np.array(turn), order)
     return np.asarray(np.where(np.abs(matrix) < 1e-6, 0, matrix), np.float32)
 
 
@@ -59,7 +59,7 @@ def turned_harmonics_of_slots(values: Tensor, turn: Turn, stride: int = N_SH) ->
     """Turn, in place, the harmonics (…, slots · ``stride`` [+ more], X, Y, Z) that begin a slot."""
     import torch
 
-    harmonics = torch.from_numpy(_turned_harmonics(turn)).to(values)
+    harmonics = torch.from_numpy(turned_harmonics(turn)).to(values)
     for slot in range(len(SLOTS)):
         part = values[..., slot * stride : slot * stride + N_SH, :, :, :]
         if part.any():

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,14 +26,19 @@ from bidsapp.simulate.acquisition import (
     draw_motion,
     eddy_shift,
 )
-from bidsapp.simulate.grids import Grid, normal, uniform
+from bidsapp.simulate.grids import Grid, blurred, normal, uniform
 from bidsapp.simulate.variety import chance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: What training never draws, to see later whether it carries over: numbers of directions, b; and
+#: directions of a half sphere only.
+HELD_OUT_NUMBERS, HELD_OUT_B = range(21, 26), (1330.0, 1470.0)
 #: Chance that a scan is not corrupted; that its displacements are those of a raw scan.
 UNCORRUPTED, RAW = 0.2, 0.1
+#: Most that the gain varies from volume to volume (standard deviation).
+GAIN = 0.02
 #: What motion and eddy-current correction leaves.
 LEFT = 0.1
 
@@ -52,11 +58,12 @@ class Corruption:
     motion: Tensor  #: (N, 4, 4) rigid, mm in the axes of the grid, about its middle
     shift: Tensor | None  #: (N, X, Y, Z) voxels along ``phase_axis``
     phase_axis: int
-    kept: Tensor  #: (N, Z) factor of the signal of each slice
+    kept: Tensor  #: (N, Z) factor of the signal of each slice: dropout, and drifts of the gain
     ghost: float  #: share of the signal that comes again half a field of view away
     bias: Tensor  #: (X, Y, Z)
     sigma: float  #: of the noise in each channel, in units of the signal
     blend: Tensor | None  #: (3,) voxels by which interpolation has mixed the noise of neighbours
+    grain: tuple[float, ...]  #: share of neighbours in the noise along each axis: finer than it was
     noise_left: float  #: share of the noise that denoising has left
 
     @property
@@ -71,7 +78,7 @@ class Corruption:
         return replace(self, motion=still, sigma=0.0)
 
 
-def spread_directions(n: int, generator: torch.Generator, even: bool, half: bool) -> Tensor:
+def spread_directions(n: int, generator: torch.Generator, even: bool, half: bool = False) -> Tensor:
     """(n, 3) unit vectors: drawn at random, or pushed apart as charges and their antipodes."""
     u = normal((n, 3), generator)
     u = u / u.norm(dim=1, keepdim=True)
@@ -94,9 +101,12 @@ def draw_table(generator: torch.Generator) -> Table:
     vectors, values = [], []
     for shell in range(shells):
         n = round(6 * (most / 6) ** uniform(0, 1, generator))
+        while n in HELD_OUT_NUMBERS:
+            n = round(6 * (most / 6) ** uniform(0, 1, generator))
         b = _draw_b(shell, shells, generator)
-        even, half = chance(0.8, generator), chance(0.3, generator)
-        vectors.append(spread_directions(n, generator, even, half))
+        while HELD_OUT_B[0] < b < HELD_OUT_B[1]:
+            b = _draw_b(shell, shells, generator)
+        vectors.append(spread_directions(n, generator, chance(0.8, generator)))
         values.append(torch.full((n,), round(b / 10) * 10.0))
     return with_b0(vectors, values, generator)
 
@@ -129,7 +139,7 @@ def draw_corruption(
     one = torch.ones(n, grid.shape[2], device=device)
     bias = draw_bias(grid, generator, 0.2)
     if chance(UNCORRUPTED, generator):
-        return Corruption(still, None, 1, one, 0.0, bias, 0.0, None, 1.0)
+        return Corruption(still, None, 1, one, 0.0, bias, 0.0, None, (0.0,) * 3, 1.0)
     size = 1.0 if chance(RAW, generator) else LEFT * uniform(0, 2, generator)
     middle = (torch.tensor(grid.shape) - 1) / 2 * torch.tensor(grid.spacing)
     motion = draw_motion(
@@ -147,6 +157,8 @@ def draw_corruption(
     kept = one
     if chance(0.3, generator):
         kept = draw_dropout(table.bvals > 0, grid.shape[2], uniform(0, 0.03, generator), generator)
+    if chance(0.5, generator):
+        kept = kept * (1 + uniform(0, GAIN, generator) * normal((n, 1), generator)).to(kept.device)
     snr = 6 * (40 / 6) ** uniform(0, 1, generator)
     blended = chance(0.5, generator)
     return Corruption(
@@ -158,8 +170,17 @@ def draw_corruption(
         bias=bias,
         sigma=white / snr,
         blend=0.5 * torch.rand(3, generator=generator) if blended else None,
+        grain=_draw_grain(generator),
         noise_left=uniform(0.3, 0.8, generator) if chance(0.4, generator) else 1.0,
     )
+
+
+def _draw_grain(generator: torch.Generator) -> tuple[float, ...]:
+    """In half of the scans, mostly in two of the axes."""
+    if chance(0.5, generator):
+        return (0.0, 0.0, 0.0)
+    through = int(uniform(0, 3, generator)) if chance(0.7, generator) else 3
+    return tuple(0.0 if k == through else uniform(0, 0.3, generator) for k in range(3))
 
 
 def corrupted(
@@ -189,11 +210,25 @@ def corrupted(
 
 
 def _blended(noise: Tensor, corruption: Corruption) -> Tensor:
-    """``noise`` (N, X, Y, Z) after a linear interpolation between neighbours along each axis."""
+    """``noise`` (N, X, Y, Z) of unit variance, as the reconstruction and an interpolation leave it.
+
+    A scan that is reconstructed on a finer grid than it was acquired on has noise that neighbours
+    share; its variance is what it is there. Interpolation, in the correction, lowers it.
+    """
+    for _ in range(2):
+        noise = blurred(noise, corruption.grain)
+    for share in corruption.grain:
+        noise = noise / kept_deviation(share)
     if corruption.blend is not None:
         for axis, share in enumerate(corruption.blend.tolist(), start=1):
             noise = (1 - share) * noise + share * noise.roll(1, axis)
     return noise
+
+
+def kept_deviation(share: float) -> float:
+    """Standard deviation of white noise after two passes of [a, 1 - 2a, a]."""
+    once = np.array([share, 1 - 2 * share, share])
+    return float(np.sqrt(np.square(np.convolve(once, once)).sum()))
 
 
 def turned_all(volumes: Tensor, motion: Tensor, grid: Grid) -> Tensor:

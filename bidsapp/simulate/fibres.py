@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bidsapp.core import MAX_FIBRES
 from bidsapp.simulate.anatomy import WM
 from bidsapp.simulate.bundles import FAMILIES
 from bidsapp.simulate.grids import (
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from bidsapp.simulate.anatomy import Head, Template
     from bidsapp.simulate.bundles import Family
 
-#: Most fibres told apart at a point.
-MAX_FIBRES = 3
 #: Random bundles added to the anatomical ones.
 N_RANDOM = 6
 #: Curves drawn for each guide of a family; points on each.

@@ -97,6 +97,18 @@ def separable(volume: Tensor, kernels: Sequence[Tensor]) -> Tensor:
     return volume.contiguous()
 
 
+def blurred(volumes: Tensor, shares: tuple[float, ...]) -> Tensor:
+    """(…, X, Y, Z) with a share of both neighbours mixed in along each axis; sums are kept."""
+    for axis, share in zip((-3, -2, -1), shares, strict=True):
+        if share:
+            n = volumes.shape[axis]
+            edges = torch.tensor([0, *range(n), n - 1], device=volumes.device)
+            wide = volumes.index_select(axis, edges)
+            around = wide.narrow(axis, 0, n) + wide.narrow(axis, 2, n)
+            volumes = (1 - 2 * share) * volumes + share * around
+    return volumes
+
+
 def normal(
     shape: Sequence[int], generator: torch.Generator, device: torch.device | str = 'cpu'
 ) -> Tensor:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bidsapp.core import MAX_FIBRES
 from bidsapp.simulate.acquisition import averaged, draw_bias, draw_scheme, rician
 from bidsapp.simulate.anatomy import AIR, CSF, GM, RIM, TISSUES, WM, Head
 from bidsapp.simulate.artefacts import Artefacts, draw_artefacts
-from bidsapp.simulate.fibres import MAX_FIBRES, Bundles, Fibres, fibres_at, resolve
+from bidsapp.simulate.fibres import Bundles, Fibres, fibres_at, resolve
 from bidsapp.simulate.grids import Grid, moved, normal, rigid
 from bidsapp.simulate.microstructure import (
     FREE_WATER,

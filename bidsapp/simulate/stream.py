@@ -8,41 +8,20 @@ making scans costs little beside learning from them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bidsapp.core import GradientTable, Sample
+from bidsapp.core import Sample
 from bidsapp.physics import qspace
-from bidsapp.physics.harmonics import degrees
-from bidsapp.simulate.anatomy import GM, WM
-from bidsapp.simulate.blocks import (
-    Block,
-    Substance,
-    Texture,
-    blurred,
-    draw_block_grid,
-    draw_substance,
-    draw_texture,
-    fractions_of,
-    make_block,
-    parameters,
-    signal_at_rest,
-    signal_harmonics,
-    textured,
-)
-from bidsapp.simulate.corruption import (
-    Corruption,
-    Table,
-    corrupted,
-    draw_corruption,
-    draw_table,
-    true_volumes,
-)
-from bidsapp.simulate.fibres import MAX_FIBRES
+from bidsapp.simulate.anatomy import WM
+from bidsapp.simulate.blocks import Block, draw_block_grid, make_block
+from bidsapp.simulate.corruption import Table, draw_corruption, draw_table
+from bidsapp.simulate.scanned import Scan, Scanner, scan_block
+from bidsapp.simulate.substance import draw_substance
+from bidsapp.simulate.texture import draw_texture
 from bidsapp.simulate.variety import (
     ABSTRACT,
     abstract_bundles,
@@ -54,7 +33,7 @@ from bidsapp.simulate.variety import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from bidsapp.simulate.anatomy import Head, Template
     from bidsapp.simulate.fibres import Bundles
@@ -67,111 +46,6 @@ ROUND = 24
 LEAST_BRAIN = 64
 #: Chance that a scan comes without the contrast of its b=0 image.
 NO_CONTRAST = 0.3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scan:
-    """A canonical input and the truth behind it, on one block."""
-
-    image: Tensor  #: (97, X, Y, Z)
-    mask: Tensor  #: (1, X, Y, Z) bool
-    targets: Mapping[str, Tensor]  #: by task, in the task's own layout
-    voxel_mm: tuple[float, ...]
-    table: Table
-
-
-def clean_harmonics(
-    harmonics: Mapping[float, Tensor], s0: Tensor, b_of_slot: Mapping[int, float]
-) -> Tensor:
-    """(slots · N_SH, X, Y, Z) the canonical harmonics that an endless noiseless scan would give."""
-    clean = s0.new_zeros(len(qspace.SLOTS) * qspace.N_SH, *s0.shape)
-    for slot, b in b_of_slot.items():
-        values = harmonics[b][: qspace.N_SH] / s0.clamp_min(1e-6)
-        mean = float(qspace.prior(np.array([b]), np.array([b]))[0][0])
-        values[0] -= mean * (4 * torch.pi) ** 0.5
-        spread = qspace.prior_deviation(b)[degrees(qspace.ORDER) // 2]
-        first = slot * qspace.N_SH
-        clean[first : first + qspace.N_SH] = (
-            values / torch.from_numpy(spread).to(values)[:, None, None, None]
-        )
-    return clean
-
-
-def canonical(
-    volumes: Tensor, table: Table, mask: Tensor, spacing: Sequence[float]
-) -> tuple[Tensor, GradientTable]:
-    """The canonical input (97, X, Y, Z) of ``volumes`` (N, X, Y, Z), and their table."""
-    gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
-    s0 = volumes[table.bvals == 0].mean(0)
-    floor = 1e-3 * float(s0[mask].median()) + 1e-12
-    attenuation = (volumes[table.bvals > 0] / s0.clamp_min(floor)).clamp(0, 1.5).cpu().numpy()
-    brain = mask.cpu().numpy()
-    variance = qspace.noise_variance(attenuation, brain, gtab[~gtab.b0])
-    image = qspace.canonical_channels(
-        attenuation, s0.cpu().numpy(), brain, gtab, variance, np.array(spacing)
-    )
-    return torch.from_numpy(image), gtab
-
-
-def scan_block(
-    block: Block,
-    substance: Substance,
-    table: Table,
-    corruption: Corruption,
-    texture: Texture,
-    generator: torch.Generator,
-) -> Scan:
-    """Scan a block and tell the truth."""
-    sharp, mask = signal_at_rest(block, substance), block.mask
-
-    def signal(b: float) -> Tensor:
-        return textured(signal_harmonics(block, substance, b), sharp, b, texture)
-
-    harmonics = {float(b): signal(float(b)) for b in table.bvals.unique() if b > 0}
-    s0 = blurred(sharp, texture.blur)
-    volumes = true_volumes(harmonics, s0, table, corruption.motion)
-    volumes = corrupted(volumes, corruption, block.grid, generator)
-    image, gtab = canonical(volumes, table, mask, block.grid.spacing)
-    slots = qspace.filled_slots(gtab)
-    # Shells that lie close together stand in the canonical input as one, at their mean b.
-    for b in slots.values():
-        if b not in harmonics:
-            harmonics[b] = signal(b)
-    clean = clean_harmonics(harmonics, s0, slots).to(image)
-    return Scan(
-        image, mask[None].cpu(), targets_of(block, substance, image, clean, slots),
-        tuple(block.grid.spacing), table,
-    )  # fmt: skip
-
-
-def correction_to(clean: Tensor, image: Tensor, mask: Tensor, slots: Collection[int]) -> Tensor:
-    """(87, X, Y, Z) what task restore shall say of ``image``, whose clean harmonics are known."""
-    filled = torch.stack([mask & (slot in slots) for slot in range(len(qspace.SLOTS))]).float()
-    wanted = (clean - qspace.input_harmonics(image)) * filled.repeat_interleave(qspace.N_SH, 0)
-    return torch.cat([wanted, filled])
-
-
-def targets_of(
-    block: Block, substance: Substance, image: Tensor, clean: Tensor, slots: Mapping[int, float]
-) -> dict[str, Tensor]:
-    """What each task shall say, in its own layout, zero outside the brain."""
-    mask = block.mask.cpu()
-    fractions = fractions_of(block.tissues).cpu() * mask
-    directions = block.directions.cpu() * mask
-    n_fibres = directions.unflatten(0, (MAX_FIBRES, 3)).norm(dim=1).gt(0.5).sum(0)
-    structure = parameters(block, substance).cpu()
-    # One shell does not tell density from dispersion; and fluid has neither.
-    if len(slots) < 2:
-        structure = torch.full_like(structure, -1.0)
-    neurites = (block.tissues[[GM, WM]].sum(0) > 0.2).cpu()
-    structure[:2, ~neurites] = -1
-    return {
-        'tissue': fractions / fractions.sum(0).clamp_min(1e-6),
-        'orientation': directions,
-        'crossings': ((n_fibres + 1) * mask)[None].float(),
-        'microstructure': structure,
-        'restore': correction_to(clean, image, mask, slots),
-    }
 
 
 def block_of(scan: int) -> int:
@@ -252,25 +126,25 @@ class Simulator:
 
 
 class SimulatedStream:
-    """Batches of patches cut from a moving window of a simulator's scans."""
+    """Batches of patches cut from a moving window of a scanner's scans."""
 
     channels_in = qspace.N_CHANNELS
 
     def __init__(
         self,
-        simulator: Simulator,
+        scanner: Scanner,
         tasks: Sequence[str],
         patch: int,
         window: int = 32,
         steps_a_scan: int = 24,
     ) -> None:
-        self._simulator, self._tasks, self._patch = simulator, tuple(tasks), patch
+        self._scanner, self._tasks, self._patch = scanner, tuple(tasks), patch
         self._window, self._steps = window, steps_a_scan
         self._scans: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def _scan(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         if number not in self._scans:
-            scan = self._simulator.scan(number)
+            scan = self._scanner.scan(number)
             target = torch.cat([scan.targets[task] for task in self._tasks])
             self._scans[number] = (scan.image, target, scan.mask)
         return self._scans[number]
@@ -301,12 +175,12 @@ class SimulatedStream:
 
 
 def validation_samples(
-    simulator: Simulator, tasks: Sequence[str], numbers: Sequence[int]
+    scanner: Scanner, tasks: Sequence[str], numbers: Sequence[int]
 ) -> list[Sample]:
     """Whole blocks with their truth."""
     samples = []
     for number in numbers:
-        scan = simulator.scan(number)
+        scan = scanner.scan(number)
         target = torch.cat([scan.targets[task] for task in tasks])
         affine = np.diag([*scan.voxel_mm, 1.0])
         samples.append(Sample(scan.image, scan.mask, affine, target))

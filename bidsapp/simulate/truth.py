@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bidsapp.core import TISSUES
-from bidsapp.simulate.fibres import MAX_FIBRES
+from bidsapp.core import MAX_FIBRES, TISSUES
 
 if TYPE_CHECKING:
     from torch import Tensor

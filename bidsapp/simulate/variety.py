@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bidsapp.core import MAX_FIBRES
 from bidsapp.simulate.anatomy import (
     AIR,
     CSF,
@@ -19,7 +20,13 @@ from bidsapp.simulate.anatomy import (
     draw_head,
 )
 from bidsapp.simulate.bundles import FAMILIES
-from bidsapp.simulate.fibres import Bundles, density_field, draw_curves, lattice_of, random_curves
+from bidsapp.simulate.fibres import (
+    Bundles,
+    density_field,
+    draw_curves,
+    lattice_of,
+    random_curves,
+)
 from bidsapp.simulate.grids import Grid, jacobian, normal, smooth_field, uniform
 
 #: Chance of a brain that resembles none: random fields for tissues, random tubes for bundles.
@@ -107,8 +114,24 @@ def abstract_head(template: Template) -> Head:
     return Head(template, torch.eye(4, device=device), still, lattice)
 
 
+def straight_bundles(template: Template, generator: torch.Generator) -> Bundles:
+    """Three or four bundles of one direction each, whose shares change slowly over the box."""
+    lattice = lattice_of(template.grid)
+    n = int(uniform(MAX_FIBRES, 5, generator))
+    width = uniform(8, 25, generator)
+    shares = smooth_field(lattice.axes(), width, n, generator).mul(0.5).exp()
+    # Now and then one or two of them hardly count.
+    shares = shares * torch.rand(n, generator=generator).sqrt().to(shares)[:, None, None, None]
+    axes = torch.nn.functional.normalize(normal((n, 3), generator), dim=1)
+    bend = 0.15 * smooth_field(lattice.axes(), 25.0, 3 * n, generator).unflatten(0, (n, 3))
+    fields = (axes[:, :, None, None, None] + bend) * shares[:, None]
+    return Bundles(fields.to(template.fractions), lattice)
+
+
 def abstract_bundles(template: Template, generator: torch.Generator) -> Bundles:
-    """Random bent tubes everywhere."""
+    """Random bent tubes everywhere; or, as often, straight ones that fill the box and cross."""
+    if chance(0.5, generator):
+        return straight_bundles(template, generator)
     lattice = lattice_of(template.grid)
     device = template.fractions.device
     fields: list[Tensor] = []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from bidsapp.bids.samples import load_maps, load_sample, load_table, load_volume
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
@@ -14,6 +17,8 @@ from bidsapp.physics.spherical_mean import fit_smt
 from bidsapp.physics.turns import ALL_TURNS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -44,6 +49,8 @@ def _uncertainty(output: Output) -> Output:
 UNCERTAINTIES = tuple(_uncertainty(output) for output in PARAMETERS)
 #: Above this share of free water, density and dispersion mean little.
 MOSTLY_WATER = 0.5
+#: Share of a normal distribution within one standard deviation.
+ONE_DEVIATION = 0.6827
 
 
 def load(case: Case) -> Sample:
@@ -76,6 +83,27 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
         for values, (name, where) in zip(error, wheres.items(), strict=True)
     ]
     return [('mae', 'all', sum(value for *_, value in rows) / len(rows)), *rows]
+
+
+def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
+    """(6,) shifts of the log deviations after which 68 % of errors lie within one deviation.
+
+    Where there is tissue, and the value is known; a parameter with no such voxel is left alone.
+    """
+    n = len(PARAMETERS)
+    shift = torch.zeros(2 * n)
+    for k in range(n):
+        ratios = []
+        for output, sample in zip(outputs, samples, strict=True):
+            assert sample.target is not None
+            known = sample.mask[0] & (sample.target[k] >= 0)
+            if k < 2:
+                known &= sample.target[2] < MOSTLY_WATER
+            error = (output[k][known].sigmoid() - sample.target[k][known]).abs()
+            ratios.append(error.log() - output[n + k][known].clamp(*LOG_SD))
+        if (found := torch.cat(ratios)).numel():
+            shift[n + k] = np.quantile(found.numpy(), ONE_DEVIATION)
+    return shift
 
 
 def reference(acquisition: Acquisition) -> str:
@@ -137,4 +165,5 @@ task = Task(
     beside=((SMT_ICVF, 'smt'), (SMT_DIFFUSIVITY, 'smt')),
     options=LAYOUT,
     turns=ALL_TURNS,
+    calibrate=calibrate,
 )

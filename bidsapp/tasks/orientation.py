@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp.bids.samples import MAX_FIBRES, load_directions, load_sample, load_volume
-from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task
-from bidsapp.learn.losses import DENSITY_ORDER, N_DENSITY, fibres, principal_axis
+from bidsapp.bids.samples import load_directions, load_sample, load_volume
+from bidsapp.core import MAX_FIBRES, Acquisition, Arrays, Case, Output, Sample, Task
+from bidsapp.learn.losses import (
+    DENSITY_ORDER,
+    N_DENSITY,
+    fibres,
+    principal_axis,
+    six,
+    symmetric,
+)
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.physics.deconvolution import supports_deconvolution
 from bidsapp.physics.gradients import grid_axes
 from bidsapp.physics.peaks import fibre_peaks
 from bidsapp.physics.qspace import LAYOUT
-from bidsapp.physics.turns import ALL_TURNS
+from bidsapp.physics.turns import ALL_TURNS, turned_harmonics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +105,17 @@ def turn_target(target: Tensor, turn: Turn) -> Tensor:
     return torch.einsum('dc,bncxyz->bndxyz', target.new_tensor(turn), vectors).flatten(1, 2)
 
 
+def turn_output(output: Tensor, turn: Turn) -> Tensor:
+    """Dyads and densities (B, 51, X, Y, Z) of a head that is turned."""
+    turned = torch.tensor(turn).to(output)
+    dyads = symmetric(output[:, :N_DYAD].movedim(1, -1))
+    density = torch.from_numpy(turned_harmonics(turn, DENSITY_ORDER)).to(output)
+    return torch.cat([
+        six(turned @ dyads @ turned.T).movedim(-1, 1),
+        torch.einsum('dc,bcxyz->bdxyz', density, output[:, N_DYAD:]),
+    ], 1)  # fmt: skip
+
+
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     """Median and mean angle (degrees) of the first fibre to the label where that has one."""
     if sample.target is None:
@@ -140,4 +158,5 @@ task = Task(
     options=LAYOUT,
     turns=ALL_TURNS,
     turn_target=turn_target,
+    turn_output=turn_output,
 )

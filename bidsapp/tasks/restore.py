@@ -140,7 +140,7 @@ def details(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
 
 
 def turn_target(target: Tensor, turn: Turn) -> Tensor:
-    """Harmonics (B, 87, X, Y, Z) of a head that is turned; the flags behind them stay."""
+    """Harmonics (B, 84 or 87, X, Y, Z) of a head that is turned; flags behind them stay."""
     return turned_harmonics_of_slots(target.clone(), turn)
 
 
@@ -180,4 +180,5 @@ task = Task(
     options=LAYOUT,
     turns=ALL_TURNS,
     turn_target=turn_target,
+    turn_output=turn_target,
 )

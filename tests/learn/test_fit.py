@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from bidsapp.core import Checkpoint, Output, Plan, Problem, Sample, Task, TryAgain
-from bidsapp.learn import fit as fit_module
 from bidsapp.learn.fit import fit, learning_rate
 from bidsapp.learn.patches import PatchSource, seeded
+from bidsapp.learn.state import Kept
 from bidsapp.networks.registry import build
 
 
@@ -101,7 +101,7 @@ def test_sigterm_saves_and_says_try_again(tmp_path, monkeypatch):
 
 def test_best_step_is_kept_not_the_last(tmp_path, monkeypatch):
     scores = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(fit_module, 'score_of', lambda task, rows: next(scores))
+    monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda task, rows: next(scores))
     _, state = run(tmp_path)
     assert (state.best_step, state.best_score) == (8, 1.0)
 
@@ -148,7 +148,7 @@ def test_an_averaged_run_keeps_the_average_and_resumes_with_it(tmp_path):
 
 def test_the_average_of_weights_that_stand_still_is_those_weights():
     network = build('unet3d', 2, {'toy': 1}, widths=(4, 4, 8, 8))
-    kept = fit_module.Kept(network, 0.99)
+    kept = Kept(network, 0.99)
     for step in range(5):
         kept.follow(network, step)
     own = network.state_dict()

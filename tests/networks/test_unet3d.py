@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bidsapp.networks.registry import build
+from bidsapp.networks.sphere import Sphere
 
 
 @pytest.mark.parametrize('shape', [(16, 16, 16), (17, 9, 30), (5, 8, 1)])
@@ -81,55 +82,55 @@ def test_half_precision_says_nearly_the_same():
     assert (half - whole).abs().mean() < 0.05 * whole.std()
 
 
-SLOTTED = {'slots': 2, 'slot_channels': 9, 'harmonics': 7, 'widths': (4, 4, 8, 8)}
+SLOTTED = {'slots': 2, 'slot_channels': 8, 'harmonics': 6, 'widths': (4, 4, 8, 8)}
 
 
 def slotted(seed=0, shape=(8, 8, 8)):
-    """Two slots of 7 harmonics, flag and one more, and a channel for the rest; slot two empty."""
-    x = torch.zeros(1, 19, *shape)
-    x[:, :9] = torch.randn(1, 9, *shape, generator=torch.Generator().manual_seed(seed))
-    x[:, 7] = 1
+    """Two slots of 6 harmonics, flag and one more, and a channel for the rest; slot two empty."""
+    x = torch.zeros(1, 17, *shape)
+    x[:, :8] = torch.randn(1, 8, *shape, generator=torch.Generator().manual_seed(seed))
+    x[:, 6] = 1
     return x
 
 
 def changes(body, x):
     """What the body gives the heads beside its features: changes of the slots, and the axis."""
-    beside = body(x)[:, -19:]
-    return beside[:, :7], beside[:, 7:14], beside[:, 14:]
+    beside = body(x)[:, -17 - Sphere.width_out : -Sphere.width_out]
+    return beside[:, :6], beside[:, 6:12], beside[:, 12:]
 
 
 def test_means_stay_between_their_neighbours_and_constants_stay():
-    body = build('unet3d', 19, {'a': 1}, **SLOTTED).eval().body
+    body = build('unet3d', 17, {'a': 1}, **SLOTTED).eval().body
     torch.nn.init.normal_(body.neighbours.logits.weight)
     x = slotted()
     change, empty, _ = changes(body, x)
-    mean = x[:, :7] + change
-    highest = torch.nn.functional.max_pool3d(x[:, :7], 3, 1, 1)
-    lowest = -torch.nn.functional.max_pool3d(-x[:, :7], 3, 1, 1)
+    mean = x[:, :6] + change
+    highest = torch.nn.functional.max_pool3d(x[:, :6], 3, 1, 1)
+    lowest = -torch.nn.functional.max_pool3d(-x[:, :6], 3, 1, 1)
     assert (mean <= highest + 1e-5).all()
     assert (mean >= lowest - 1e-5).all()
     assert change.abs().max() > 0.1
     assert not empty.any()
-    x[:, :7] = 0.3
+    x[:, :6] = 0.3
     assert changes(body, x)[0].abs().max() < 1e-5
 
 
 def test_what_is_outside_the_brain_is_no_neighbour():
-    body = build('unet3d', 19, {'a': 1}, **SLOTTED).eval().body
+    body = build('unet3d', 17, {'a': 1}, **SLOTTED).eval().body
     x = slotted()
-    x[:, :7] = 0.3
+    x[:, :6] = 0.3
     x[..., 4:] = 0
     assert changes(body, x)[0][..., :4].abs().max() < 1e-5
 
 
 def test_the_axis_is_that_of_degree_two_whatever_its_size():
-    body = build('unet3d', 19, {'a': 1}, **SLOTTED).eval().body
+    body = build('unet3d', 17, {'a': 1}, **SLOTTED).eval().body
     x = slotted()
-    x[:, :7] = torch.randn(7, generator=torch.Generator().manual_seed(2))[None, :, None, None, None]
+    x[:, :6] = torch.randn(6, generator=torch.Generator().manual_seed(2))[None, :, None, None, None]
     axis = changes(body, x)[2]
     expected = torch.nn.functional.normalize(x[:, 1:6], dim=1)
     assert torch.allclose(axis, expected, atol=1e-3)
-    x[:, :7] *= 5
+    x[:, :6] *= 5
     assert torch.allclose(changes(body, x)[2], axis, atol=1e-3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from bidsapp.core import GradientTable
@@ -15,12 +16,14 @@ from bidsapp.physics.qspace import (
     N_SH,
     ORDER,
     SLOT_CHANNELS,
+    angular_noise,
     canonical_channels,
     canonical_map,
     covariance,
     filled_slots,
     interpolation,
     leave_one_out,
+    map_noise,
     noise_variance,
     prior_deviation,
     sh64_channels,
@@ -291,3 +294,42 @@ def test_there_are_48_turns_and_they_are_orthogonal():
     assert len(set(ALL_TURNS)) == 48
     for turn in ALL_TURNS:
         assert np.array_equal(np.array(turn) @ np.array(turn).T, np.eye(3))
+
+
+def _brain_like(rng, gtab, sides=(24, 24, 24)):
+    """Fibres of smoothly varying direction and share in grey matter."""
+    axes, amount = (gaussian_filter(rng.normal(size=(n, *sides)), (0, 4, 4, 4)) for n in (3, 1))
+    axes /= np.linalg.norm(axes, axis=0)
+    share = (amount[0].ravel().argsort().argsort() / amount.size).reshape(sides)
+    weighted = gtab[~gtab.b0]
+    fibre = np.exp(-weighted.bvals[0] / 1000 * 0.3) * np.exp(
+        -weighted.bvals[0] / 1000 * 1.4 * np.einsum('nk,kxyz->nxyz', weighted.bvecs, axes) ** 2
+    )
+    return share * fibre + (1 - share) * np.exp(-weighted.bvals[0] / 1000 * 0.8)
+
+
+@pytest.mark.parametrize('n', [12, 30, 60])
+@pytest.mark.parametrize('shared', [False, True])
+def test_q_space_tells_how_strong_noise_is_that_neighbours_share(rng, n, shared):
+    """Where interpolation has spread it over neighbours, the finest detail in space misses half."""
+    sigma = 0.05
+    gtab = table((1000, n), n_b0=1)
+    noise = rng.normal(size=(n, 24, 24, 24))
+    if shared:
+        for axis in (1, 2, 3):
+            noise = noise + np.roll(noise, 1, axis)
+        noise /= noise.std()
+    seen = _brain_like(rng, gtab) + sigma * noise
+    mask = np.ones((24, 24, 24), bool)
+    weighted = gtab[~gtab.b0]
+    found = np.sqrt(angular_noise(seen, mask, weighted, n_b0=100))
+    assert found == pytest.approx(sigma, rel=0.25)
+    if shared:
+        assert np.sqrt(noise_variance(seen, mask, weighted)) < 0.6 * sigma
+
+
+def test_noise_of_few_directions_is_read_from_space_alone(rng):
+    gtab = table((1000, 6), n_b0=1)
+    seen = _brain_like(rng, gtab) + 0.03 * rng.normal(size=(6, 24, 24, 24))
+    mask, weighted = np.ones((24, 24, 24), bool), gtab[~gtab.b0]
+    assert map_noise(seen, mask, weighted, 1) == noise_variance(seen, mask, weighted)

@@ -26,7 +26,7 @@ GRID = Grid((24, 24, 24), torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
 
 
 def table(n=12, b=1000.0):
-    u = co.spread_directions(n, torch.Generator().manual_seed(0), even=True, half=False)
+    u = co.spread_directions(n, torch.Generator().manual_seed(0), even=True)
     return co.Table(torch.cat([torch.zeros(2, 3), u]), torch.tensor([0.0, 0.0] + [b] * n))
 
 
@@ -47,7 +47,7 @@ def ball():
 def clean(n=14):
     still = torch.eye(4).expand(n, 4, 4)
     one, flat = torch.ones(n, 24), torch.ones(24, 24, 24)
-    return co.Corruption(still, None, 1, one, 0.0, flat, 0.0, None, 1.0)
+    return co.Corruption(still, None, 1, one, 0.0, flat, 0.0, None, (0.0,) * 3, 1.0)
 
 
 def test_about_one_scan_in_five_is_clean_and_stays_as_it_is():
@@ -127,7 +127,7 @@ def test_most_displacements_are_those_that_a_correction_leaves():
 
 @pytest.mark.parametrize('n', [6, 30, 90])
 def test_directions_that_are_pushed_apart_determine_a_tensor(n):
-    u = co.spread_directions(n, torch.Generator().manual_seed(n), even=True, half=False).double()
+    u = co.spread_directions(n, torch.Generator().manual_seed(n), even=True).double()
     x, y, z = u.T
     design = torch.stack([x * x, y * y, z * z, x * y, x * z, y * z], 1)
     assert torch.linalg.cond(design) < 4.5
@@ -229,3 +229,29 @@ def test_scans_in_a_row_are_of_different_people_and_every_block_takes_its_turns(
     assert counts[ROUND : 2 * ROUND].tolist() == [SCANS] * ROUND
     met = [block_of(scan_of_person(k)) // BLOCKS for k in range(20)]
     assert len(set(met)) == 20
+
+
+def test_some_schemes_are_never_drawn_so_that_they_test():
+    for seed in range(150):
+        drawn = co.draw_table(torch.Generator().manual_seed(seed))
+        for b in drawn.bvals.unique():
+            here = drawn.bvals == b
+            assert not co.HELD_OUT_B[0] < b < co.HELD_OUT_B[1]
+            if b > 0:
+                assert int(here.sum()) not in co.HELD_OUT_NUMBERS
+
+
+def test_grain_correlates_noise_and_keeps_its_strength():
+    grainy = replace(clean(40), sigma=0.05, grain=(0.25, 0.25, 0.0))
+    seen = co.corrupted(torch.ones(40, 24, 24, 24), grainy, GRID, torch.Generator().manual_seed(0))
+    noise = (seen - seen.mean())[:, 4:-4, 4:-4, 4:-4]
+    assert float(noise.std()) == pytest.approx(0.05, rel=0.03)
+    along = [float((noise * noise.roll(1, k)).mean() / noise.square().mean()) for k in (1, 2, 3)]
+    assert min(along[:2]) > 0.5
+    assert abs(along[2]) < 0.15
+
+
+def test_the_gain_varies_from_volume_to_volume_in_some_scans():
+    spread = [float(spoilt(seed).kept.amax(1).std()) for seed in range(40)]
+    assert np.mean(np.array(spread) > 0) > 0.3
+    assert max(spread) < 2 * co.GAIN

@@ -1,0 +1,51 @@
+"""What a long loop needs: a clock, and an ear for the scheduler."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Clock:
+    """Seconds of the loop by what they went into."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._what: str | None = None
+        self._since = 0.0
+
+    def start(self, what: str) -> None:
+        """From now on it is ``what``."""
+        self.stop()
+        self._what, self._since = what, time.perf_counter()
+
+    def stop(self) -> None:
+        """Nothing of the loop from now on."""
+        if self._what is not None:
+            passed = time.perf_counter() - self._since
+            self.seconds[self._what] = self.seconds.get(self._what, 0.0) + passed
+        self._what = None
+
+    def share(self, what: str) -> float:
+        """Part of all seconds."""
+        return self.seconds.get(what, 0.0) / max(sum(self.seconds.values()), 1e-9)
+
+
+@contextmanager
+def until_terminated() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that a scheduler's end of time loses nothing."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,108 @@
+"""What a fit keeps while it runs: its state on disk, and the weights worth keeping."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from bidsapp.networks.unet3d import UNet3d
+
+
+@dataclass
+class State:
+    """What a stopped run needs to go on."""
+
+    step: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    log: list[dict[str, float]] = field(default_factory=list)
+
+
+class Kept:
+    """The weights to keep: the best so far, and their moving average where one is wanted."""
+
+    def __init__(self, network: UNet3d, decay: float) -> None:
+        self.decay = decay
+        self.best = copied(network.state_dict())
+        self.average = copied(network.state_dict()) if decay else None
+
+    @torch.no_grad()
+    def follow(self, network: UNet3d, step: int) -> None:
+        """One step of the average; at first it follows closely."""
+        if self.average is None:
+            return
+        decay = min(self.decay, (step + 1) / (step + 10))
+        for name, value in network.state_dict().items():
+            self.average[name].lerp_(value.detach().cpu(), 1 - decay)
+
+    @contextmanager
+    def averaged(self, network: UNet3d) -> Iterator[None]:
+        """``network`` with the average for weights inside, with its own again outside."""
+        if self.average is None:
+            yield
+            return
+        own = copied(network.state_dict())
+        network.load_state_dict(self.average)
+        yield
+        network.load_state_dict(own)
+
+
+def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are now, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+
+def save_state(
+    path: Path,
+    network: UNet3d,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    kept: Kept,
+) -> None:
+    """One safetensors file: weights, the optimizer's moments, kept weights; the rest as text."""
+    tensors = {f'now.{k}': v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    tensors |= {f'best.{k}': v.contiguous() for k, v in kept.best.items()}
+    tensors |= {f'average.{k}': v.contiguous() for k, v in (kept.average or {}).items()}
+    for index, moments in optimizer.state_dict()['state'].items():
+        for name, value in moments.items():
+            tensors[f'optimizer.{index}.{name}'] = torch.as_tensor(value).cpu().contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f'.{path.name}.{os.getpid()}')
+    save_file(tensors, whole, metadata={'state': json.dumps(asdict(state))})
+    whole.replace(path)
+
+
+def restore_state(
+    path: Path, network: UNet3d, optimizer: torch.optim.Optimizer, kept: Kept
+) -> State:
+    """Put a saved run back into ``network``, ``optimizer`` and ``kept``; a fresh State if none."""
+    if not path.is_file():
+        return State()
+    with safe_open(path, 'pt') as file:
+        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not iterable)
+        text = file.metadata()
+    parts: dict[str, dict[str, Tensor]] = {'now': {}, 'best': {}, 'average': {}, 'optimizer': {}}
+    for key, value in saved.items():
+        part, _, name = key.partition('.')
+        parts[part][name] = value
+    network.load_state_dict(parts['now'])
+    moments: dict[int, dict[str, Any]] = {}
+    for key, value in parts['optimizer'].items():
+        index, _, name = key.partition('.')
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), 'state': moments})
+    kept.best, kept.average = parts['best'], parts['average'] or None
+    return State(**json.loads(text['state']))
