@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: What each objective teaches.
 OBJECTIVES = {
     'restore': 'undo what artefacts and noise did to the canonical input',
-    'autoencoder': 'give back the canonical input of uncorrupted scans',
+    'autoencoder': 'give back the canonical input of uncorrupted scans, half of it unseen',
     'supervised': 'do every task at once, by the truth of simulated brains',
     'auxiliary': 'tell NODDI of the full scan from fewer directions and coarser voxels',
 }
@@ -145,9 +145,17 @@ def auxiliary(
     return Material(tasks_of(objective), facing(objective, scanners), about, ranges, slots)
 
 
+#: Voxels along the edge of a cell, and the share of cells that are hidden from an autoencoder.
+CELL, HIDDEN = 4, 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A scanner whose every scan is its own target: harmonics of the input, and flags of slots."""
+    """A scanner whose every scan is its own target: harmonics of the input, and flags of slots.
+
+    Half of it is hidden from the network, in cells. A network whose heads see the voxel's own input
+    would copy what is there and learn nothing; what is hidden has to be known from around.
+    """
 
     scanner: Scanner
 
@@ -160,7 +168,11 @@ class Mirror:
         scan = self.scanner.scan(number)
         filled = scan.targets['restore'][CHANNELS:]
         target = torch.cat([qspace.input_harmonics(scan.image), filled])
-        return replace(scan, targets={'autoencoder': target})
+        cells = [-(-side // CELL) for side in scan.mask.shape[1:]]
+        shown = torch.rand(cells, generator=torch.Generator().manual_seed(number)) > HIDDEN
+        for axis, side in enumerate(scan.mask.shape[1:]):
+            shown = shown.repeat_interleave(CELL, axis).narrow(axis, 0, side)
+        return replace(scan, image=scan.image * shown, targets={'autoencoder': target})
 
 
 def facing(objective: str, scanners: Mapping[str, Scanner]) -> dict[str, Scanner]:

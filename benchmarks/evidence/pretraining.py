@@ -5,10 +5,12 @@
 
 Target: people as they are (no strong deformation, anatomical bundles), upright, 2.4 mm, 32
 directions at b = 1000: settings that the pretraining simulator never draws together. Arms:
-`scratch`; `autoencoder`, `restore` (body only; FOLDER/<arm>), `supervised` (body and head). Each is
-fitted to n participants in equal steps with the rate that did best on validation at the middle n;
-24 other participants are the test. Every finished fit is a few lines of RESULTS.tsv, so the study
-may be stopped at any time and goes on from there; an arm whose model is missing is said.
+`scratch`; `autoencoder`, `restore` (body only; FOLDER/<arm>), `supervised` (body and head); and
+source paper 1 as published (`published.py`; FOLDER/published.safetensors), beside its own scratch.
+Each is fitted to n participants in equal steps with the rate that did best on validation at the
+middle n (published: 1e-3); 24 other participants are the test. Every finished fit is a few lines of
+RESULTS.tsv, so the study may be stopped at any time and goes on from there; an arm whose model is
+missing is said.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from published import RATE, Published, fitted, sample_of
+from safetensors.torch import load_file
 
 from bidsapp import material, tasks
-from bidsapp.core import Checkpoint, Plan, Sample
+from bidsapp.core import Checkpoint, Plan, Sample, Task
 from bidsapp.learn import cards
 from bidsapp.learn.checkpoint import load
-from bidsapp.learn.evaluate import evaluate
+from bidsapp.learn.evaluate import Rows, evaluate, score_of
 from bidsapp.learn.fit import fit
-from bidsapp.learn.patches import PatchSource
+from bidsapp.learn.patches import PatchSource, seeded
 from bidsapp.physics.harmonics import fibonacci_hemisphere
 from bidsapp.simulate.anatomy import draw_head
 from bidsapp.simulate.blocks import Block, make_block
@@ -43,7 +47,7 @@ from bidsapp.simulate.stream import Simulator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ARMS = ('scratch', 'autoencoder', 'restore', 'supervised')
+ARMS = ('scratch', 'autoencoder', 'restore', 'supervised', 'published-scratch', 'published')
 #: Participants that choose the step, and that test.
 N_VALIDATION, N_TEST = 4, 24
 VOXEL, SIDE = 2.4, 48
@@ -93,10 +97,14 @@ class Study:
     seeds: int
 
 
-def start_of(arm: str, study: Study) -> Checkpoint | None:
+def start_of(arm: str, study: Study) -> Checkpoint | Path | None:
     """Where an arm starts. Raises FileNotFoundError where its model is not there."""
-    if arm == 'scratch':
+    if arm.endswith('scratch'):
         return None
+    if arm == 'published':
+        if not (path := study.models / 'published.safetensors').is_file():
+            raise FileNotFoundError(f'{path} is missing; published.py makes it')
+        return path
     if arm == 'supervised':
         return load(next(iter(cards.bundled_models().values())))
     found = cards.newest_model(study.models, arm)
@@ -125,6 +133,58 @@ def rate_of(arm: str, task: str, study: Study) -> float:
     return max(scores, key=lambda rate: float(np.mean(scores[rate])))
 
 
+#: First participant of each split, and how many; those to learn from are others for each seed.
+SPLITS = {'val': (500, N_VALIDATION), 'test': (0, N_TEST)}
+
+
+def run_ours(
+    what: Task, start: Checkpoint | None, n: int, seed: int, rate: float, steps: int,
+    simulator: Simulator,
+) -> dict[str, list[Rows]]:  # fmt: skip
+    """One fit of our network; its figures by split and participant."""
+    splits = {'train': (1000 + 100 * seed, n), **SPLITS}
+    groups = {name: participants(what.name, *at, simulator) for name, at in splits.items()}
+    plan = Plan(steps, 32, 2, rate, seed=seed, validate_every=max(1, steps // 6))
+    with tempfile.TemporaryDirectory() as folder:
+        network, _ = fit(
+            what, PatchSource(groups['train'], 32), groups['val'], start, plan,
+            Path(folder) / 'state',
+        )  # fmt: skip
+    return {name: evaluate(what, network, part, 'cpu') for name, part in groups.items()}
+
+
+@torch.no_grad()
+def figures_of(what: Task, network: Published, samples: Sequence[Sample]) -> list[Rows]:
+    """What `evaluate` says, of the published network in one piece."""
+    return [what.metrics(network(s.image[None])[0], s) for s in samples]
+
+
+def run_published(
+    what: Task, start: Path | None, n: int, seed: int, rate: float, steps: int,
+    simulator: Simulator,
+) -> dict[str, list[Rows]]:  # fmt: skip
+    """One fit as published; its figures by split and participant."""
+    splits = {'train': (1000 + 100 * seed, n), **SPLITS}
+    groups = {
+        name: [
+            sample_of(simulator, k, lambda k: simulator.scan(k).targets[what.name])
+            for k in range(first, first + count)
+        ]
+        for name, (first, count) in splits.items()
+    }
+    with seeded(seed):
+        network = Published(what.channels)
+    if start is not None:
+        network.load_state_dict(load_file(start), strict=False)
+    sign = -1 if what.higher_is_better else 1
+
+    def look(now: Published) -> float:
+        return sign * score_of(what, figures_of(what, now, groups['val']))
+
+    fitted(network, PatchSource(groups['train'], 32), what.loss, steps, seed, look)
+    return {name: figures_of(what, network, part) for name, part in groups.items()}
+
+
 def run_one(
     task: str, arm: str, n: int, seed: int, rate: float, study: Study, simulator: Simulator
 ) -> None:
@@ -133,21 +193,13 @@ def run_one(
     if any(tuple(row[c] for c in COLUMNS[:6]) == key for row in rows_of(study.results)):
         return
     what = tasks.get(task)
-    groups = {
-        'train': participants(task, 1000 + 100 * seed, n, simulator),
-        'val': participants(task, 500, N_VALIDATION, simulator),
-        'test': participants(task, 0, N_TEST, simulator),
-    }
-    plan = Plan(study.steps, 32, 2, rate, seed=seed, validate_every=max(1, study.steps // 6))
-    with tempfile.TemporaryDirectory() as folder:
-        network, _ = fit(
-            what, PatchSource(groups['train'], 32), groups['val'], start_of(arm, study), plan,
-            Path(folder) / 'state',
-        )  # fmt: skip
+    scores = (run_published if arm.startswith('published') else run_ours)(
+        what, start_of(arm, study), n, seed, rate, study.steps, simulator
+    )  # type: ignore[operator]
     lines = [
         (*key, split, str(k), metric, f'{value:.6g}')
-        for split, samples in groups.items()
-        for k, figures in enumerate(evaluate(what, network, samples, 'cpu'))
+        for split, rows in scores.items()
+        for k, figures in enumerate(rows)
         for metric, label, value in figures if metric == what.score
     ]  # fmt: skip
     fresh = not study.results.is_file()
@@ -178,10 +230,11 @@ def report(task: str, study: Study) -> None:
     rng = np.random.default_rng(0)
     table = []
     for (arm, n), own in sorted(values.items(), key=lambda item: (item[0][1], item[0][0])):
-        base = values.get(('scratch', n), {})
+        own_scratch = 'published-scratch' if arm == 'published' else 'scratch'
+        base = values.get((own_scratch, n), {})
         shared = sorted(own.keys() & base.keys())
         seeds = sorted({seed for seed, _ in shared})
-        if arm == 'scratch' or not shared:
+        if arm.endswith('scratch') or not shared:
             continue
         difference = np.array([
             [own[s, k] - base[s, k] for k in range(N_TEST)] for s in seeds
@@ -231,7 +284,8 @@ def main() -> int:
                 print(f'{arm}: left out, {missing or "no bundled model"}', file=sys.stderr)
                 continue
             middle = study.sizes[len(study.sizes) // 2]
-            for rate in study.rates:
+            published = arm.startswith('published')
+            for rate in (RATE,) if published else study.rates:
                 run_one(task, arm, middle, 0, rate, study, simulator)
             best = rate_of(arm, task, study)
             for seed in range(study.seeds):

@@ -80,33 +80,48 @@ def canonical(
     return torch.from_numpy(image), gtab
 
 
-def scan_block(
-    block: Block,
-    substance: Substance,
-    table: Table,
-    corruption: Corruption,
-    texture: Texture,
-    generator: torch.Generator,
-) -> Scan:
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """All that a scan of a block follows from; the noise follows from the generator."""
+
+    block: Block
+    substance: Substance
+    table: Table
+    corruption: Corruption
+    texture: Texture
+    generator: torch.Generator
+
+    def signal(self, b: float) -> Tensor:
+        """(K, X, Y, Z) harmonics of the uncorrupted signal at ``b`` s/mm²."""
+        at_rest = signal_at_rest(self.block, self.substance)
+        return textured(signal_harmonics(self.block, self.substance, b), at_rest, b, self.texture)
+
+    @property
+    def s0(self) -> Tensor:
+        """(X, Y, Z) the uncorrupted signal at b=0."""
+        return blurred(signal_at_rest(self.block, self.substance), self.texture.blur)
+
+
+def acquired(drawn: Drawn, harmonics: Mapping[float, Tensor]) -> Tensor:
+    """(N, X, Y, Z) the volumes that the scanner gives; ``harmonics`` of the signal at each b."""
+    volumes = true_volumes(harmonics, drawn.s0, drawn.table, drawn.corruption.motion)
+    return corrupted(volumes, drawn.corruption, drawn.block.grid, drawn.generator)
+
+
+def scan_block(drawn: Drawn) -> Scan:
     """Scan a block and tell the truth."""
-    sharp, mask = signal_at_rest(block, substance), block.mask
-
-    def signal(b: float) -> Tensor:
-        return textured(signal_harmonics(block, substance, b), sharp, b, texture)
-
-    harmonics = {float(b): signal(float(b)) for b in table.bvals.unique() if b > 0}
-    s0 = blurred(sharp, texture.blur)
-    volumes = true_volumes(harmonics, s0, table, corruption.motion)
-    volumes = corrupted(volumes, corruption, block.grid, generator)
-    image, gtab = canonical(volumes, table, mask, block.grid.spacing)
+    block, table = drawn.block, drawn.table
+    harmonics = {float(b): drawn.signal(float(b)) for b in table.bvals.unique() if b > 0}
+    volumes = acquired(drawn, harmonics)
+    image, gtab = canonical(volumes, table, block.mask, block.grid.spacing)
     slots = qspace.filled_slots(gtab)
     # Shells that lie close together stand in the canonical input as one, at their mean b.
     for b in slots.values():
         if b not in harmonics:
-            harmonics[b] = signal(b)
-    clean = clean_harmonics(harmonics, s0, slots).to(image)
+            harmonics[b] = drawn.signal(b)
+    clean = clean_harmonics(harmonics, drawn.s0, slots).to(image)
     return Scan(
-        image, mask[None].cpu(), targets_of(block, substance, image, clean, slots),
+        image, block.mask[None].cpu(), targets_of(block, drawn.substance, image, clean, slots),
         tuple(block.grid.spacing), table,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from bidsapp.physics import qspace
 from bidsapp.simulate.anatomy import WM
 from bidsapp.simulate.blocks import Block, draw_block_grid, make_block
 from bidsapp.simulate.corruption import Table, draw_corruption, draw_table
-from bidsapp.simulate.scanned import Scan, Scanner, scan_block
+from bidsapp.simulate.scanned import Drawn, Scan, Scanner, scan_block
 from bidsapp.simulate.substance import draw_substance
 from bidsapp.simulate.texture import draw_texture
 from bidsapp.simulate.variety import (
@@ -109,8 +109,8 @@ class Simulator:
                 self._blocks.popitem(last=False)
         return self._blocks[number]
 
-    def scan(self, number: int) -> Scan:
-        """Scan number ``number``: of a block that is made of something else each time."""
+    def drawn(self, number: int) -> Drawn:
+        """What scan number ``number`` is of: a block, made of something else each time."""
         block = self.block(block_of(number))
         generator = self._generator(2, number)
         substance = draw_substance(block, generator)
@@ -118,9 +118,13 @@ class Simulator:
         corruption = draw_corruption(block.grid, table, float(substance.s0[WM]), generator)
         if not self._corrupt:
             corruption = corruption.undone
-        texture = draw_texture(block, generator)
-        scan = scan_block(block, substance, table, corruption, texture, generator)
-        if chance(NO_CONTRAST, generator):
+        return Drawn(block, substance, table, corruption, draw_texture(block, generator), generator)
+
+    def scan(self, number: int) -> Scan:
+        """Scan number ``number``."""
+        drawn = self.drawn(number)
+        scan = scan_block(drawn)
+        if chance(NO_CONTRAST, drawn.generator):
             scan.image[qspace.S0_CHANNEL] = 0
         return scan
 

@@ -188,12 +188,18 @@ class TestSimulated:
         assert run(*call) == 0
         assert set(load_card(model(out, version='v2'))['heads']) == {'tissue'}
 
-    def test_an_autoencoder_sees_uncorrupted_scans_and_gives_back_its_input(self, out, pretrained):
+    def test_an_autoencoder_gives_back_clean_scans_and_cannot_copy_half_of_them(
+        self, out, pretrained
+    ):
         made = material.simulated('autoencoder', (), 0, 16, out / '.work' / 'pretrain')
         sample = made.sample('train', 0)
         where = sample.target[CHANNELS:].bool().repeat_interleave(N_SH, 0)
-        assert where.any()
-        assert torch.equal(input_harmonics(sample.image)[where], sample.target[:CHANNELS][where])
+        shown = (sample.image != 0).any(0)
+        assert 0.3 < float(shown[sample.mask[0]].float().mean()) < 0.7
+        given, wanted = input_harmonics(sample.image), sample.target[:CHANNELS]
+        assert torch.equal(given[where & shown], wanted[where & shown])
+        assert not given[:, ~shown].any()
+        assert wanted[where & ~shown].abs().max() > 0.1
 
     def test_splits_share_no_brain(self, out):
         made = material.simulated('restore', (), 0, 16, out / '.work' / 'pretrain')

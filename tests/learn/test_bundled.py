@@ -66,9 +66,8 @@ def noisy():
     texture = Texture(None, (0.0, 0.0, 0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanned, 'canonical', note)
-        scan = scanned.scan_block(
-            block, draw_substance(block, generator), table, noise, texture, generator
-        )
+        substance = draw_substance(block, generator)
+        scan = scanned.scan_block(scanned.Drawn(block, substance, table, noise, texture, generator))
     gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
     lone = scan.targets['orientation'].unflatten(0, (3, 3)).norm(dim=1).sum(0) == 1
     tensor = fit_tensor(seen['volumes'][:, lone].numpy(), gtab).direction
