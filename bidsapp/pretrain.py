@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger('transfermri')
 
 #: Steps where --steps is not given; shape of a batch; decay of the average of the weights.
-STEPS, PATCH, BATCH, LEARNING_RATE, AVERAGE = 4_000, 32, 2, 2e-3, 0.995
+STEPS, PATCH, BATCH, LEARNING_RATE, AVERAGE = 3_200, 32, 2, 2e-3, 0.995
 #: Voxels along the edge of a block, and scans kept at hand from which batches are cut.
 SIDE, WINDOW = 48, 32
 #: Whole blocks that choose the best step, and others that make the card's figures.

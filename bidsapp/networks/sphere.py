@@ -29,9 +29,9 @@ def order_of(n: int) -> int:
 
 
 class Sphere(nn.Module):
-    """(V, features), (V, slots, H) harmonics up to ``order`` → (V, width_out).
+    """(V, features), (V, slots, H) harmonics up to ``order``, (V, N_OUT) density → (V, width_out).
 
-    First a function of order 8, then the degree 2 of where it is highest, then invariants.
+    First the density, corrected, then the degree 2 of where it is highest, then invariants.
     """
 
     width_out = N_OUT + 5 + INVARIANTS
@@ -53,28 +53,32 @@ class Sphere(nn.Module):
         steep = torch.linspace(0.2, 1.0, CHANNELS)[:, None, None]
         self.first = nn.Parameter((steep * torch.arange(n_in)).exp().repeat(1, slots, 1))
         own = torch.eye(CHANNELS)[..., None].repeat(1, 1, n)
+        self.sharp = nn.Parameter(0.5 * torch.ones(CHANNELS, n))
         self.second = nn.Parameter(own + 0.1 * torch.randn(CHANNELS, CHANNELS, n))
-        self.last = nn.Parameter(torch.full((CHANNELS, n), 1 / CHANNELS))
+        self.last = nn.Parameter(torch.full((CHANNELS, n), 0.1 / CHANNELS))
+        self.kept = nn.Parameter(torch.ones(n))
         self.parts = [slots * n_in, CHANNELS, CHANNELS, 1]
         self.said = nn.Linear(features, sum(self.parts))
         with torch.no_grad():
             self.said.weight.mul_(0.1)
         self.told = nn.Linear(features + CHANNELS + n, INVARIANTS)
 
-    def forward(self, features: Tensor, harmonics: Tensor) -> Tensor:
+    def forward(self, features: Tensor, harmonics: Tensor, density: Tensor) -> Tensor:
         """Empty slots are zero and add nothing."""
         gain, floor, floor_2, steep = self.said(features).split(self.parts, dim=1)
         gain = 1 + gain.view(len(gain), harmonics.shape[1], -1)[..., self.degree_in]
         flat = (CHANNELS * POINTS,)
         filters = torch.einsum('csk,pk->skcp', self.first[..., self.degree_in], self.values_in)
         everywhere = torch.eye(CHANNELS).to(gain).repeat_interleave(POINTS, dim=1)
-        waves = torch.cat([(gain * harmonics).flatten(1), floor], dim=1)
-        z = F.relu(waves @ torch.cat([filters.reshape(-1, *flat), everywhere]))
+        sharp = torch.einsum('ck,pk->kcp', self.sharp[:, self.degree], self.values)
+        waves = torch.cat([(gain * harmonics).flatten(1), density, floor], dim=1)
+        parts = [filters.reshape(-1, *flat), sharp.reshape(-1, *flat), everywhere]
+        z = F.relu(waves @ torch.cat(parts))
         second = self.second[..., self.degree]
         again = torch.einsum('kp,cdk,qk->cpdq', self.back, second, self.values)
         z = F.relu(torch.addmm(floor_2 @ everywhere, z, again.reshape(*flat, *flat)))
         out = torch.einsum('kp,ck->cpk', self.back, self.last[:, self.degree]).reshape(*flat, -1)
-        function = z @ out
+        function = z @ out + self.kept[self.degree] * density
         where = (F.softplus(steep + 2.0) * (function @ self.values.T)).softmax(dim=1)
         lead = where @ self.values[:, DEGREE_2]
         power = torch.zeros(len(function), self.last.shape[-1]).to(function)

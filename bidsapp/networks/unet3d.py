@@ -155,8 +155,9 @@ class Neighbours(nn.Module):
     """Harmonics of each voxel as a weighted mean over it and its 26 neighbours in the brain.
 
     The weights are positive, add up to one and are said by the features at the voxel, one set for
-    the low degrees and one for the high, whose noise is the stronger. What is linear in the data
-    stays exact here: directions keep the precision of the input, and an average never invents.
+    the low degrees, one for the high, whose noise is the stronger, and one for the density. What is
+    linear in the data stays exact here: directions keep the precision of the input, and an average
+    never invents.
     """
 
     #: How much more the voxel itself counts at first, in logits.
@@ -165,26 +166,30 @@ class Neighbours(nn.Module):
     def __init__(self, features: int, bands: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
         self.bands = bands
-        self.logits = nn.Conv3d(features, len(bands) * len(_AROUND), 1)
-        at_first = torch.zeros(len(bands), len(_AROUND))
+        sets = len(bands) + 1
+        self.logits = nn.Conv3d(features, sets * len(_AROUND), 1)
+        at_first = torch.zeros(sets, len(_AROUND))
         at_first[:, _AROUND.index((1, 1, 1))] = self.OWN
         with torch.no_grad():
             self.logits.weight.mul_(0.3)
         self.logits.bias = nn.Parameter(at_first.flatten())
 
-    def forward(self, features: Tensor, harmonics: Tensor, brain: Tensor) -> Tensor:
-        """(B, F, X, Y, Z), (B, slots, H, X, Y, Z), (B, 1, X, Y, Z) → like ``harmonics``."""
+    def forward(
+        self, features: Tensor, harmonics: Tensor, density: Tensor, brain: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Means like ``harmonics`` (B, slots, H, X, Y, Z) and like ``density`` (B, D, X, Y, Z)."""
         logits = self.logits(features).float().contiguous()
         brain = F.pad(brain.contiguous(), (1,) * 6)
         parts = []
-        for (first, last), own in zip(self.bands, logits.chunk(len(self.bands), 1), strict=True):
+        values = [harmonics[:, :, first:last] for first, last in self.bands]
+        values.append(density[:, None])
+        for value, own in zip(values, logits.chunk(len(values), 1), strict=True):
             weights = (own - own.amax(1, keepdim=True)).exp()
-            band = F.pad(harmonics[:, :, first:last].contiguous(), (1,) * 6).flatten(1, 2)
-            *sums, inside = _WeightedSum.apply(weights, torch.cat([band, brain], 1)).split(
-                [last - first] * harmonics.shape[1] + [1], 1
-            )
-            parts.append(torch.stack(sums, 1) / inside.clamp_min(1e-6)[:, None])
-        return torch.cat(parts, dim=2)
+            padded = F.pad(value.contiguous(), (1,) * 6).flatten(1, 2)
+            total = _WeightedSum.apply(weights, torch.cat([padded, brain], 1))
+            mean = total[:, :-1] / total[:, -1:].clamp_min(1e-6)
+            parts.append(mean.unflatten(1, value.shape[1:3]))
+        return torch.cat(parts[:-1], dim=2), parts[-1][:, 0]
 
 
 class Body(nn.Module):
@@ -192,9 +197,9 @@ class Body(nn.Module):
 
     What the decoder says joins the voxel's own input, because some answers have more dimensions
     than the finest level. Where ``harmonics`` says how many of a slot's channels are harmonics (and
-    the next one whether it is filled), it is their adaptive means that join; and what these change,
-    and the degree 2 of all slots as a unit vector, the axis of a lone fibre, stand beside the
-    features for the heads.
+    the next one whether it is filled) and the last ``density`` channels a density of fibres, it is
+    their adaptive means that join; what these change, the degree 2 of all slots as a unit vector
+    (the axis of a lone fibre), and what `Sphere` says stand beside the features for the heads.
     """
 
     def __init__(
@@ -203,10 +208,12 @@ class Body(nn.Module):
         slots: int,
         slot_channels: int,
         harmonics: int,
+        density: int,
         widths: tuple[int, ...],
         features: int,
     ) -> None:
         super().__init__()
+        self.density = density
         self.slots, self.slot_channels, self.harmonics = slots, slot_channels, harmonics
         self.encoder = Encoder(channels_in, slots, slot_channels, widths)
         self.decoder = Decoder(widths)
@@ -229,41 +236,47 @@ class Body(nn.Module):
         y = y[..., : sides[0], : sides[1], : sides[2]]
         if not self.harmonics:
             return F.relu(self.mix(torch.cat([y, x.to(y.dtype)], dim=1)))
-        around, mean, change, axis = self._averaged(y, x)
+        around, mean, change, axis, density = self._averaged(y, x)
         # Joined with parts in another memory layout, all that follows would be slow.
         around, change, axis = (
             part.to(y.dtype, memory_format=torch.channels_last_3d)
             for part in (around, change, axis)
         )
         features = F.relu(self.mix(torch.cat([y, around, axis], dim=1)))
-        return torch.cat([features, change, axis, self._on_sphere(features, mean, x)], dim=1)
+        said = self._on_sphere(features, mean, density, x)
+        return torch.cat([features, change, axis, said], dim=1)
 
     def _filled(self, x: Tensor) -> Tensor:
         """(B, 1, X, Y, Z) 1 where any slot is filled, which is in the brain."""
         step = self.slot_channels
         return x[:, self.harmonics : self.slots * step : step].amax(1, keepdim=True)
 
-    def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The input with means for harmonics; these (B, slots, H, …), their change, the axis."""
+    def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """The input with means; these (B, slots, H, …), their change, the axis, mean density."""
         n = self.slots * self.slot_channels
         slots = x[:, :n].float().unflatten(1, (self.slots, self.slot_channels))
         own, filled = slots[:, :, : self.harmonics], slots[:, :, self.harmonics]
         used = [k for k in range(self.slots) if filled[:, k].any()]
-        change = torch.zeros_like(own)
+        change, last = torch.zeros_like(own), x.shape[1] - self.density
+        density = x[:, last:].float()
         if used:
-            change[:, used] = self.neighbours(y, own[:, used], self._filled(x)) - own[:, used]
+            means, density = self.neighbours(y, own[:, used], density, self._filled(x))
+            change[:, used] = means - own[:, used]
         mean = own + change
         # An empty slot is zero, and so is its mean.
         axis = mean[:, :, DEGREE_2].sum(1)
         axis = axis / (axis.square().sum(1, keepdim=True) + 1e-4).sqrt()
         around = torch.cat([mean, slots[:, :, self.harmonics :]], dim=2).flatten(1, 2)
-        return torch.cat([around, x[:, n:]], dim=1), mean, change.flatten(1, 2), axis
+        around = torch.cat([around, x[:, n:last], density], dim=1)
+        return around, mean, change.flatten(1, 2), axis, density
 
-    def _on_sphere(self, features: Tensor, mean: Tensor, x: Tensor) -> Tensor:
-        """What `Sphere` makes of the means (B, slots, H, …) in the brain; zero outside."""
+    def _on_sphere(self, features: Tensor, mean: Tensor, density: Tensor, x: Tensor) -> Tensor:
+        """What `Sphere` makes of means (B, slots, H, …), (B, D, …) in the brain; zero outside."""
         where = self._filled(x)[:, 0] > 0
         said = self.sphere(
-            features.movedim(1, -1)[where].float(), mean.permute(0, 3, 4, 5, 1, 2)[where]
+            features.movedim(1, -1)[where].float(),
+            mean.permute(0, 3, 4, 5, 1, 2)[where],
+            density.movedim(1, -1)[where],
         )
         whole = features.new_zeros(*where.shape, Sphere.width_out)
         whole[where] = said.to(whole.dtype)
@@ -285,12 +298,13 @@ class UNet3d(nn.Module):
         widths: tuple[int, ...] = (16, 48, 96, 128),
         features: int = 96,
         harmonics: int = 0,
+        density: int = 0,
     ) -> None:
         super().__init__()
         if len(widths) != 4:
             raise ValueError(f'widths names {len(widths)} levels; {STRIDE}-voxel padding needs 4')
         per_slot = channels_in // slots if slot_channels is None else slot_channels
-        self.body = Body(channels_in, slots, per_slot, harmonics, tuple(widths), features)
+        self.body = Body(channels_in, slots, per_slot, harmonics, density, tuple(widths), features)
         self.heads = nn.ModuleDict(
             {task: nn.Conv3d(self.body.width_out, n, 1) for task, n in heads.items()}
         )

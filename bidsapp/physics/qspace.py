@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bidsapp.physics import sharpening
 from bidsapp.physics.gradients import shells
 from bidsapp.physics.harmonics import (
     basis,
@@ -43,12 +44,17 @@ ORDER = 6
 N_SH = n_coefficients(ORDER)
 #: Channels of a slot: harmonics, then filled?, predictive standard deviation, log(b / 1000).
 SLOT_CHANNELS = N_SH + 3
-#: Channels of the canonical input: the slots, then S0 (z-scored in the brain) and log voxel size.
+#: Channels of the canonical input: the slots, then S0 (z-scored in the brain), log voxel size, and
+#: the density of fibres by deconvolution of the slots (`physics.sharpening`), mass 1 as 1.
 S0_CHANNEL = len(SLOTS) * SLOT_CHANNELS
 SIZE_CHANNELS = slice(S0_CHANNEL + 1, S0_CHANNEL + 4)
-N_CHANNELS = S0_CHANNEL + 4
+DENSITY_CHANNELS = slice(SIZE_CHANNELS.stop, SIZE_CHANNELS.stop + sharpening.N)
+N_CHANNELS = DENSITY_CHANNELS.stop
 #: What a network must know of it.
-LAYOUT = {'slots': len(SLOTS), 'slot_channels': SLOT_CHANNELS, 'harmonics': N_SH}
+LAYOUT = {
+    'slots': len(SLOTS), 'slot_channels': SLOT_CHANNELS, 'harmonics': N_SH,
+    'density': sharpening.N,
+}  # fmt: skip
 #: Weighted volumes from which q-space tells noise from signal.
 MIN_ANGULAR = 10
 #: mm; the voxel size whose logarithm is 0.
@@ -221,6 +227,14 @@ def prior_deviation(b: float) -> np.ndarray:
     return np.asarray(np.sqrt(np.maximum(variance, 1e-8)))
 
 
+def of_signal(harmonics: FloatArray, b: float) -> np.ndarray:
+    """Harmonics (N_SH, …) of S/S0 itself from canonical ones at ``b``, which are standardised."""
+    spread = prior_deviation(b)[degrees(ORDER) // 2]
+    natural = harmonics * spread.reshape(-1, *[1] * (harmonics.ndim - 1)).astype(harmonics.dtype)
+    natural[0] += float(prior(np.array([b]), np.array([b]))[0][0]) * np.sqrt(4 * np.pi)
+    return np.asarray(natural)
+
+
 def canonical_channels(
     attenuation: FloatArray,
     s0: FloatArray,
@@ -237,15 +251,19 @@ def canonical_channels(
     mapping = canonical_map(gtab, variance)
     channels = np.zeros((N_CHANNELS, *mask.shape), np.float32)
     inside = attenuation[:, mask].astype(np.float32)
+    seen = {}
     for slot, linear in mapping.matrices.items():
         first = slot * SLOT_CHANNELS
-        channels[first : first + N_SH, mask] = linear(inside)
+        channels[first : first + N_SH, mask] = harmonics = linear(inside)
+        seen[mapping.b[slot]] = of_signal(harmonics, mapping.b[slot])
         channels[first + N_SH, mask] = 1
         channels[first + N_SH + 1, mask] = mapping.deviation[slot]
         channels[first + N_SH + 2, mask] = np.log(mapping.b[slot] / 1000)
     brightness = np.log(np.maximum(s0[mask], 1e-6 * max(float(s0[mask].max()), 1e-12)))
     spread = max(float(brightness.std()), 1e-6)
     channels[S0_CHANNEL, mask] = np.clip((brightness - brightness.mean()) / spread, -4, 4)
+    density = sharpening.fibre_density(seen, ORDER)
+    channels[DENSITY_CHANNELS, mask] = np.sqrt(4 * np.pi) * density
     channels[SIZE_CHANNELS, mask] = np.log(np.asarray(voxel_mm) / USUAL_VOXEL)[:, None]
     return channels
 

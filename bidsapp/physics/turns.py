@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bidsapp.physics import sharpening
 from bidsapp.physics.harmonics import basis, fibonacci_hemisphere
-from bidsapp.physics.qspace import N_SH, ORDER, SIZE_CHANNELS, SLOT_CHANNELS, SLOTS
+from bidsapp.physics.qspace import (
+    DENSITY_CHANNELS,
+    N_SH,
+    ORDER,
+    SIZE_CHANNELS,
+    SLOT_CHANNELS,
+    SLOTS,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +54,13 @@ def turned_channels(image: Tensor, turn: Turn) -> Tensor:
     ``turn`` (3, 3) is a signed permutation: the head, its fibres and its voxels are rotated or
     mirrored together. Every voxel moves, so no value is interpolated.
     """
+    import torch
+
     moved = turned_voxels(image, turn).contiguous()
     turned_harmonics_of_slots(moved, turn, SLOT_CHANNELS)
+    density = moved[..., DENSITY_CHANNELS, :, :, :]
+    matrix = torch.from_numpy(turned_harmonics(turn, sharpening.ORDER)).to(moved)
+    density.copy_(torch.einsum('dc,...cxyz->...dxyz', matrix, density))
     # The head keeps its voxels, whose edges now lie along other axes.
     sizes = moved[..., SIZE_CHANNELS, :, :, :]
     order = np.abs(np.array(turn)).argmax(1).tolist()

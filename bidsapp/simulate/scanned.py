@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Scan:
     """A canonical input and the truth behind it, on one block."""
 
-    image: Tensor  #: (97, X, Y, Z)
+    image: Tensor  #: (N_CHANNELS, X, Y, Z)
     mask: Tensor  #: (1, X, Y, Z) bool
     targets: Mapping[str, Tensor]  #: by task, in the task's own layout
     voxel_mm: tuple[float, ...]
@@ -67,7 +67,7 @@ def clean_harmonics(
 def canonical(
     volumes: Tensor, table: Table, mask: Tensor, spacing: Sequence[float]
 ) -> tuple[Tensor, GradientTable]:
-    """The canonical input (97, X, Y, Z) of ``volumes`` (N, X, Y, Z), and their table."""
+    """The canonical input (N_CHANNELS, X, Y, Z) of ``volumes`` (N, X, Y, Z), and their table."""
     gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
     s0 = volumes[table.bvals == 0].mean(0)
     floor = 1e-3 * float(s0[mask].median()) + 1e-12

@@ -33,9 +33,10 @@ def test_what_comes_out_turns_with_what_goes_in(sphere, rng):
     features = torch.rand(30, 6)
     fall = torch.from_numpy(0.5 ** degrees(6)).float()
     harmonics = torch.from_numpy(rng.normal(size=(30, 2, 28))).float() * fall
+    density = torch.from_numpy(rng.normal(size=(30, 45)) * 0.6 ** degrees(8)).float()
     q = rotation(rng)
-    there = sphere(features, turned(harmonics, q, 6))
-    here = sphere(features, harmonics)
+    there = sphere(features, turned(harmonics, q, 6), turned(density, q, 8))
+    here = sphere(features, harmonics, density)
     function = turned(here[:, :N_OUT], q, 8)
     for degree, close in ((2, 0.05), (4, 0.2)):
         part = torch.from_numpy(degrees(8) == degree)
@@ -50,10 +51,11 @@ def test_what_comes_out_turns_with_what_goes_in(sphere, rng):
 def test_a_slot_that_is_empty_adds_nothing(sphere):
     features, harmonics = torch.rand(5, 6), torch.randn(5, 2, 28)
     harmonics[:, 1] = 0
-    before = sphere(features, harmonics)
+    density = torch.randn(5, 45)
+    before = sphere(features, harmonics, density)
     with torch.no_grad():
         sphere.first[:, 1] += 1
-    assert torch.equal(before, sphere(features, harmonics))
+    assert torch.equal(before, sphere(features, harmonics, density))
 
 
 def test_the_order_follows_from_the_number_of_harmonics():

@@ -82,14 +82,15 @@ def test_half_precision_says_nearly_the_same():
     assert (half - whole).abs().mean() < 0.05 * whole.std()
 
 
-SLOTTED = {'slots': 2, 'slot_channels': 8, 'harmonics': 6, 'widths': (4, 4, 8, 8)}
+SLOTTED = {'slots': 2, 'slot_channels': 8, 'harmonics': 6, 'density': 45, 'widths': (4, 4, 8, 8)}
 
 
 def slotted(seed=0, shape=(8, 8, 8)):
-    """Two slots of 6 harmonics, flag and one more, and a channel for the rest; slot two empty."""
-    x = torch.zeros(1, 17, *shape)
+    """Two slots of 6 harmonics, flag and one more, the second empty; one channel; a density."""
+    x = torch.zeros(1, 62, *shape)
     x[:, :8] = torch.randn(1, 8, *shape, generator=torch.Generator().manual_seed(seed))
     x[:, 6] = 1
+    x[:, 17:] = torch.randn(1, 45, *shape, generator=torch.Generator().manual_seed(seed + 1))
     return x
 
 
@@ -100,7 +101,7 @@ def changes(body, x):
 
 
 def test_means_stay_between_their_neighbours_and_constants_stay():
-    body = build('unet3d', 17, {'a': 1}, **SLOTTED).eval().body
+    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     torch.nn.init.normal_(body.neighbours.logits.weight)
     x = slotted()
     change, empty, _ = changes(body, x)
@@ -115,8 +116,20 @@ def test_means_stay_between_their_neighbours_and_constants_stay():
     assert changes(body, x)[0].abs().max() < 1e-5
 
 
+def test_the_density_is_averaged_over_neighbours_too():
+    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
+    torch.nn.init.normal_(body.neighbours.logits.weight)
+    x = slotted()
+    mean = body._averaged(body.decoder(body.encoder(x)), x)[-1]
+    assert mean.std() < 0.9 * x[:, 17:].std()
+    x[:, 17:] = 0.4
+    assert torch.allclose(
+        body._averaged(body.decoder(body.encoder(x)), x)[-1], torch.tensor(0.4), atol=1e-5
+    )
+
+
 def test_what_is_outside_the_brain_is_no_neighbour():
-    body = build('unet3d', 17, {'a': 1}, **SLOTTED).eval().body
+    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     x = slotted()
     x[:, :6] = 0.3
     x[..., 4:] = 0
@@ -124,7 +137,7 @@ def test_what_is_outside_the_brain_is_no_neighbour():
 
 
 def test_the_axis_is_that_of_degree_two_whatever_its_size():
-    body = build('unet3d', 17, {'a': 1}, **SLOTTED).eval().body
+    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     x = slotted()
     x[:, :6] = torch.randn(6, generator=torch.Generator().manual_seed(2))[None, :, None, None, None]
     axis = changes(body, x)[2]

@@ -200,7 +200,7 @@ def test_batches_depend_on_seed_and_step_only(template):
         batch = running.batch(2, 1, step)
     again = fresh.batch(2, 1, 4)
     assert all(torch.equal(x, y) for x, y in zip(batch, again, strict=True))
-    assert batch[0].shape == (2, 97, 8, 8, 8)
+    assert batch[0].shape == (2, qspace.N_CHANNELS, 8, 8, 8)
     assert batch[2].any()
 
 

@@ -13,7 +13,7 @@ from bidsapp.bids.samples import canonical_sample, load_volume
 from bidsapp.core import Case, GradientTable, Unavailable
 from bidsapp.physics.gradients import to_fsl
 from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.qspace import N_SH, SLOT_CHANNELS
+from bidsapp.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS
 from bidsapp.tasks import restore
 
 SHAPE, NOISE = (12, 13, 11), 0.03
@@ -102,7 +102,7 @@ def test_correction_towards_the_clean_scan_takes_noise_away(tmp_path, rng):
 
 
 def test_harmonics_are_those_at_the_head_of_each_slot():
-    image = torch.arange(97.0)[:, None, None, None]
+    image = torch.arange(float(N_CHANNELS))[:, None, None, None]
     found = restore.input_harmonics(image)[:, 0, 0, 0]
     first = torch.arange(N_SH)
     assert torch.equal(found, torch.cat([first, first + SLOT_CHANNELS, first + 2 * SLOT_CHANNELS]))
