@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
 
 from bidsapp.bids.samples import load_table, load_volume, open_image
 from bidsapp.bids.write import own_uri, write_output
-from bidsapp.core import Case
+from bidsapp.core import BadData, Case
 from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
 from bidsapp.learn.cards import load_card
@@ -25,6 +25,8 @@ from bidsapp.learn.ranges import facts_of, has_ranges, outside
 from bidsapp.physics.gradients import voxel_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bidsapp.core import Sample
 
 
@@ -164,6 +166,7 @@ class ApplyModel(Step):
 
         checkpoint = load(Path(self.inputs.model))
         sample = open_canonical(Path(self.inputs.canonical))
+        refuse_other_input(checkpoint.card, len(sample.image))
         device, names = self.inputs.device, list(self.inputs.tasks)
         served = [tasks.get(name) for name in names]
         output = predict_turned(
@@ -232,6 +235,15 @@ class WritePrediction(Step):
             'Warnings': strange,
         }
         return said | ({'WithinTestedRange': not strange} if has_ranges(card) else {})
+
+
+def refuse_other_input(card: Mapping[str, Any], channels: int) -> None:
+    """Raises BadData for a model that was made for another canonical input."""
+    if (wanted := card['network']['channels_in']) != channels:
+        raise BadData(
+            f'Model {card["name"]} {card["version"]} takes {wanted} input channels; this version '
+            f'gives {channels}. It was made by another version: use that one, or train it again.'
+        )
 
 
 def device_name(device: str) -> str:

@@ -19,8 +19,10 @@ import torch
 
 from bidsapp import tasks
 from bidsapp.bids.write import write_dataset, write_json, write_output
-from bidsapp.core import Acquisition, Checkpoint, Unavailable
+from bidsapp.core import Acquisition, BadData, Checkpoint, Unavailable
+from bidsapp.interfaces.labels import refuse_other_input
 from bidsapp.interfaces.outputs import WITH_PREPROCESSING, confounds_files, preprocessed_files
+from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import save
 from bidsapp.networks.registry import build
 from bidsapp.physics.qspace import LAYOUT, N_CHANNELS
@@ -220,3 +222,10 @@ def test_restoring_is_not_learnt_from_the_network_itself(done):
     said = call(bids, out, 'group', '--tasks', 'restore', check=66)
     assert '0 participants have a reference label' in said
     assert 'restore' not in call(bids, out, 'group', '--dry-run', check=66)
+
+
+def test_a_model_for_another_input_is_refused_in_words(done):
+    card = load_card(done[2])
+    refuse_other_input(card, N_CHANNELS)
+    with pytest.raises(BadData, match=r'97 input channels.*train it again'):
+        refuse_other_input({**card, 'network': {'channels_in': 97}}, N_CHANNELS)
