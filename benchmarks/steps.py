@@ -35,7 +35,7 @@ from bidsapp.physics.denoising import denoise
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import n_unique
 from bidsapp.physics.noddi import fit_noddi
-from bidsapp.physics.qspace import noise_variance
+from bidsapp.physics.noise import noise_variance
 from bidsapp.physics.ringing import unring
 from bidsapp.physics.spherical_mean import fit_smt
 

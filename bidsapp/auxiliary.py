@@ -23,6 +23,7 @@ from bidsapp.bids.samples import brain_of, load_volume, onto_sample, open_image
 from bidsapp.core import BadData, Sample
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import in_grid, voxel_sizes
+from bidsapp.physics.noise import map_noise
 from bidsapp.physics.reduction import MOSTLY, coarser, coarser_noddi, sampling, signal_harmonics
 from bidsapp.simulate.corruption import (
     Table,
@@ -101,9 +102,7 @@ def keep_run(case: Case, folder: Path) -> Path:
     s0 = data[..., gtab.b0].mean(-1)
     unit = float(np.median(s0[brain])) + 1e-12
     weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0) / np.maximum(s0, 1e-3 * unit)
-    variance = qspace.map_noise(
-        np.clip(weighted, 0, 1.5), brain, gtab[~gtab.b0], int(gtab.b0.sum())
-    )
+    variance = map_noise(np.clip(weighted, 0, 1.5), brain, gtab[~gtab.b0], int(gtab.b0.sum()))
     arrays = {'s0': s0 / unit, 'mask': brain, 'voxel_mm': voxel_sizes(affine)}
     for b, matrix in signal_harmonics(gtab, variance).items():
         arrays[f'b{np.float32(b):.9g}'] = np.moveaxis(data @ matrix.T, -1, 0) / unit

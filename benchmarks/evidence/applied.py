@@ -21,6 +21,7 @@ from bidsapp.networks.registry import build
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import grid_axes, in_grid, voxel_sizes
 from bidsapp.physics.harmonics import basis, degrees
+from bidsapp.physics.noise import map_noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +81,7 @@ def attenuation_of(scan: Scan) -> tuple[np.ndarray, np.ndarray, GradientTable, f
     floor = 1e-3 * float(np.median(s0[scan.mask])) + 1e-12
     weighted = np.moveaxis(scan.data[..., ~scan.gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
-    variance = qspace.map_noise(attenuation, scan.mask, local[~local.b0], int(local.b0.sum()))
+    variance = map_noise(attenuation, scan.mask, local[~local.b0], int(local.b0.sum()))
     return attenuation, s0, local, variance
 
 

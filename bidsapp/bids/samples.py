@@ -12,6 +12,7 @@ import numpy as np
 from bidsapp.core import MAX_FIBRES, BadData, Case, GradientTable, InputOutputError, Sample
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import from_fsl, grid_axes, in_grid, voxel_sizes
+from bidsapp.physics.noise import map_noise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +130,7 @@ def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
     floor = 1e-3 * float(np.median(s0[brain])) + 1e-12
     weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
-    variance = qspace.map_noise(attenuation, brain, local[~local.b0], int(local.b0.sum()))
+    variance = map_noise(attenuation, brain, local[~local.b0], int(local.b0.sum()))
     size = voxel_sizes(affine)
     channels = qspace.canonical_channels(attenuation, s0, brain, local, variance, size)
     return Sample(

@@ -35,6 +35,8 @@ class Sphere(nn.Module):
     """
 
     width_out = N_OUT + 5 + INVARIANTS
+    degree_in: Tensor
+    degree: Tensor
     values_in: Tensor
     values: Tensor
     back: Tensor
@@ -46,8 +48,8 @@ class Sphere(nn.Module):
         self.register_buffer('values_in', torch.from_numpy(basis(points, order)).float(), False)
         self.register_buffer('values', values.float(), False)
         self.register_buffer('back', torch.linalg.pinv(values).float(), False)
-        self.degree_in = torch.from_numpy(degrees(order) // 2)
-        self.degree = torch.from_numpy(degrees(ORDER) // 2)
+        self.register_buffer('degree_in', torch.from_numpy(degrees(order) // 2), False)
+        self.register_buffer('degree', torch.from_numpy(degrees(ORDER) // 2), False)
         n_in, n = order // 2 + 1, ORDER // 2 + 1
         # Deconvolution strengthens what varies fast; channels differ in how much.
         steep = torch.linspace(0.2, 1.0, CHANNELS)[:, None, None]

@@ -24,8 +24,8 @@ from bidsapp.physics.harmonics import (
     n_coefficients,
     zonal_coefficients,
 )
+from bidsapp.physics.noise import noise_variance
 from bidsapp.physics.peaks import fibre_peaks, sphere
-from bidsapp.physics.qspace import noise_variance
 
 if TYPE_CHECKING:
     import torch

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bidsapp.physics import qspace
+from bidsapp.physics.noise import noise_variance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def noise(volumes: FloatArray, mask: np.ndarray, gtab: GradientTable) -> float:
     """Variance of the noise of S/S0, from ``volumes`` (N, X, Y, Z) in units of the mean S0."""
     s0 = np.maximum(volumes[gtab.b0].mean(0), 0.05)
     attenuation = volumes[~gtab.b0] / s0
-    return qspace.noise_variance(attenuation, mask, gtab[~gtab.b0])
+    return noise_variance(attenuation, mask, gtab[~gtab.b0])
 
 
 def _isotropic(weighted: GradientTable, variance: float, n_b0: int) -> qspace.LinearMap:

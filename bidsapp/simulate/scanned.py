@@ -11,6 +11,7 @@ import torch
 from bidsapp.core import MAX_FIBRES, GradientTable
 from bidsapp.physics import qspace
 from bidsapp.physics.harmonics import degrees
+from bidsapp.physics.noise import map_noise
 from bidsapp.simulate.anatomy import GM, WM
 from bidsapp.simulate.blocks import fractions_of
 from bidsapp.simulate.corruption import corrupted, true_volumes
@@ -73,7 +74,7 @@ def canonical(
     floor = 1e-3 * float(s0[mask].median()) + 1e-12
     attenuation = (volumes[table.bvals > 0] / s0.clamp_min(floor)).clamp(0, 1.5).cpu().numpy()
     brain = mask.cpu().numpy()
-    variance = qspace.map_noise(attenuation, brain, gtab[~gtab.b0], int(gtab.b0.sum()))
+    variance = map_noise(attenuation, brain, gtab[~gtab.b0], int(gtab.b0.sum()))
     image = qspace.canonical_channels(
         attenuation, s0.cpu().numpy(), brain, gtab, variance, np.array(spacing)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bidsapp.networks.neighbours import WeightedSum
 from bidsapp.networks.registry import build
 from bidsapp.networks.sphere import Sphere
 
@@ -148,13 +149,11 @@ def test_the_axis_is_that_of_degree_two_whatever_its_size():
 
 
 def test_the_weighted_sum_has_the_gradient_of_its_definition():
-    from bidsapp.networks.unet3d import _WeightedSum
-
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(1, 27, 3, 2, 2, generator=generator, dtype=torch.float64)
     values = torch.randn(1, 2, 5, 4, 4, generator=generator, dtype=torch.float64)
     weights.requires_grad_()
-    assert torch.autograd.gradcheck(lambda w: _WeightedSum.apply(w, values), (weights,))
+    assert torch.autograd.gradcheck(lambda w: WeightedSum.apply(w, values), (weights,))
     centre = torch.zeros(1, 27, 3, 2, 2, dtype=torch.float64)
     centre[:, 13] = 1
-    assert torch.equal(_WeightedSum.apply(centre, values), values[..., 1:4, 1:3, 1:3])
+    assert torch.equal(WeightedSum.apply(centre, values), values[..., 1:4, 1:3, 1:3])

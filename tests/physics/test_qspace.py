@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from bidsapp.core import GradientTable
@@ -17,15 +16,12 @@ from bidsapp.physics.qspace import (
     N_SH,
     ORDER,
     SLOT_CHANNELS,
-    angular_noise,
     canonical_channels,
     canonical_map,
     covariance,
     filled_slots,
     interpolation,
     leave_one_out,
-    map_noise,
-    noise_variance,
     prior_deviation,
     sh64_channels,
     slot_of,
@@ -247,19 +243,6 @@ def test_sh64_is_exact_for_a_band_limited_signal(rng):
     np.testing.assert_allclose(resampled, expected, atol=1e-10)
 
 
-@pytest.mark.parametrize('sigma', [0.02, 0.05])
-def test_noise_variance_recovers_a_known_sigma(rng, sigma):
-    gtab = table((1000, 30), n_b0=1)
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, 30),) * 3, indexing='ij')
-    fraction = 0.5 + 0.4 * np.sin(2 * x) * np.cos(y + z)
-    weighted = gtab[~gtab.b0]
-    fibre = attenuation(weighted, AXIS, 1.0)[:, None, None, None]
-    clean = fraction * fibre + (1 - fraction) * 0.4
-    mask = x**2 + y**2 + z**2 < 0.9
-    estimate = noise_variance(clean + sigma * rng.normal(size=clean.shape), mask, weighted)
-    assert np.sqrt(estimate) == pytest.approx(sigma, rel=0.1)
-
-
 def _scan(bvecs, axes_of_fibres):
     """Attenuation (N, X, Y, Z) at b=1000 of one fibre a voxel."""
     cosine = np.einsum('nk,kxyz->nxyz', bvecs, axes_of_fibres)
@@ -300,42 +283,3 @@ def test_there_are_48_turns_and_they_are_orthogonal():
     assert len(set(ALL_TURNS)) == 48
     for turn in ALL_TURNS:
         assert np.array_equal(np.array(turn) @ np.array(turn).T, np.eye(3))
-
-
-def _brain_like(rng, gtab, sides=(24, 24, 24)):
-    """Fibres of smoothly varying direction and share in grey matter."""
-    axes, amount = (gaussian_filter(rng.normal(size=(n, *sides)), (0, 4, 4, 4)) for n in (3, 1))
-    axes /= np.linalg.norm(axes, axis=0)
-    share = (amount[0].ravel().argsort().argsort() / amount.size).reshape(sides)
-    weighted = gtab[~gtab.b0]
-    fibre = np.exp(-weighted.bvals[0] / 1000 * 0.3) * np.exp(
-        -weighted.bvals[0] / 1000 * 1.4 * np.einsum('nk,kxyz->nxyz', weighted.bvecs, axes) ** 2
-    )
-    return share * fibre + (1 - share) * np.exp(-weighted.bvals[0] / 1000 * 0.8)
-
-
-@pytest.mark.parametrize('n', [12, 30, 60])
-@pytest.mark.parametrize('shared', [False, True])
-def test_q_space_tells_how_strong_noise_is_that_neighbours_share(rng, n, shared):
-    """Where interpolation has spread it over neighbours, the finest detail in space misses half."""
-    sigma = 0.05
-    gtab = table((1000, n), n_b0=1)
-    noise = rng.normal(size=(n, 24, 24, 24))
-    if shared:
-        for axis in (1, 2, 3):
-            noise = noise + np.roll(noise, 1, axis)
-        noise /= noise.std()
-    seen = _brain_like(rng, gtab) + sigma * noise
-    mask = np.ones((24, 24, 24), bool)
-    weighted = gtab[~gtab.b0]
-    found = np.sqrt(angular_noise(seen, mask, weighted, n_b0=100))
-    assert found == pytest.approx(sigma, rel=0.25)
-    if shared:
-        assert np.sqrt(noise_variance(seen, mask, weighted)) < 0.6 * sigma
-
-
-def test_noise_of_few_directions_is_read_from_space_alone(rng):
-    gtab = table((1000, 6), n_b0=1)
-    seen = _brain_like(rng, gtab) + 0.03 * rng.normal(size=(6, 24, 24, 24))
-    mask, weighted = np.ones((24, 24, 24), bool), gtab[~gtab.b0]
-    assert map_noise(seen, mask, weighted, 1) == noise_variance(seen, mask, weighted)
