@@ -44,8 +44,9 @@ log = logging.getLogger('transfermri')
 STEPS, PATCH, BATCH, LEARNING_RATE, AVERAGE = 3_200, 32, 2, 2e-3, 0.995
 #: Voxels along the edge of a block, and scans kept at hand from which batches are cut.
 SIDE, WINDOW = 48, 32
-#: Whole blocks that choose the best step, and others that make the card's figures.
-VALIDATION, TEST = 8, 24
+#: Whole blocks that choose the best step, others after them by which uncertainty is calibrated, and
+#: those that make the card's figures.
+VALIDATION, CALIBRATION, TEST = 8, 12, 24
 #: Steps between two looks at the validation blocks, at most.
 VALIDATE_EVERY = 250
 #: Fewer participants than this cannot be divided into train, val and test.
@@ -196,7 +197,8 @@ def calibrate(task: Task, made: Material, network: UNet3d, device: str) -> None:
     for own in made.tasks:
         if own.calibrate is None:
             continue
-        pairs = [on_block(task, made, network, 'val', k, device)[own.name] for k in range(TEST)]
+        blocks = range(VALIDATION, VALIDATION + CALIBRATION)
+        pairs = [on_block(task, made, network, 'val', k, device)[own.name] for k in blocks]
         shift = own.calibrate(*zip(*pairs, strict=True))
         with torch.no_grad():
             cast('Tensor', network.heads[own.name].bias).add_(shift.to(device))

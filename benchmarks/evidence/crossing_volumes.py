@@ -34,7 +34,8 @@ from bidsapp.physics.deconvolution import (
 )
 from bidsapp.physics.harmonics import fibonacci_hemisphere
 from bidsapp.physics.peaks import fibre_peaks
-from bidsapp.tasks.orientation import further_fibres
+from bidsapp.physics.qspace import DENSITY_CHANNELS
+from bidsapp.tasks.orientation import fibres_of
 
 AXIAL, RADIAL, GREY, FLUID = 1.7, 0.3, 0.7, 3.0
 #: Signal at b = 0 of white matter, grey matter and fluid.
@@ -127,11 +128,11 @@ def on_grid(vectors: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 def of_network(applied: Applied, volume: Volume) -> np.ndarray:
     """`outcome` of the fibres that `participant` writes."""
-    values = applied(canonical(volume.scan).image)['orientation']
-    values = values[:, torch.from_numpy(volume.brain)]
+    image, brain = canonical(volume.scan).image, torch.from_numpy(volume.brain)
+    values = applied(image)['orientation'][:, brain]
     axes = axis_and_spread(values[:6].T)[0].numpy()
-    further = further_fibres(values[6:].numpy(), axes)
-    return outcome(volume, on_grid(np.concatenate([axes[:, None], further], 1), volume.brain))
+    found = fibres_of(values[6:].numpy(), axes, image[DENSITY_CHANNELS][:, brain].numpy())
+    return outcome(volume, on_grid(found, volume.brain))
 
 
 def of_deconvolution(volume: Volume, blur: float, response: object) -> dict[float, np.ndarray]:

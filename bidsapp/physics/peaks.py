@@ -25,6 +25,11 @@ def sphere(order: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     return directions, basis(directions, order)
 
 
+def at_directions(directions: FloatArray, order: int) -> np.ndarray:
+    """(…, 3) unit vectors → (…, K) harmonics there."""
+    return basis(directions.reshape(-1, 3), order).reshape(*directions.shape[:-1], -1)
+
+
 def fibre_peaks(
     density: FloatArray,
     order: int,

@@ -22,8 +22,8 @@ from bidsapp.learn.metrics import angular_errors
 from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.physics.deconvolution import supports_deconvolution
 from bidsapp.physics.gradients import grid_axes
-from bidsapp.physics.peaks import fibre_peaks
-from bidsapp.physics.qspace import LAYOUT
+from bidsapp.physics.peaks import at_directions, fibre_peaks, sphere
+from bidsapp.physics.qspace import DENSITY_CHANNELS, LAYOUT
 from bidsapp.physics.turns import ALL_TURNS, turned_harmonics
 
 if TYPE_CHECKING:
@@ -33,12 +33,15 @@ if TYPE_CHECKING:
 
 #: Numbers of a dyad, which come before the harmonics of the density.
 N_DYAD = 6
-#: A further fibre is a peak of at least this share of the highest, where at least this many fibres
-#: are expected. (Under squared loss a density is blurred by what is not known of its directions, so
-#: no absolute height says how likely a fibre is.)
-SECOND_PEAK, LEAST_MASS = 0.35, 0.8
+#: Fibres cross where the network expects at least this many, and two or more peaks of the input's
+#: deconvolved density, of at least this share of its highest, are confirmed: the network's own
+#: density there is at least this share of its highest. (Under squared loss it is blurred by what is
+#: not known of directions: it says where fibres may be, and deconvolution where they are.)
+LEAST_MASS, PEAK, CONFIRMED = 0.8, 0.3, 0.2
 #: Degrees; peaks nearer to a stronger fibre than this are that fibre.
 SEPARATION = 25.0
+#: Directions among which the highest value of a density is looked for.
+_POINTS = 150
 
 DIRECTION = Output(
     'direction',
@@ -67,14 +70,14 @@ def load(case: Case) -> Sample:
 def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     """(51, X, Y, Z) dyads and densities → fibres in world axes and degrees, in the brain.
 
-    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, in every voxel of the brain; the others
-    are peaks of the density where it has further ones.
+    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, in every voxel of the brain but those
+    where fibres cross (`fibres_of`).
     """
     inside = sample.mask[0].numpy()
     values = output[:, sample.mask[0]]
     first, degrees = axis_and_spread(values[:N_DYAD].T)
-    axes = first.numpy()
-    vectors = np.concatenate([axes[:, None], further_fibres(values[N_DYAD:].numpy(), axes)], axis=1)
+    seen = sample.image[DENSITY_CHANNELS][:, sample.mask[0]]
+    vectors = fibres_of(values[N_DYAD:].numpy(), first.numpy(), seen.numpy())
     world = np.zeros((*inside.shape, 3 * MAX_FIBRES), np.float32)
     world[inside] = (vectors @ grid_axes(sample.affine).T).reshape(len(vectors), -1)
     uncertainty = np.zeros(inside.shape, np.float32)
@@ -82,20 +85,29 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     return {'direction': world, 'direction_uncertainty': uncertainty}
 
 
-def further_fibres(density: FloatArray, first: FloatArray) -> np.ndarray:
-    """(V, MAX_FIBRES - 1, 3) fibres beside ``first`` (V, 3) of densities (N_DENSITY, V); else 0."""
-    found = np.zeros((len(first), MAX_FIBRES - 1, 3))
+def fibres_of(density: FloatArray, first: FloatArray, seen: FloatArray) -> np.ndarray:
+    """(V, MAX_FIBRES, 3) unit vectors or zeros, of V voxels.
+
+    Fibres cross where at least two peaks of ``seen`` (N_DENSITY, V), what deconvolution says, are
+    confirmed by what the network expects, ``density`` (N_DENSITY, V): then they are the fibres,
+    those most expected first. Elsewhere there is one, along ``first`` (V, 3).
+    """
+    found = np.zeros((len(first), MAX_FIBRES, 3))
+    found[:, 0] = first
     voxels = np.flatnonzero(density[0] * sqrt(4 * pi) > LEAST_MASS)
     if not len(voxels):
         return found
-    peaks, heights = fibre_peaks(
-        density[:, voxels].astype(float), DENSITY_ORDER, SECOND_PEAK, SEPARATION
-    )
-    apart = np.abs(np.einsum('vnj,vj->vn', peaks, first[voxels])) < np.cos(np.deg2rad(SEPARATION))
-    good = apart & (heights > 0)
-    place = np.cumsum(good, 1) - 1
-    voxel, peak = np.nonzero(good & (place < MAX_FIBRES - 1))
-    found[voxels[voxel], place[voxel, peak]] = peaks[voxel, peak]
+    peaks, heights = fibre_peaks(seen[:, voxels].astype(float), DENSITY_ORDER, PEAK, SEPARATION)
+    expected = density[:, voxels].astype(float)
+    highest = (sphere(DENSITY_ORDER, _POINTS)[1] @ expected).max(0)
+    # A place without a peak has no direction; any will do where it does not count.
+    somewhere = np.where(heights[..., None] > 0, peaks, (0.0, 0.0, 1.0))
+    there = np.einsum('vnk,kv->vn', at_directions(somewhere, DENSITY_ORDER), expected)
+    good = (heights > 0) & (there >= CONFIRMED * highest[:, None])
+    order = np.argsort(-np.where(good, there, -np.inf), axis=1)[..., None]
+    sorted_ = np.take_along_axis(np.where(good[..., None], peaks, 0), order, 1)
+    crossing = good.sum(1) >= 2
+    found[voxels[crossing]] = sorted_[crossing]
     return found
 
 

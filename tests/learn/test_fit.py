@@ -106,6 +106,22 @@ def test_best_step_is_kept_not_the_last(tmp_path, monkeypatch):
     assert (state.best_step, state.best_score) == (8, 1.0)
 
 
+def test_a_start_that_no_step_betters_is_kept(tmp_path, monkeypatch):
+    """Fine-tuning never ends worse than it began, as far as validation can tell."""
+    start, _ = run(tmp_path / 'start')
+    card = {
+        'name': 'x', 'heads': {'toy': 1}, 'sha256': '',
+        'network': {'name': 'unet3d', 'channels_in': 2, 'options': {}},
+    }  # fmt: skip
+    checkpoint = Checkpoint(card, start.body.state_dict(), {'toy': start.heads['toy'].state_dict()})
+    data = (PatchSource([sample(0)], PLAN.patch), [sample(2)])
+    scores = iter([1.0, 3.0, 2.0, 4.0])
+    monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda task, rows: next(scores))
+    kept, state = fit(TOY, *data, checkpoint, PLAN, tmp_path / 'state')
+    assert (state.best_step, state.best_score) == (0, 1.0)
+    assert torch.equal(weights(kept), weights(start))
+
+
 def test_frozen_parts_do_not_move(tmp_path):
     start, _ = run(tmp_path / 'start')
     card = {

@@ -5,11 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bidsapp import tasks
 from bidsapp.core import WrongUsage
 from bidsapp.learn import predict as module
 from bidsapp.learn.patches import in_patches
-from bidsapp.learn.predict import predict, resolve_device
+from bidsapp.learn.predict import (
+    AVERAGED,
+    averaged_turns,
+    predict,
+    predict_turned,
+    resolve_device,
+    turns_of,
+)
 from bidsapp.networks.registry import build
+from bidsapp.physics.qspace import LAYOUT, N_CHANNELS
+from bidsapp.physics.turns import turned_channels, turned_voxels
 
 
 def test_identity_in_patches_is_the_image():
@@ -45,3 +55,26 @@ def test_explicit_cuda_that_is_not_there_names_the_remedy():
     with pytest.raises(WrongUsage, match=r'--gpus all.*--nv'):
         resolve_device('cuda')
     assert resolve_device('auto') == 'cpu'
+
+
+def test_the_mean_over_mirrors_is_the_same_for_a_head_and_its_image(monkeypatch):
+    """Mirrored along the axis of its turns, a head gives the mirrored answer, exactly."""
+    monkeypatch.setattr(module, 'precision', lambda device: None)
+    torch.manual_seed(0)
+    task = tasks.get('orientation')
+    network = build('unet3d', N_CHANNELS, task.heads, **LAYOUT, widths=(4, 4, 8, 8)).eval()
+    image = torch.randn(N_CHANNELS, 8, 9, 10)
+    mirror = AVERAGED[1]
+    pair = (AVERAGED[0], mirror)
+    here = predict_turned(network, image, [task], pair)
+    there = predict_turned(network, turned_channels(image, mirror), [task], pair)
+    back = task.turn_output(turned_voxels(there, mirror)[None], mirror)[0]
+    assert torch.allclose(here, back, atol=1e-3 * float(here.std()) + 1e-4)
+    assert not torch.allclose(here, predict(network, image), atol=0.01 * float(here.std()))
+
+
+def test_only_turns_that_were_learnt_are_averaged():
+    assert averaged_turns(tasks.get('orientation')) == AVERAGED
+    assert averaged_turns(tasks.get('tissue')) == AVERAGED[:2]
+    assert turns_of({}) == AVERAGED[:1]
+    assert turns_of({'averaged_turns': [[[1, 0, 0], [0, 1, 0], [0, 0, 1]]]}) == AVERAGED[:1]
