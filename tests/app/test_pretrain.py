@@ -39,7 +39,7 @@ def shrink(patch):
     """Blocks of 16 voxels; and the app's variables stay in its test."""
     patch.setattr('os.environ', os.environ.copy())
     for name, value in {
-        'PATCH': 16, 'SIDE': 16, 'BATCH': 1, 'WINDOW': 2, 'VALIDATION': 1, 'TEST': 2,
+        'PATCH': 16, 'SIDE': 16, 'BATCH': 1, 'WINDOW': 2, 'VALIDATION': 1, 'CALIBRATION': 1, 'TEST': 2,
     }.items():  # fmt: skip
         patch.setattr(pretrain, name, value)
     patch.setattr(material, 'TEMPLATE_MM', 4.0)
@@ -385,6 +385,7 @@ from bidsapp.cli import main
 material.TEMPLATE_MM = 4.0
 pretrain.PATCH = pretrain.SIDE = 16
 pretrain.BATCH = pretrain.VALIDATION = pretrain.TEST = pretrain.WINDOW = 1
+pretrain.CALIBRATION = 1
 sys.exit(main(['-', {str(out)!r}, 'pretrain', '--steps', '1', '--device', 'cpu']))
 """
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
