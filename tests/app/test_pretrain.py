@@ -39,7 +39,8 @@ def shrink(patch):
     """Blocks of 16 voxels; and the app's variables stay in its test."""
     patch.setattr('os.environ', os.environ.copy())
     for name, value in {
-        'PATCH': 16, 'SIDE': 16, 'BATCH': 1, 'WINDOW': 2, 'VALIDATION': 1, 'CALIBRATION': 1, 'TEST': 2,
+        'PATCH': 16, 'SIDE': 16, 'BATCH': 1, 'WINDOW': 2,
+        'VALIDATION': 1, 'CALIBRATION': 1, 'TEST': 2,
     }.items():  # fmt: skip
         patch.setattr(pretrain, name, value)
     patch.setattr(material, 'TEMPLATE_MM', 4.0)
