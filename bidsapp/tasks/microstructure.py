@@ -102,7 +102,7 @@ def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
             error = (output[k][known].sigmoid() - sample.target[k][known]).abs()
             ratios.append(error.log() - output[n + k][known].clamp(*LOG_SD))
         if (found := torch.cat(ratios)).numel():
-            shift[n + k] = np.quantile(found.numpy(), ONE_DEVIATION)
+            shift[n + k] = float(np.quantile(found.numpy(), ONE_DEVIATION))
     return shift
 
 

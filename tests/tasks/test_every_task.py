@@ -275,3 +275,18 @@ def test_entropy_is_one_where_nothing_is_known_and_zero_where_it_is_certain(modu
 def test_every_task_file_is_listed():
     folder = Path(tasks.__file__).parent
     assert {p.stem for p in folder.glob('[!_]*.py')} == set(tasks.names())
+
+
+def test_calibration_makes_two_thirds_of_the_errors_lie_within_one_deviation(sample):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.full((3, 6, 7, 8), 0.4)
+    output = torch.zeros(6, 6, 7, 8)
+    output[:3] = torch.logit(target + 0.03 * torch.randn(3, 6, 7, 8, generator=generator))
+    output[3:] = np.log(0.1)
+    target[1] = -1  # dispersion is unknown here, and stays as it is
+    labelled = replace(sample, target=target)
+    shift = microstructure.calibrate([output], [labelled])
+    assert shift[:3].tolist() == [0, 0, 0]
+    assert shift[4] == 0
+    for k in (0, 2):
+        assert np.exp(float(shift[3 + k])) * 0.1 == pytest.approx(0.03, rel=0.3)
