@@ -68,7 +68,8 @@ class Sphere(nn.Module):
     def forward(self, features: Tensor, harmonics: Tensor, density: Tensor) -> Tensor:
         """Empty slots are zero and add nothing."""
         gain, floor, floor_2, steep = self.said(features).split(self.parts, dim=1)
-        gain = 1 + gain.view(len(gain), harmonics.shape[1], -1)[..., self.degree_in]
+        slots, n_in = self.first.shape[1:]
+        gain = 1 + gain.view(len(gain), slots, n_in)[..., self.degree_in]
         flat = (CHANNELS * POINTS,)
         filters = torch.einsum('csk,pk->skcp', self.first[..., self.degree_in], self.values_in)
         everywhere = torch.eye(CHANNELS).to(gain).repeat_interleave(POINTS, dim=1)

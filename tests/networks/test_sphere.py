@@ -60,3 +60,9 @@ def test_a_slot_that_is_empty_adds_nothing(sphere):
 
 def test_the_order_follows_from_the_number_of_harmonics():
     assert [order_of(n) for n in (1, 6, 15, 28, 45)] == [0, 2, 4, 6, 8]
+
+
+def test_nowhere_is_nothing(sphere):
+    """A patch without brain has no voxels."""
+    said = sphere(torch.rand(0, 6), torch.rand(0, 2, 28), torch.rand(0, 45))
+    assert said.shape == (0, Sphere.width_out)
