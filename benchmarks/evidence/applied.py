@@ -49,7 +49,7 @@ class Applied:
             checkpoint = load_checkpoint(folder)
             self.heads, self.turns = checkpoint.card['heads'], turns_of(checkpoint.card)
             self.network = network_of(checkpoint, list(self.heads))
-            steps = checkpoint.card.get('steps', checkpoint.card.get('step', '?'))
+            steps = checkpoint.card.get('best_step', '?')
             self.name = f'{folder} (step {steps}, {checkpoint.card["sha256"][:8]})'
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
