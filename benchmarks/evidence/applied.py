@@ -20,7 +20,7 @@ from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.networks.registry import build
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import grid_axes, in_grid, voxel_sizes
-from bidsapp.physics.harmonics import basis, degrees
+from bidsapp.physics.harmonics import basis
 from bidsapp.physics.noise import map_noise
 
 if TYPE_CHECKING:
@@ -114,10 +114,8 @@ def shell_signal(image: Tensor, slot: int, where: np.ndarray, directions: np.nda
     first = slot * qspace.SLOT_CHANNELS
     part = image[:, torch.from_numpy(where)].double().numpy()
     b = 1000 * float(np.exp(np.median(part[first + qspace.N_SH + 2])))
-    spread = qspace.prior_deviation(b)[degrees(qspace.ORDER) // 2]
-    mean = qspace.prior(np.array([b]), np.array([b]))[0][0]
-    harmonics = part[first : first + qspace.N_SH] * spread[:, None]
-    return np.asarray(mean + basis(directions, qspace.ORDER) @ harmonics)
+    harmonics = qspace.of_signal(part[first : first + qspace.N_SH], b)
+    return np.asarray(basis(directions, qspace.ORDER) @ harmonics)
 
 
 def restored(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:

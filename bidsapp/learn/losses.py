@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bidsapp.physics.harmonics import harmonics_at, n_coefficients
+from bidsapp.physics import sharpening
+from bidsapp.physics.harmonics import harmonics_at
 from bidsapp.physics.qspace import N_SH, SLOTS
 
 #: Order of the density of fibre directions, and the square of the norm of one fibre in it.
-DENSITY_ORDER = 8
-N_DENSITY = n_coefficients(DENSITY_ORDER)
+DENSITY_ORDER, N_DENSITY = sharpening.ORDER, sharpening.N
 FIBRE_NORM = N_DENSITY / (4 * math.pi)
 #: Weight of Dice where the truth is fractions.
 OF_FRACTIONS = 0.25

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bidsapp.core import Checkpoint, Output, Plan, Problem, Sample, Task, TryAgain
+from bidsapp.learn.checkpoint import checkpoint_of
 from bidsapp.learn.fit import fit, learning_rate
 from bidsapp.learn.patches import PatchSource, seeded
 from bidsapp.learn.state import Kept
@@ -106,15 +107,19 @@ def test_best_step_is_kept_not_the_last(tmp_path, monkeypatch):
     assert (state.best_step, state.best_score) == (8, 1.0)
 
 
-def test_a_start_that_no_step_betters_is_kept(tmp_path, monkeypatch):
-    """Fine-tuning never ends worse than it began, as far as validation can tell."""
+def started(tmp_path):
+    """A fitted network, the checkpoint of it, and other data to go on with."""
     start, _ = run(tmp_path / 'start')
     card = {
         'name': 'x', 'heads': {'toy': 1}, 'sha256': '',
         'network': {'name': 'unet3d', 'channels_in': 2, 'options': {}},
     }  # fmt: skip
-    checkpoint = Checkpoint(card, start.body.state_dict(), {'toy': start.heads['toy'].state_dict()})
-    data = (PatchSource([sample(0)], PLAN.patch), [sample(2)])
+    return start, checkpoint_of(start, card), PatchSource([sample(0)], PLAN.patch), [sample(2)]
+
+
+def test_a_start_that_no_step_betters_is_kept(tmp_path, monkeypatch):
+    """Fine-tuning never ends worse than it began, as far as validation can tell."""
+    start, checkpoint, *data = started(tmp_path)
     scores = iter([1.0, 3.0, 2.0, 4.0])
     monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda task, rows: next(scores))
     kept, state = fit(TOY, *data, checkpoint, PLAN, tmp_path / 'state')
@@ -123,13 +128,7 @@ def test_a_start_that_no_step_betters_is_kept(tmp_path, monkeypatch):
 
 
 def test_frozen_parts_do_not_move(tmp_path):
-    start, _ = run(tmp_path / 'start')
-    card = {
-        'name': 'x', 'heads': {'toy': 1}, 'sha256': '',
-        'network': {'name': 'unet3d', 'channels_in': 2, 'options': {}},
-    }  # fmt: skip
-    checkpoint = Checkpoint(card, start.body.state_dict(), {'toy': start.heads['toy'].state_dict()})
-    data = (PatchSource([sample(0)], PLAN.patch), [sample(2)])
+    start, checkpoint, *data = started(tmp_path)
     for what, moved in (('encoder', 'decoder'), ('body', 'heads')):
         plan = replace(PLAN, freeze=what)
         tuned, _ = fit(TOY, *data, checkpoint, plan, tmp_path / what)
