@@ -7,6 +7,7 @@ Every batch is drawn from (seed, step), so a run that was stopped goes on as if 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from bidsapp.core import Checkpoint, Plan, Problem, TryAgain
 from bidsapp.learn.evaluate import Rows, evaluate, score_of
 from bidsapp.learn.patches import seeded
 from bidsapp.learn.predict import precision
-from bidsapp.learn.running import Clock, until_terminated
+from bidsapp.learn.running import Clock, drawn_ahead, until_terminated
 from bidsapp.learn.state import Kept, State, copied, restore_state, save_state
 from bidsapp.networks.registry import build
 from bidsapp.physics.turns import turned_channels, turned_voxels
@@ -114,6 +115,7 @@ def fit(
     caller removes it. Raises TryAgain on SIGTERM, after saving.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
     network = start_network(task, start, train.channels_in, plan.seed)
     freeze(network, plan.freeze)
@@ -130,17 +132,19 @@ def fit(
         accelerator=kind,
         devices=[int(index or 0)] if kind == 'cuda' else 1,
         precision='bf16-mixed' if half_precision(plan) else '32-true',
+        # One process, whatever the scheduler that started it says of tasks.
+        plugins=[LightningEnvironment()],
     )
     model, optimizer = fabric.setup(network, optimizer)
     clock = Clock()
-    with until_terminated() as terminated:
-        while state.step < plan.steps:
+    clock.start('data')
+    with (
+        until_terminated() as terminated,
+        drawn_ahead(partial(drawn, task, train, plan), state.step, plan.steps) as batches,
+    ):
+        for image, target, mask in batches:
             for group in optimizer.param_groups:
                 group['lr'] = learning_rate(plan, state.step)
-            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + state.step)
-            clock.start('data')
-            batch = train.batch(plan.batch, plan.seed, state.step)
-            image, target, mask = turned(task, batch, generator)
             clock.start('network')
             image = image.contiguous(memory_format=torch.channels_last_3d)
             image, target, mask = (x.to(fabric.device) for x in (image, target, mask))
@@ -163,8 +167,17 @@ def fit(
                 raise TryAgain(
                     f'Stopped at step {state.step} of {plan.steps}; start again to go on.'
                 )
+            clock.start('data')
     network.load_state_dict(kept.best)
     return network, state
+
+
+def drawn(
+    task: Task, train: Source, plan: Plan, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(image, target, mask) of step ``step``."""
+    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+    return turned(task, train.batch(plan.batch, plan.seed, step), generator)
 
 
 def turned(

@@ -1,15 +1,41 @@
-"""What a long loop needs: a clock, and an ear for the scheduler."""
+"""What a long loop needs: batches in time, a clock, and an ear for the scheduler."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    Batch = tuple[Tensor, Tensor, Tensor]
+
+
+@contextmanager
+def drawn_ahead(draw: Callable[[int], Batch], first: int, last: int) -> Iterator[Iterator[Batch]]:
+    """``draw`` (step) for each step from ``first`` to before ``last``, each while the one before
+    it is at work.
+
+    One thread draws, one batch ahead, so that ``draw`` is never entered twice at a time; on the way
+    out what it is drawing is awaited.
+    """
+    with ThreadPoolExecutor(1, 'batches') as thread:
+
+        def batches() -> Iterator[Batch]:
+            coming = thread.submit(draw, first)
+            for step in range(first, last):
+                batch = coming.result()
+                if step + 1 < last:
+                    coming = thread.submit(draw, step + 1)
+                yield batch
+
+        yield batches()
 
 
 class Clock:

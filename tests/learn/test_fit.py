@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +19,7 @@ from bidsapp.core import Checkpoint, Output, Plan, Problem, Sample, Task, TryAga
 from bidsapp.learn.checkpoint import checkpoint_of
 from bidsapp.learn.fit import fit, learning_rate
 from bidsapp.learn.patches import PatchSource, seeded
+from bidsapp.learn.running import drawn_ahead
 from bidsapp.learn.state import Kept
 from bidsapp.networks.registry import build
 
@@ -83,21 +86,60 @@ def test_a_run_stopped_half_way_ends_with_the_same_weights(tmp_path, monkeypatch
     assert len(state.log) == PLAN.steps
 
 
-def test_sigterm_saves_and_says_try_again(tmp_path, monkeypatch):
-    original = PatchSource.batch
+def test_sigterm_saves_and_says_try_again(tmp_path):
+    calls = iter(range(100))
 
-    def terminated(self, size, seed, step):
-        if step == 5:
+    def terminated(*given):
+        if next(calls) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, size, seed, step)
+        return masked_error(*given)
 
-    monkeypatch.setattr(PatchSource, 'batch', terminated)
+    source = PatchSource([sample(0), sample(1)], PLAN.patch)
+    task = replace(TOY, loss=terminated)
     with pytest.raises(TryAgain, match='step 6 of 12'):
-        run(tmp_path)
-    monkeypatch.setattr(PatchSource, 'batch', original)
+        fit(task, source, [sample(2)], None, PLAN, tmp_path / 'state')
     resumed, _ = run(tmp_path)
     whole, _ = run(tmp_path / 'whole')
     assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_batches_are_drawn_ahead_in_order_and_one_at_a_time(tmp_path):
+    """While a batch is at work the next is drawn, none twice, none beyond the last."""
+    asked, at_once = [], threading.Lock()
+
+    def draw(step):
+        assert at_once.acquire(blocking=False)
+        asked.append(step)
+        at_once.release()
+        return step
+
+    with drawn_ahead(draw, 3, 7) as batches:
+        assert next(batches) == 3
+        while 4 not in asked:
+            time.sleep(0.001)
+        assert [*batches] == [4, 5, 6]
+    assert asked == [3, 4, 5, 6]
+
+
+def test_a_job_of_a_scheduler_is_one_process(tmp_path, monkeypatch):
+    """Inside an allocation of several tasks, with and without srun, a fit is what it is outside."""
+    (srun := tmp_path / 'bin' / 'srun').parent.mkdir()
+    srun.touch(0o755)
+    monkeypatch.setenv('PATH', str(srun.parent), prepend=os.pathsep)
+    there, _ = run(tmp_path / 'login')
+    for name, value in {'NTASKS': '4', 'JOB_NAME': 'group', 'PROCID': '0', 'LOCALID': '0'}.items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    inside, _ = run(tmp_path / 'job')
+    assert torch.equal(weights(there), weights(inside))
+
+
+def test_what_goes_wrong_in_drawing_stops_the_fit(tmp_path, monkeypatch):
+    def broken(self, size, seed, step):
+        raise ValueError('no such patch')
+
+    monkeypatch.setattr(PatchSource, 'batch', broken)
+    with pytest.raises(ValueError, match='no such patch'):
+        run(tmp_path)
 
 
 def test_best_step_is_kept_not_the_last(tmp_path, monkeypatch):
