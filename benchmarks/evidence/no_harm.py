@@ -7,9 +7,9 @@ lesion: half of the signal becomes isotropic tissue (0.9 µm²/ms) in a ball of 
 white matter; oedema: free water (3 µm²/ms, twice as bright) for 40 %; one-sided: 40 % isotropic
 tissue in all white matter of the left hemisphere above the ventricles' floor. Three places each for
 the first two. Kept: mean change inside seen by the network over that seen by the tensor of the same
-volumes. FA and MD are of the restored volumes, weighed against the data as `participant` writes
-them; 'tensor of input' is that of the canonical input without a correction. Spread: the farthest
-whole number of voxels outside the ball where the mean change is still above 10 % of that inside,
+volumes. FA and MD are of the restored volumes, fitted to the data as `participant` writes them;
+'tensor of input' is that of the canonical input without a correction. Spread: the farthest whole
+number of voxels outside the ball where the mean change is still above 10 % of that inside,
 less the same of the tensor. Tissue and uncertainty: mean change inside, for information.
 
 Clean: restored less input in the harmonics' signal over the directions of the scan, root mean
@@ -31,7 +31,7 @@ from scores import table
 from bidsapp.physics import qspace
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import in_grid
-from bidsapp.physics.restored import attenuation_at, slots_of_volumes, weighed
+from bidsapp.physics.restored import attenuation_at, restored_volumes, slots_of_volumes
 
 SCANS = ('sub-achieva', 'sub-prisma_dir-AP')
 CLEAN = ('sub-achieva', 'sub-ds114', 'sub-prisma_dir-AP', 'sub-prisma_dir-PA', 'sub-uih_dir-AP',
@@ -91,10 +91,12 @@ def restored_signal(
     signal = np.moveaxis(scan.data[scan.mask], -1, 0).copy()
     s0 = signal[local.b0].mean(0)
     signal = np.clip(signal / np.maximum(s0, 1e-3 * np.median(s0)), 0, 1.5)
-    use = slots_of_volumes(local) >= 0
+    slots = slots_of_volumes(local)
+    use = slots >= 0
     said = attenuation_at(harmonics.numpy(), local)
     if share:  # as `participant` writes it: where the data disagree by more than noise, they win
-        said, _ = weighed(signal[use], said, float(np.sqrt(attenuation_of(scan)[3])), scan.mask)
+        noise = float(np.sqrt(attenuation_of(scan)[3]))
+        said, _ = restored_volumes(signal[use], said, slots[use], noise, scan.mask)
     signal[use] = said
     return signal
 

@@ -41,7 +41,7 @@ from scores import blocks, coherence, degrees, histogram, quantile, ratio_interv
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import grid_axes, voxel_sizes
 from bidsapp.physics.qspace import filled_slots
-from bidsapp.physics.restored import weighed
+from bidsapp.physics.restored import restored_volumes
 
 #: Scan → numbers of directions in.
 ROWS: dict[str, tuple[int, ...]] = {
@@ -92,7 +92,8 @@ def ours(applied: Applied, parts: Divided, white: np.ndarray) -> dict[str, np.nd
         members = np.flatnonzero(np.abs(local.bvals - b) <= 0.05 * b)
         said = shell_signal(better, slot, mask, local.bvecs[members])
         seen = attenuation[np.cumsum(~local.b0)[members] - 1][:, mask]
-        signal, _ = weighed(seen, said, float(np.sqrt(variance)), mask)
+        alike = np.zeros(len(seen), np.intp)
+        signal, _ = restored_volumes(seen, said, alike, float(np.sqrt(variance)), mask)
         data[members] = np.maximum(signal, 1e-3)
     data = data[:, white[mask]]
     axes = fit_tensor(data, local).direction

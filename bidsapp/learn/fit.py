@@ -172,9 +172,7 @@ def fit(
     return network, state
 
 
-def drawn(
-    task: Task, train: Source, plan: Plan, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def drawn(task: Task, train: Source, plan: Plan, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """(image, target, mask) of step ``step``."""
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
     return turned(task, train.batch(plan.batch, plan.seed, step), generator)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bidsapp.networks.pointwise import Pointwise
+
 #: Offsets of a voxel and its 26 neighbours into an array padded by one.
 _AROUND = tuple((i, j, k) for i in range(3) for j in range(3) for k in range(3))
 
@@ -56,7 +58,7 @@ class Neighbours(nn.Module):
         super().__init__()
         self.bands = bands
         sets = len(bands) + 1
-        self.logits = nn.Conv3d(features, sets * len(_AROUND), 1)
+        self.logits = Pointwise(features, sets * len(_AROUND))
         at_first = torch.zeros(sets, len(_AROUND))
         at_first[:, _AROUND.index((1, 1, 1))] = self.OWN
         with torch.no_grad():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bidsapp.networks.neighbours import Neighbours
+from bidsapp.networks.pointwise import Pointwise
 from bidsapp.networks.sphere import Sphere, order_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ResidualPair(nn.Module):
         self.second = nn.Conv3d(channels_out, channels_out, 3, padding=1)
         self.second_norm = VoxelNorm(channels_out)
         same = channels_in == channels_out
-        self.shortcut = nn.Identity() if same else nn.Conv3d(channels_in, channels_out, 1)
+        self.shortcut = nn.Identity() if same else Pointwise(channels_in, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, X, Y, Z) → (B, channels_out, X, Y, Z)."""
@@ -75,8 +76,8 @@ class SlotStem(nn.Module):
     def __init__(self, channels_in: int, slots: int, slot_channels: int, width: int) -> None:
         super().__init__()
         self.parts = [slot_channels] * slots + [channels_in - slots * slot_channels]
-        self.each = nn.Conv3d(slot_channels, 2 * width, 1, bias=False)
-        self.join = nn.Conv3d(2 * width + self.parts[-1], width, 1)
+        self.each = Pointwise(slot_channels, 2 * width, bias=False)
+        self.join = Pointwise(2 * width + self.parts[-1], width)
 
     def forward(self, x: Tensor) -> Tensor:
         """The slots stand first, one after another; one that is empty everywhere is passed by."""
@@ -151,7 +152,7 @@ class Body(nn.Module):
             bands = ((0, DEGREE_2.stop), (DEGREE_2.stop, harmonics))
             self.neighbours = Neighbours(widths[0], bands)
         axis = DEGREE_2.stop - DEGREE_2.start if harmonics else 0
-        self.mix = nn.Conv3d(widths[0] + channels_in + axis, features, 1)
+        self.mix = Pointwise(widths[0] + channels_in + axis, features)
         self.width_out = features + slots * harmonics + axis
         if harmonics:
             self.sphere = Sphere(features, slots, order_of(harmonics))
@@ -236,7 +237,7 @@ class UNet3d(nn.Module):
         per_slot = channels_in // slots if slot_channels is None else slot_channels
         self.body = Body(channels_in, slots, per_slot, harmonics, density, tuple(widths), features)
         self.heads = nn.ModuleDict(
-            {task: nn.Conv3d(self.body.width_out, n, 1) for task, n in heads.items()}
+            {task: Pointwise(self.body.width_out, n) for task, n in heads.items()}
         )
 
     def forward(self, x: Tensor) -> Tensor:

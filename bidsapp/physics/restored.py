@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: A volume is described by the harmonics of a slot if its b is that of the slot within this share.
 B_TOLERANCE = 0.05
+#: Standard deviation of the factor by which a prediction misses the strength of a voxel's contrast.
+GAIN = 0.3
 
 
 def slots_of_volumes(gtab: GradientTable) -> NDArray[np.intp]:
@@ -84,8 +86,52 @@ def residual(observed: FloatArray, predicted: FloatArray, deviation: float) -> R
     return Residual(np.sqrt(square.mean(0)), np.sqrt(square.mean(1)))
 
 
+def restored_volumes(
+    observed: FloatArray,
+    predicted: FloatArray,
+    slots: NDArray[np.intp],
+    deviation: float,
+    inside: BoolArray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signals (N', V) between prediction and data, and the share (V,) of the data in them.
+
+    ``slots`` (N',) tell the shells of the volumes apart, ``inside`` (X, Y, Z) bool are the V
+    voxels. The prediction says how the signal varies over directions, the voxel's own data how
+    high and how strong (`matched`); of what is then left the data get what stands above the noise
+    (`weighed`).
+    """
+    own = matched(observed, predicted, slots, deviation)
+    return weighed(observed, own, deviation, inside, spent=2 * len(np.unique(slots)))
+
+
+def matched(
+    observed: FloatArray, predicted: FloatArray, slots: NDArray[np.intp], deviation: float
+) -> np.ndarray:
+    """``predicted`` (N', V) with the mean and the strength of contrast of ``observed``, a shell.
+
+    What a network has not met it draws towards what is usual: too much anisotropy in a lesion, too
+    little in healthy white matter. Both are one number a shell and voxel, which N' volumes tell
+    far better than one direction. The factor is the least-squares one under a prior of 1 ± GAIN,
+    so that where little varies nothing is scaled, and never negative.
+    """
+    result = np.empty_like(predicted)
+    for slot in np.unique(slots):
+        members = slots == slot
+        seen, said = observed[members], predicted[members]
+        contrast = said - said.mean(0)
+        prior_weight = (deviation / GAIN) ** 2
+        along = (seen * contrast).sum(0) + prior_weight
+        factor = np.maximum(along / (np.square(contrast).sum(0) + prior_weight), 0)
+        result[members] = seen.mean(0) + factor * contrast
+    return result
+
+
 def weighed(
-    observed: FloatArray, predicted: FloatArray, deviation: float, inside: BoolArray
+    observed: FloatArray,
+    predicted: FloatArray,
+    deviation: float,
+    inside: BoolArray,
+    spent: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signals (N', V) between prediction and data, and the share (V,) of the data in them.
 
@@ -93,13 +139,15 @@ def weighed(
     (1961), which draws data towards a guess g by r = data - g: g + max(0, 1 - σ²/mean(r²)) r. In
     squared error it beats the data whatever the guess is, so a network that has not met the like
     of a lesion cannot take it away: what it leaves unexplained stands above the noise and comes
-    back. The mean is over the volumes of a voxel and its 26 neighbours in the brain.
+    back. The mean is over the volumes of a voxel and its 26 neighbours in the brain; ``spent`` of
+    a voxel's N' degrees of freedom have gone into the guess.
     """
     from scipy.ndimage import uniform_filter
 
     left = observed - predicted
+    freedom = max(1, len(left) - spent)
     square = np.zeros(inside.shape, np.float32)
-    square[inside] = np.square(left / np.float32(deviation)).mean(0)
+    square[inside] = np.square(left / np.float32(deviation)).sum(0) / freedom
     near = uniform_filter(square, 3, mode='constant')[inside]
     near /= uniform_filter(inside.astype(np.float32), 3, mode='constant')[inside]
     share = np.clip(1 - 1 / np.maximum(near, 1e-6), 0, 1)

@@ -16,8 +16,8 @@ from bidsapp.physics.restored import (
     attenuation_at,
     expected_residual,
     residual,
+    restored_volumes,
     slots_of_volumes,
-    weighed,
 )
 from bidsapp.physics.turns import ALL_TURNS, turned_harmonics_of_slots
 
@@ -38,8 +38,9 @@ RESTORED = Output(
     {'suffix': 'dwi', 'desc': 'restored'},
     'float32',
     description='Diffusion MRI as the network restores it: of each volume of a main shell the '
-    'corrected harmonics (order 6) at its direction, times the mean b=0 image of the run, and of '
-    'the data as much as the network leaves unexplained above the noise (ShareOfData). Volumes '
+    'corrected harmonics (order 6) at its direction, times the mean b=0 image of the run, with the '
+    'mean and the strength of contrast that the data of the voxel have in that shell; and of the '
+    'data as much as is then left unexplained above the noise (ShareOfData). Volumes '
     'of other shells and those without diffusion weighting are as they were (PassedThrough). Zero '
     'outside the brain.',
 )
@@ -79,13 +80,14 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     signal = onto_sample(load_volume(case.files['dwi']), affine, sample)[:, inside]
     variance = noise_variance_of(sample)
     harmonics = input_harmonics(sample.image)[:, sample.mask[0]] + output[:, sample.mask[0]]
-    use = slots_of_volumes(gtab) >= 0
+    slots = slots_of_volumes(gtab)
+    use = slots >= 0
     s0 = signal[gtab.b0].mean(0)
     predicted = s0 * attenuation_at(harmonics.numpy(), gtab)
     deviation = float(np.sqrt(variance) * np.median(s0))
     left = residual(signal[use], predicted, deviation)
     restored = signal.copy()
-    restored[use], share = weighed(signal[use], predicted, deviation, inside)
+    restored[use], share = restored_volumes(signal[use], predicted, slots[use], deviation, inside)
     by_volume = np.full(len(gtab), np.nan)
     by_volume[use] = left.volumes
     tensor = fit_tensor(restored, gtab)

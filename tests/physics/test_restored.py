@@ -11,7 +11,9 @@ from bidsapp.physics.harmonics import fibonacci_hemisphere
 from bidsapp.physics.restored import (
     attenuation_at,
     expected_residual,
+    matched,
     residual,
+    restored_volumes,
     slots_of_volumes,
     weighed,
 )
@@ -149,3 +151,59 @@ def test_what_stands_above_the_noise_in_one_place_comes_back_there_only():
     there, far = lesion[inside] > 0, np.indices(inside.shape)[0][inside] < 3
     assert (kept - truth)[:, there].mean() > 0.95 * 0.4
     assert share[far].mean() < 0.15
+
+
+def shells(noise: float = 0.05, seed: int = 0):
+    """(truth, observed) (N, V) of single fibres, their slots, and where the voxels are."""
+    gtab, rng = table((1000, 30), (2000, 45), b0=1), np.random.default_rng(seed)
+    truth = tensor_signal(gtab, rng, 1000)[~gtab.b0].astype(np.float32)
+    observed = truth + rng.normal(scale=noise, size=truth.shape).astype(np.float32)
+    return truth, observed, slots_of_volumes(gtab)[~gtab.b0], np.ones((10, 10, 10), bool)
+
+
+def contrast(signal, slots):
+    """(V,) length of what varies over directions, root of the sum over shells."""
+    parts = [signal[slots == s] - signal[slots == s].mean(0) for s in np.unique(slots)]
+    return np.sqrt(sum(np.square(part).sum(0) for part in parts))
+
+
+@pytest.mark.parametrize('strength', [0.7, 0.9, 1.3])
+@pytest.mark.parametrize('offset', [-0.1, 0.0, 0.1])
+def test_the_data_say_how_high_and_how_strong_whatever_the_network_thinks(strength, offset):
+    truth, observed, slots, inside = shells()
+    wrong = np.empty_like(truth)
+    for slot in np.unique(slots):
+        mean = truth[slots == slot].mean(0)
+        wrong[slots == slot] = mean + offset + strength * (truth[slots == slot] - mean)
+    found, _ = restored_volumes(observed, wrong, slots, 0.05, inside)
+    assert np.median(contrast(found, slots) / contrast(truth, slots)) == pytest.approx(1, abs=0.03)
+    assert np.abs((found - truth).mean(1)).max() < 0.01
+    # Two numbers a shell and voxel are taken from the noise, of 30 and 45.
+    assert np.square(found - truth).mean() < 0.3 * np.square(observed - truth).mean()
+
+
+def test_a_voxel_has_its_own_strength_whatever_its_neighbours_have():
+    """A lesion of one voxel among healthy ones comes back whole."""
+    truth, observed, slots, inside = shells(noise=0.02)
+    lesion = np.ravel_multi_index((5, 5, 5), inside.shape)
+    for slot in np.unique(slots):
+        lost = 0.6 * (truth[slots == slot, lesion] - truth[slots == slot, lesion].mean())
+        truth[slots == slot, lesion] -= lost
+        observed[slots == slot, lesion] -= lost
+    healthy, *_ = shells(noise=0.02)
+    found, _ = restored_volumes(observed, healthy, slots, 0.02, inside)
+    seen, said = contrast(found, slots)[lesion], contrast(truth, slots)[lesion]
+    assert seen == pytest.approx(said, rel=0.1)
+
+
+def test_where_nothing_is_said_to_vary_nothing_is_scaled():
+    """Noise alone does not make contrast: the prior of the factor keeps it at one."""
+    truth, observed, slots, _ = shells()
+    faint = truth.mean(0) + 0.01 * (truth - truth.mean(0))
+    factor = contrast(matched(observed - truth, faint, slots, 0.05), slots) / contrast(faint, slots)
+    assert np.abs(factor - 1).mean() < 0.1
+
+
+def test_a_pattern_that_the_data_contradict_is_not_turned_over():
+    truth, observed, slots, _ = shells(noise=0.0)
+    assert contrast(matched(observed, -truth, slots, 0.05), slots).max() < 1e-5
