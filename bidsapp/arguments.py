@@ -1,11 +1,37 @@
-"""argparse that raises a Problem instead of exiting with 2."""
+"""Every option of the command line, and an argparse that raises a Problem, not exits with 2.
+
+What is said of an option here is also what ``descriptor`` tells platforms; importing this module
+loads no torch.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
+from bidsapp import __version__
 from bidsapp.core import WrongUsage
+
+LEVELS = ('participant', 'group', 'pretrain')
+OBJECTIVES = ('restore', 'autoencoder', 'supervised', 'auxiliary')
+#: Options that scripts pass to every BIDS App and that have no meaning here.
+ACCEPTED = {
+    'notrack': 'nothing is ever tracked',
+    'low_mem': 'images are read one run at a time anyway',
+    'fs_license_file': 'FreeSurfer is not used, so no licence is needed',
+}
+#: Options that mean nothing at a level, by their names after parsing.
+UNFIT = {
+    'participant': ('objective', 'resume'),
+    'group': ('objective', 'resume'),
+    'pretrain': ('model', 'freeze', 'compare', 'split_file', 'input_directions', 'reports_only',
+                 'derivatives'),
+}  # fmt: skip
+#: The least that a number may be.
+LEAST = {'nprocs': 1, 'omp_nthreads': 1, 'steps': 1, 'input_directions': 6, 'random_seed': 0}
+#: Given alone, prints the Boutiques descriptor.
+DESCRIBE = '--bids-exec-spec'
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,3 +40,89 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises WrongUsage."""
         raise WrongUsage(f'{message}. {self.prog} --help lists the options.')
+
+
+def build_parser() -> Parser:
+    """Every option of the contract."""
+    parser = Parser(
+        prog='transfermri',
+        description='Preprocess diffusion MRI, derive labels and apply a 3D U-Net (participant), '
+        'fine-tune it on the labels (group), or make its first weights (pretrain). '
+        'Not for clinical use.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        'bids_dir',
+        type=Path,
+        metavar='BIDS_DIR',
+        help='raw dataset (read only); pretrain: an auxiliary one, or - for simulated brains',
+    )
+    add('output_dir', type=Path, metavar='OUTPUT_DIR', help='where the derivatives go')
+    add('level', metavar='{participant,group,pretrain}', help='what to do')
+    add('--version', action='version', version=f'TransferMRI {__version__}')
+    add(
+        DESCRIBE,
+        action='store_true',
+        help='given alone: print the Boutiques descriptor of these options',
+    )
+    add('-v', '--verbose', action='count', default=0, help='say more; twice for everything')
+    _add_selection(parser.add_argument_group('what to work on'))
+    _add_execution(parser.add_argument_group('how to run'))
+    _add_learning(parser.add_argument_group('models and learning'))
+    ignored = parser.add_argument_group('accepted because scripts pass them')
+    ignored.add_argument('--notrack', action='store_true')
+    ignored.add_argument('--low-mem', action='store_true')
+    ignored.add_argument('--fs-license-file', type=Path, metavar='FILE')
+    return parser
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    many: dict[str, Any] = {'nargs': '+', 'metavar': 'LABEL'}
+    add('--participant-label', '--participant_label', **many,
+        help='with or without sub-, or a text file with one a line')  # fmt: skip
+    add('--session-label', '--session-id', '--session_label', **many,
+        help='the same for sessions')  # fmt: skip
+    add('--bids-filter-file', type=Path, metavar='FILE', help="fMRIPrep's JSON filter format")
+    add('--tasks', nargs='+', metavar='TASK', help='default: every task the dataset can serve')
+    add('-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
+        help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH")  # fmt: skip
+    add('--skip-bids-validation', action='store_true', help='do not look at the dataset as a whole')
+    add('--bids-database-dir', type=Path, metavar='DIR', help="pybids' index, kept between runs")
+
+
+def _add_execution(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add('-w', '--work-dir', type=Path, metavar='DIR', help='default OUTPUT_DIR/.work; resumable')
+    add('--nprocs', '--nthreads', '--n-cpus', type=int, metavar='N', help='default: all processors')
+    add(
+        '--omp-nthreads',
+        type=int,
+        metavar='N',
+        help='threads of one step; default: --nprocs over the number of runs, at most 8',
+    )
+    add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB')
+    add('--use-plugin', type=Path, metavar='FILE', help='Nipype plugin, YAML')
+    add('--stop-on-first-crash', action='store_true', help='start nothing after a failure')
+    add('--dry-run', action='store_true', help='say what was found and what would run')
+    add('--reports-only', action='store_true', help='draw the pages from the files that are there')
+    add('--clean-workdir', action='store_true', help='remove the work folder after success')
+    add('--random-seed', type=int, default=0, metavar='N')
+
+
+def _add_learning(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add('--model', default='auto', metavar='auto|bundled|PATH', help='which model to apply')
+    add('--device', default='auto', metavar='auto|cpu|cuda|cuda:N')
+    add('--init', default='auto', metavar='bundled|scratch|PATH', help='group: where to start from')
+    add('--freeze', default='none', choices=['none', 'encoder', 'body'], help='group: what to keep')
+    add('--steps', type=int, metavar='N', help='group, pretrain: optimisation steps')
+    add('--split-file', type=Path, metavar='TSV', help='group: participant_id, split')
+    add('--compare', nargs='+', default=[], choices=['scratch', 'autoencoder'], help='group')
+    add('--input-directions', type=int, metavar='N', help='group: learn from N directions only')
+    add('--objective', choices=OBJECTIVES,
+        help='pretrain: undo artefacts and noise (restore), give back the input (autoencoder), '
+        'all tasks by the truth of simulated brains (supervised, the default with -), or NODDI of '
+        'an auxiliary dataset from fewer directions and coarser voxels (auxiliary)')  # fmt: skip
+    add('--resume', action='store_true', help='pretrain: go on where a run was stopped')

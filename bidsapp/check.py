@@ -30,7 +30,7 @@ def examine_run(run: Run) -> list[Finding]:
         shape = open_image(files['dwi']).shape
         volumes = shape[3] if len(shape) == 4 else 1
         bvecs, bvals = read_numbers(files['bvec']), read_numbers(files['bval'])
-    except BadData as problem:
+    except (BadData, MissingInput) as problem:
         return [Finding('error', 'UNREADABLE', str(problem))]
     bvecs, bvals, findings = examine(bvecs, bvals, volumes)
     if not any(f.severity == 'error' for f in findings):

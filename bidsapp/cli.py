@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bidsapp import __version__
-from bidsapp.arguments import Parser
+from bidsapp.arguments import ACCEPTED, DESCRIBE, LEAST, LEVELS, UNFIT, build_parser
 from bidsapp.core import InputOutputError, MissingInput, Problem, TryAgain, UnknownLevel, WrongUsage
 from bidsapp.settings import (
     SIMULATED,
@@ -26,101 +27,17 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from bidsapp.arguments import Parser
+
 OUT_OF_MEMORY = 'Out of memory. Give the job more, or lower --nprocs.'
-LEVELS = ('participant', 'group', 'pretrain')
-OBJECTIVES = ('restore', 'autoencoder', 'supervised', 'auxiliary')
-#: Options that scripts pass to every BIDS App and that have no meaning here.
-ACCEPTED = {
-    'notrack': 'nothing is ever tracked',
-    'low_mem': 'images are read one run at a time anyway',
-    'fs_license_file': 'FreeSurfer is not used, so no licence is needed',
-}
-
-
-def build_parser() -> Parser:
-    """Every option of the contract."""
-    parser = Parser(
-        prog='transfermri',
-        description='Preprocess diffusion MRI, derive labels and apply a 3D U-Net (participant), '
-        'fine-tune it on the labels (group), or make its first weights (pretrain). '
-        'Not for clinical use.',
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        'bids_dir',
-        type=Path,
-        metavar='BIDS_DIR',
-        help='raw dataset (read only); pretrain: an auxiliary one, or - for simulated brains',
-    )
-    add('output_dir', type=Path, metavar='OUTPUT_DIR', help='where the derivatives go')
-    add('level', metavar='{participant,group,pretrain}', help='what to do')
-    add('--version', action='version', version=f'TransferMRI {__version__}')
-    add('-v', '--verbose', action='count', default=0, help='say more; twice for everything')
-    _add_selection(parser.add_argument_group('what to work on'))
-    _add_execution(parser.add_argument_group('how to run'))
-    _add_learning(parser.add_argument_group('models and learning'))
-    ignored = parser.add_argument_group('accepted because scripts pass them')
-    ignored.add_argument('--notrack', action='store_true')
-    ignored.add_argument('--low-mem', action='store_true')
-    ignored.add_argument('--fs-license-file', metavar='FILE')
-    return parser
-
-
-def _add_selection(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    many: dict[str, Any] = {'nargs': '+', 'metavar': 'LABEL'}
-    add('--participant-label', '--participant_label', **many,
-        help='with or without sub-, or a text file with one a line')  # fmt: skip
-    add('--session-label', '--session-id', '--session_label', **many,
-        help='the same for sessions')  # fmt: skip
-    add('--bids-filter-file', type=Path, metavar='FILE', help="fMRIPrep's JSON filter format")
-    add('--tasks', nargs='+', metavar='TASK', help='default: every task the dataset can serve')
-    add('-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
-        help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH")  # fmt: skip
-    add('--skip-bids-validation', action='store_true', help='do not look at the dataset as a whole')
-    add('--bids-database-dir', type=Path, metavar='DIR', help="pybids' index, kept between runs")
-
-
-def _add_execution(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add('-w', '--work-dir', type=Path, metavar='DIR', help='default OUTPUT_DIR/.work; resumable')
-    add('--nprocs', '--nthreads', '--n-cpus', type=int, metavar='N', help='default: all processors')
-    add(
-        '--omp-nthreads',
-        type=int,
-        metavar='N',
-        help='threads of one step; default: --nprocs over the number of runs, at most 8',
-    )
-    add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB')
-    add('--use-plugin', type=Path, metavar='FILE', help='Nipype plugin, YAML')
-    add('--stop-on-first-crash', action='store_true', help='start nothing after a failure')
-    add('--dry-run', action='store_true', help='say what was found and what would run')
-    add('--reports-only', action='store_true', help='draw the pages from the files that are there')
-    add('--clean-workdir', action='store_true', help='remove the work folder after success')
-    add('--random-seed', type=int, default=0, metavar='N')
-
-
-def _add_learning(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add('--model', default='auto', metavar='auto|bundled|PATH', help='which model to apply')
-    add('--device', default='auto', metavar='auto|cpu|cuda|cuda:N')
-    add('--init', default='auto', metavar='bundled|scratch|PATH', help='group: where to start from')
-    add('--freeze', default='none', choices=['none', 'encoder', 'body'], help='group: what to keep')
-    add('--steps', type=int, metavar='N', help='group, pretrain: optimisation steps')
-    add('--split-file', type=Path, metavar='TSV', help='group: participant_id, split')
-    add('--compare', nargs='+', default=[], choices=['scratch', 'autoencoder'], help='group')
-    add('--input-directions', type=int, metavar='N', help='group: learn from N directions only')
-    add('--objective', choices=OBJECTIVES,
-        help='pretrain: undo artefacts and noise (restore), give back the input (autoencoder), '
-        'all tasks by the truth of simulated brains (supervised, the default with -), or NODDI of '
-        'an auxiliary dataset from fewer directions and coarser voxels (auxiliary)')  # fmt: skip
-    add('--resume', action='store_true', help='pretrain: go on where a run was stopped')
 
 
 def parse(argv: Sequence[str]) -> Settings:
     """Arguments → Settings. Raises Problem for what cannot be meant."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.bids_exec_spec:
+        raise WrongUsage(f'{DESCRIBE} with other arguments: expected it alone. Leave them out.')
     if args.level not in LEVELS:
         raise UnknownLevel(
             f'The analysis level {args.level!r} does not exist; choose participant, group or '
@@ -132,7 +49,7 @@ def parse(argv: Sequence[str]) -> Settings:
         if task not in tasks.names():
             raise WrongUsage(f'There is no task {task!r}. Choose from: {", ".join(tasks.names())}.')
     _check_numbers(args)
-    _check_level(args)
+    _check_level(args, parser)
     output = args.output_dir.absolute()
     return Settings(
         bids_dir=args.bids_dir if args.bids_dir == SIMULATED else args.bids_dir.absolute(),
@@ -170,31 +87,27 @@ def parse(argv: Sequence[str]) -> Settings:
     )
 
 
-def _check_level(args: argparse.Namespace) -> None:
+def _check_level(args: argparse.Namespace, defaults: Parser) -> None:
     """Raises WrongUsage for options that mean nothing at this level."""
+    unfit = [
+        f'--{name.replace("_", "-")}'
+        for name in UNFIT[args.level]
+        if getattr(args, name) != defaults.get_default(name)
+    ]
     if args.level == 'pretrain':
-        given = {
-            '--init': args.init not in ('auto', 'scratch'),
-            '--model': args.model != 'auto',
-            '--freeze': args.freeze != 'none',
-            '--compare': args.compare,
-            '--split-file': args.split_file,
-            '--input-directions': args.input_directions,
-            '--reports-only': args.reports_only,
-            '--derivatives': args.derivatives,
-        }
+        if args.init not in ('auto', 'scratch'):
+            unfit.append('--init')
         reason = 'pretrain makes weights from random ones and draws no page'
     else:
-        given = {'BIDS_DIR -': args.bids_dir == SIMULATED, '--objective': args.objective,
-                 '--resume': args.resume}  # fmt: skip
+        if args.bids_dir == SIMULATED:
+            unfit.append('BIDS_DIR -')
         reason = f'that is for pretrain; {args.level} needs a BIDS dataset and goes on by itself'
-    if unfit := [name for name, value in given.items() if value]:
+    if unfit:
         raise WrongUsage(f'{args.level} with {", ".join(unfit)}: {reason}. Leave it out.')
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    limits = {'nprocs': 1, 'omp_nthreads': 1, 'steps': 1, 'input_directions': 6, 'random_seed': 0}
-    for name, least in limits.items():
+    for name, least in LEAST.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise WrongUsage(f'--{name.replace("_", "-")} {value}: expected at least {least}.')
@@ -239,6 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     settings: Settings | None = None
     try:
+        if argv == [DESCRIBE]:
+            return describe()
         settings = parse(argv)
         return run(settings)
     except Problem as problem:
@@ -257,6 +172,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print('transfermri: this is a defect of TransferMRI; please report it.', file=sys.stderr)
         return 1
+
+
+def describe() -> int:
+    """Print the Boutiques descriptor and nothing else."""
+    from bidsapp.descriptor import descriptor
+
+    print(json.dumps(descriptor(), indent=2, ensure_ascii=False))
+    return 0
 
 
 def run(settings: Settings) -> int:

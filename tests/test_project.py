@@ -19,6 +19,15 @@ import bidsapp
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ['requirements.lock', 'requirements-test.lock']
 WORKFLOWS = sorted((ROOT / '.github' / 'workflows').glob('*.yml'))
+#: The jobs that may do more than read, and what.
+GRANTED = {
+    ('release', 'image'): {
+        'contents': 'read',
+        'packages': 'write',
+        'id-token': 'write',
+        'attestations': 'write',
+    }
+}
 
 
 def text(name: str) -> str:
@@ -109,13 +118,72 @@ class TestWorkflows:
         workflow = yaml.safe_load(path.read_text(encoding='utf-8'))
         assert workflow['permissions'] == {'contents': 'read'}
         assert workflow['concurrency']
-        for job in workflow['jobs'].values():
+        for name, job in workflow['jobs'].items():
             assert job['timeout-minutes'] <= 90
-            assert 'permissions' not in job
+            granted = job.get('permissions', workflow['permissions'])
+            assert granted == GRANTED.get((path.stem, name), {'contents': 'read'})
 
 
 def test_there_are_workflows():
-    assert {path.stem for path in WORKFLOWS} >= {'test', 'container'}
+    assert {path.stem for path in WORKFLOWS} >= {'test', 'lint', 'container', 'release'}
+
+
+class TestRelease:
+    @pytest.fixture
+    def steps(self):
+        workflow = yaml.safe_load(text('.github/workflows/release.yml'))
+        assert workflow[True] == {'push': {'tags': ['v*']}}  # YAML 1.1 reads `on` as true
+        return workflow['jobs']['image']['steps']
+
+    @staticmethod
+    def uses(steps: list[dict], action: str) -> list[dict]:
+        return [step for step in steps if step.get('uses', '').startswith(f'{action}@')]
+
+    def test_both_variants_are_built(self):
+        job = yaml.safe_load(text('.github/workflows/release.yml'))['jobs']['image']
+        variants = {one['variant'] for one in job['strategy']['matrix']['include']}
+        assert variants == {'cpu', 'gpu'}
+        assert job['env']['IMAGE'] == re.search(r'^ARG IMAGE=(\S+)', text('Dockerfile'), re.M)[1]
+
+    def test_what_is_pushed_was_tried_and_is_attested(self, steps):
+        tried, pushed = self.uses(steps, 'docker/build-push-action')
+        assert tried['with']['load'] is True
+        assert 'push' not in tried['with']
+        assert pushed['with']['push'] is True
+        assert pushed['with']['provenance'] == 'mode=max'
+        assert pushed['with']['sbom'] is True
+        for key in ('context', 'build-args'):
+            assert tried['with'][key] == pushed['with'][key]
+        (statement,) = self.uses(steps, 'actions/attest-build-provenance')
+        assert statement['with']['subject-digest'] == (
+            '${{ steps.' + pushed['id'] + '.outputs.digest }}'
+        )
+        smoke = next(i for i, step in enumerate(steps) if step.get('name') == 'Smoke')
+        assert steps.index(tried) < smoke < steps.index(pushed) < steps.index(statement)
+
+    @pytest.mark.parametrize(
+        ('tag', 'variant', 'alone', 'tags'),
+        [
+            (f'v{bidsapp.__version__}', 'cpu', 'false', ['IMAGE:VERSION-cpu']),
+            (f'v{bidsapp.__version__}', 'gpu', 'true', ['IMAGE:VERSION-gpu', 'IMAGE:VERSION']),
+            ('v0.0.0', 'gpu', 'true', None),
+        ],
+    )
+    def test_a_tag_that_is_not_the_version_releases_nothing(
+        self, steps, tmp_path, tag, variant, alone, tags
+    ):
+        (script,) = (step['run'] for step in steps if step.get('id') == 'version')
+        output = tmp_path / 'output'
+        environment = {
+            'PATH': os.environ['PATH'], 'GITHUB_REF_NAME': tag, 'GITHUB_OUTPUT': str(output),
+            'IMAGE': 'IMAGE', 'VARIANT': variant, 'ALONE': alone,
+        }  # fmt: skip
+        result = subprocess.run(['bash', '-e', '-c', script], cwd=ROOT, env=environment)
+        assert (result.returncode == 0) == (tags is not None)
+        if tags is not None:
+            lines = output.read_text(encoding='utf-8').splitlines()
+            wanted = [name.replace('VERSION', bidsapp.__version__) for name in tags]
+            assert lines == ['tags<<END', *wanted, 'END']
 
 
 class TestImage:

@@ -14,7 +14,7 @@ import numpy as np
 from bidsapp.bids.names import source_entities
 from bidsapp.bids.samples import read_numbers
 from bidsapp.bids.scans import Scan, inherited, number, phase_encoding, read_scan, readout_time
-from bidsapp.core import B0_THRESHOLD, BadData, Unavailable
+from bidsapp.core import B0_THRESHOLD, BadData, MissingInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def pairs(run: Scan, scans: Sequence[Scan], link: str, notes: list[str]) -> list
                 alike.append(scan)
             elif turn < 0:
                 opposite.append((_rank(run, scan), _pair(run, scan, link)))
-        except (BadData, Unavailable) as reason:
+        except (BadData, MissingInput, Unavailable) as reason:
             notes.append(f'{scan.path.name} cannot be paired: {reason}')
     if not opposite:
         return []
@@ -206,7 +206,7 @@ def measured(run: Scan, scans: Sequence[Scan], link: str, notes: list[str]) -> l
     for scan in candidates:
         try:
             files, field = _field(scan)
-        except (BadData, Unavailable) as reason:
+        except (BadData, MissingInput, Unavailable) as reason:
             notes.append(f'{scan.path.name} cannot be used: {reason}')
             continue
         remarks = [link or 'not linked, the only one in the session', *([said] if said else [])]
@@ -261,6 +261,6 @@ def _beside(scan: Scan, *suffixes: str) -> Scan:
     for suffix in suffixes:
         for extension in ('.nii.gz', '.nii'):
             path = scan.path.with_name(f'{start}_{suffix}{extension}')
-            if path.is_file():
+            if path.is_file() or path.is_symlink():
                 return read_scan(scan.root, path)
     raise Unavailable(f'there is no {start}_{suffixes[0]} beside it')

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bidsapp.bids.fieldmap_sources import FieldmapSource, measured, pairs
 from bidsapp.bids.scans import Scan, phase_encoding
-from bidsapp.core import BadData
+from bidsapp.core import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def find_fieldmaps(
     """
     try:
         run.grid()
-    except BadData:
+    except (BadData, MissingInput):
         return (), ()  # what is wrong with the run itself is said where it is read
     own = [s for s in others if s.path != run.path and _same(run, s, 'subject')]
     fields = run.listed('B0FieldSource') | run.listed('B0FieldIdentifier')

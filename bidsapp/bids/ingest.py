@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bidsapp.bids.annex import check_content
 from bidsapp.bids.names import parse, source_entities, stem
 from bidsapp.bids.query import Run, Selection, choose_t1w, nothing_selected
 from bidsapp.bids.samples import open_image, read_numbers
@@ -164,6 +165,10 @@ def _run(name: str, pipeline: str, root: Path, path: Path, anatomies: Sequence[P
         files[kind] = path.with_name(f'{base}.{kind}')
         if problem is None and not files[kind].is_file():
             problem = MissingInput(f'{path.relative_to(root)} has no {kind} file beside it.')
+    try:
+        check_content(root, files.values())
+    except MissingInput as absent:
+        problem = absent
     world = path.with_name(f'{base}.b')
     if world.is_file():
         files['b'] = world
@@ -180,7 +185,7 @@ def _run(name: str, pipeline: str, root: Path, path: Path, anatomies: Sequence[P
     try:
         if (sidecar := path.with_name(f'{base}.json')).is_file():
             metadata = read_object(sidecar)
-    except BadData as error:
+    except (BadData, MissingInput) as error:
         problem = problem or error
     metadata.setdefault('SpatialReference', _reference(name, root, path))
     return Run(Case(entities, files), metadata, tuple(notes), problem, preprocessed=name)
@@ -192,7 +197,7 @@ def _unlike(mask: Path, image: Path) -> str:
         return 'is not there'
     try:
         same = open_image(mask).shape[:3] == open_image(image).shape[:3]
-    except BadData:
+    except (BadData, MissingInput):
         return 'cannot be read'
     return '' if same else 'has another shape than the dMRI'
 

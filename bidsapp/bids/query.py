@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bidsapp.bids.annex import check_content
 from bidsapp.bids.fieldmap_sources import MEASURED, PAIRED, FieldmapSource
 from bidsapp.bids.fieldmaps import find_fieldmaps
 from bidsapp.bids.names import ENTITIES, parse, source_entities, stem
@@ -53,6 +54,7 @@ def check_dataset(root: Path) -> None:
             f'The BIDS folder {root} does not exist. Is it mounted in the container?'
         )
     path = root / 'dataset_description.json'
+    check_content(root, [path])
     if not path.is_file():
         raise InvalidDataset(
             f'{root} has no dataset_description.json, which every BIDS dataset has at its root. '
@@ -227,6 +229,10 @@ def _run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[Sca
             )
             break
         files[kind] = found[-1]
+    try:
+        check_content(root, [*files.values(), *inherited(root, scan, '.json')])
+    except MissingInput as absent:
+        problem = problem or absent
     own = read_scan(root, scan)
     if own.trouble:
         problem = problem or BadData(own.trouble)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bidsapp.bids.annex import check_content
 from bidsapp.core import MAX_FIBRES, BadData, Case, GradientTable, InputOutputError, Sample
 from bidsapp.physics import qspace
 from bidsapp.physics.gradients import from_fsl, grid_axes, in_grid, voxel_sizes
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
-    """The image, not yet its voxels. Raises BadData if it is not a NIfTI file."""
+    """The image, not yet its voxels. Raises BadData if it is not a NIfTI file, or MissingInput."""
     import nibabel as nib
 
+    check_content(path.parent, [path])
     try:
         image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
         return image
@@ -56,7 +58,8 @@ def not_numbers(data: np.ndarray) -> int:
 
 
 def read_numbers(path: Path) -> np.ndarray:
-    """The numbers of a bval or bvec file, (rows, columns). Raises BadData."""
+    """The numbers of a bval or bvec file, (rows, columns). Raises BadData or MissingInput."""
+    check_content(path.parent, [path])
     try:
         rows = [
             [float(x) for x in line.replace(',', ' ').split()]

@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bidsapp.bids.annex import check_content
 from bidsapp.bids.names import parse, source_entities
 from bidsapp.bids.samples import open_image
-from bidsapp.core import BadData
+from bidsapp.core import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,8 @@ def metadata_of(root: Path, scan: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises BadData if the file holds anything else."""
+    """A JSON object. Raises BadData if the file holds anything else, MissingInput if nothing."""
+    check_content(path.parent, [path])
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
@@ -80,7 +82,8 @@ class Scan:
         return {value} if isinstance(value, str) else {v for v in value if isinstance(v, str)}
 
     def grid(self) -> tuple[tuple[int, ...], FloatArray]:
-        """(X, Y, Z) and affine. Raises BadData if there is no image."""
+        """(X, Y, Z) and affine. Raises BadData or MissingInput if there is no image."""
+        check_content(self.root, [self.path])
         if not self.path.is_file() or not self.path.stat().st_size:
             raise BadData(f'{self.path.name} is empty or not there')
         image = open_image(self.path)
@@ -93,7 +96,7 @@ def read_scan(root: Path, path: Path) -> Scan:
     """The image ``path`` and its metadata; what is wrong with them is its ``trouble``."""
     try:
         return Scan(root, path, metadata_of(root, path))
-    except BadData as problem:
+    except (BadData, MissingInput) as problem:
         return Scan(root, path, {}, str(problem))
 
 
