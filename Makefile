@@ -5,8 +5,9 @@
 #                                     PyTorch without CUDA: a far smaller download on Linux
 
 PYTHON ?= python3
-DEMO_STEPS ?= 150
-PYTEST_ARGS ?=
+DEMO_STEPS ?= 60
+# Two files at a time on two processors; steps of the app bring their own threads.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 LOCK_ARGS ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
