@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__
 from bidsapp.arguments import Parser
-from bidsapp.core import InputOutputError, MissingInput, Problem, TryAgain, UnknownLevel, WrongUsage
-from bidsapp.settings import (
-    SIMULATED,
-    Settings,
-    cpu_count,
-    derivatives,
-    labels,
-    memory_in_gb,
-    memory_limit_gb,
+from bidsapp.core import (
+    InputOutputError,
+    MissingInput,
+    Problem,
+    TryAgain,
+    UnknownLevel,
+    WrongUsage,
+    ran_out_of_memory,
 )
+from bidsapp.resources import here, memory_for_steps
+from bidsapp.settings import SIMULATED, Settings, derivatives, labels, memory_in_gb
 
 if TYPE_CHECKING:
     import argparse
@@ -85,14 +86,16 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
 def _add_execution(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add('-w', '--work-dir', type=Path, metavar='DIR', help='default OUTPUT_DIR/.work; resumable')
-    add('--nprocs', '--nthreads', '--n-cpus', type=int, metavar='N', help='default: all processors')
+    add('--nprocs', '--nthreads', '--n-cpus', type=int, metavar='N',
+        help='default: as many as this process may use')  # fmt: skip
     add(
         '--omp-nthreads',
         type=int,
         metavar='N',
         help='threads of one step; default: --nprocs over the number of runs, at most 8',
     )
-    add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB')
+    add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB; default, '
+        'and at most, nine tenths of what machine, cgroup and SLURM allow')  # fmt: skip
     add('--use-plugin', type=Path, metavar='FILE', help='Nipype plugin, YAML')
     add('--stop-on-first-crash', action='store_true', help='start nothing after a failure')
     add('--dry-run', action='store_true', help='say what was found and what would run')
@@ -134,6 +137,7 @@ def parse(argv: Sequence[str]) -> Settings:
     _check_numbers(args)
     _check_level(args)
     output = args.output_dir.absolute()
+    memory, processors = here()
     return Settings(
         bids_dir=args.bids_dir if args.bids_dir == SIMULATED else args.bids_dir.absolute(),
         output_dir=output,
@@ -146,9 +150,9 @@ def parse(argv: Sequence[str]) -> Settings:
         model=args.model,
         device=args.device,
         work_dir=(args.work_dir or output / '.work').absolute(),
-        nprocs=args.nprocs or cpu_count(),
+        nprocs=args.nprocs or int(processors.amount),
         omp_nthreads=args.omp_nthreads or 0,
-        memory_gb=memory_in_gb(args.mem) if args.mem else 0.9 * memory_limit_gb(),
+        memory=memory_for_steps(memory_in_gb(args.mem) if args.mem else None, memory),
         plugin_file=args.use_plugin,
         database_dir=args.bids_database_dir,
         skip_validation=args.skip_bids_validation,
@@ -244,16 +248,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Problem as problem:
         print(f'transfermri: {problem}', file=sys.stderr)
         return problem.exit_code
-    except MemoryError:
-        print(f'transfermri: {OUT_OF_MEMORY}', file=sys.stderr)
-        return TryAgain.exit_code
-    except OSError as error:
-        print(f'transfermri: reading or writing failed: {error}', file=sys.stderr)
-        return InputOutputError.exit_code
     except KeyboardInterrupt:
         print('transfermri: interrupted; the same command goes on from here.', file=sys.stderr)
         return TryAgain.exit_code
-    except Exception:  # the one place where a defect of ours ends up, with its traceback
+    except Exception as error:
+        if ran_out_of_memory(error):
+            print(f'transfermri: {OUT_OF_MEMORY}', file=sys.stderr)
+            return TryAgain.exit_code
+        if isinstance(error, OSError):
+            print(f'transfermri: reading or writing failed: {error}', file=sys.stderr)
+            return InputOutputError.exit_code
+        # The one place where a defect of ours ends up, with its traceback.
         traceback.print_exc()
         print('transfermri: this is a defect of TransferMRI; please report it.', file=sys.stderr)
         return 1

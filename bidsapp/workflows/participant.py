@@ -24,6 +24,10 @@ class ParticipantWorkflow(Workflow):
         """A Nipype name: letters, digits and underscores."""
         return re.sub(r'\W', '_', run_name) + '_wf'
 
+    def largest_need(self) -> float:
+        """Memory in GB that the hungriest step is estimated to need, from the images' shapes."""
+        return max(self.get_node(name).mem_gb for name in self.list_node_names())
+
 
 def init_participant_wf(
     runs: Sequence[tuple[Run, Todo, float]], base: Path, place: Place
