@@ -192,7 +192,7 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
         device=device,
         omp_nthreads=settings.omp_nthreads or max(1, min(8, settings.nprocs // len(active))),
     )
-    graph = init_participant_wf([(p.run, p.todo, p.size_gb) for p in active], base, place)
+    graph = init_participant_wf([(p.run, p.todo, p.size) for p in active], base, place)
     folders = {p.run.name: base / graph.name / graph.node_name(p.run.name) for p in active}
     for folder in folders.values():  # another call may be at work on other runs in the same place
         clear_problems(folder)
