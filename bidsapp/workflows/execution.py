@@ -147,6 +147,7 @@ def run_graph(graph: Workflow, engine: Engine) -> Problem | None:
 def ask_slurm(graph: Workflow, said: str) -> None:
     """Each step asks SLURM for its own memory and processors, unless the plugin file says them."""
     os.environ.setdefault('LOGNAME', 'transfermri')  # Nipype names its jobs after it
+    graph.config['execution'] = {'poll_sleep_duration': '3'}  # s between looks at the queue
     for name in graph.list_node_names():
         node = graph.get_node(name)
         needs = {'--mem': f'{ceil(1024 * node.mem_gb)}M', '--cpus-per-task': node.n_procs}
