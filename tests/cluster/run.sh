@@ -32,14 +32,14 @@ trap finish EXIT
 trap 'exit 1' INT TERM
 
 # The code of this checkout, as a program.
-for name in transfermri:bidsapp transfermri-simulate:bidsapp.simulated; do
-    program=$HOLD/bin/${name%%:*}
-    mkdir -p "$HOLD/bin"
-    printf '#!/bin/sh\nexport PYTHONPATH=%q\nexec %q -m %s "$@"\n' "$ROOT" "$PYTHON" "${name#*:}" \
-        > "$program"
-    chmod +x "$program"
+mkdir "$HOLD/bin"
+mkdir "$HOLD/bin"
+for name in transfermri:cli transfermri-simulate:simulated; do
+    start="import sys; from bidsapp.${name#*:} import main; sys.exit(main())"
+    printf '#!/bin/sh\nexec %q -c "%s" "$@"\n' "$PYTHON" "$start" > "$HOLD/bin/${name%:*}"
+    chmod +x "$HOLD/bin/${name%:*}"
 done
-export PATH=$HOLD/bin:$PATH OMP_NUM_THREADS=1
+export PATH=$HOLD/bin:$PATH PYTHONPATH=$ROOT OMP_NUM_THREADS=1
 start_slurm "$HOLD/slurm" || exit 1
 
 BIDS=$HOLD/bids

@@ -45,7 +45,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
 ReturnToService=2
 # The jobs' states are asked for at the end.
 MinJobAge=86400
-NodeName=$name NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+NodeName=$name NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$name Default=YES MaxTime=INFINITE State=UP
 CONF
     export SLURM_CONF=$folder/slurm.conf
@@ -55,7 +55,7 @@ CONF
     DAEMONS+=($!)
     idle() { [ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ]; }
     wait_until 60 idle || { tail -n 20 "$folder"/log/*; return 1; }
-    echo "SLURM $(sinfo --version | cut -d ' ' -f 2), one node, $(nproc) processors"
+    echo "SLURM $(sinfo --version | cut -d ' ' -f 2), one node, $(nproc --all) processors"
 }
 
 # End the daemons that start_slurm started, and whatever jobs are left.
