@@ -33,7 +33,6 @@ trap 'exit 1' INT TERM
 
 # The code of this checkout, as a program.
 mkdir "$HOLD/bin"
-mkdir "$HOLD/bin"
 for name in transfermri:cli transfermri-simulate:simulated; do
     start="import sys; from bidsapp.${name#*:} import main; sys.exit(main())"
     printf '#!/bin/sh\nexec %q -c "%s" "$@"\n' "$PYTHON" "$start" > "$HOLD/bin/${name%:*}"
