@@ -137,12 +137,12 @@ class WorkersPlugin(MultiProcPlugin):
             return Problem(
                 f'{node.name}: its process ended by {how}, which the step did not expect.'
             )
-        fewer = f'--nprocs below {self.processors}, or ' if self.processors > 1 else ''
+        fewer = f', or let less run at once: --nprocs below {self.processors}, or a lower --mem'
         return TryAgain(
             f'{node.name} was killed (SIGKILL), as the system does where memory runs out. Its '
             f'need was estimated at {node.mem_gb:.1f} GB; all steps together may take '
-            f'{self.memory_gb:.1f} GB ({self._limit.source}). Give the job more memory, or let '
-            f'less run at once: {fewer}a lower --mem.'
+            f'{self.memory_gb:.1f} GB ({self._limit.source}). Give the job more memory'
+            f'{fewer if self.processors > 1 else ""}.'
         )
 
 
