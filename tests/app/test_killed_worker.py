@@ -65,7 +65,7 @@ def test_the_step_fails_with_try_again_and_the_others_go_on(graph, tmp_path, npr
         'doomed was killed (SIGKILL)',
         'estimated at 0.2 GB',
         '3.2 GB (the test)',
-        '--mem',
+        'Give the job more memory',
     ):
         assert text in str(problem)
     assert ('--nprocs below' in str(problem)) == (nprocs > 1)
