@@ -34,6 +34,7 @@ code=$?
 if [ "$code" -eq 75 ]; then
     mkdir -p "${kept%/*}"
     tar -cf "$kept.part" -C "$work" . && mv "$kept.part" "$kept"
+    rm -rf "$work" # SLURM ends this script when it puts it back
     requeue
 else
     rm -f "$kept"

@@ -4,9 +4,10 @@
 #   PYTHON=.venv/bin/python tests/cluster/run.sh
 #
 # From a bare Debian machine, as root: slurm-wlm and munge are installed where they are missing;
-# everything else lies in a temporary folder (KEEP=1 leaves it). Four people are simulated and one
-# is broken. Prints PASS or FAIL a check; the exit code is the number of failures. About a quarter
-# of an hour on two free processors.
+# everything else lies in a temporary folder (KEEP=1 leaves it; HOLD=FOLDER goes on in one that was
+# left, with its dataset and its plain run). Four people are simulated and one is broken. Prints
+# PASS or FAIL a check; the exit code is the number of failures. TASKS names the tasks that are
+# run, STEPS the length of `group`.
 #
 # Not shown by this: a partition with GPUs (`group` is submitted without one), a container, several
 # nodes, a shared file system, cgroups.
@@ -16,8 +17,10 @@ PYTHON=$(command -v "${PYTHON:-python3}") || { echo "no ${PYTHON:-python3}" >&2;
 [ "$(id -u)" -eq 0 ] || { echo 'SLURM starts jobs for others: run this as root.' >&2; exit 64; }
 . "$ROOT/tests/cluster/slurm.sh"
 
-HOLD=$(mktemp -d /tmp/tmri-cluster.XXXXXX)
+HOLD=${HOLD:-$(mktemp -d /tmp/tmri-cluster.XXXXXX)}
 chmod 755 "$HOLD"
+rm -rf "$HOLD"/{bin,slurm,out,scratch,stopped,stopped.log,plugin}
+TASKS=${TASKS:-orientation tissue}
 failures=0
 check() {  # check WORDS COMMAND…
     local words=$1
@@ -42,14 +45,21 @@ export PATH=$HOLD/bin:$PATH PYTHONPATH=$ROOT OMP_NUM_THREADS=1
 start_slurm "$HOLD/slurm" || exit 1
 
 BIDS=$HOLD/bids
-transfermri-simulate "$BIDS" --participants 4 --seed 3 --voxel-size 4.5 --directions 30 > /dev/null
-scan=$BIDS/sub-02/dwi/sub-02_dwi.nii.gz
-truncate --size=$(($(stat -c %s "$scan") / 2)) "$scan"
+if [ ! -f "$BIDS/participants.tsv" ]; then
+    rm -rf "$BIDS"
+    transfermri-simulate "$BIDS" --participants 4 --seed 3 --voxel-size 4.5 --directions 30 \
+        > /dev/null
+    scan=$BIDS/sub-02/dwi/sub-02_dwi.nii.gz
+    truncate --size=$(($(stat -c %s "$scan") / 2)) "$scan"
+fi
 STEPS=${STEPS:-4}
 
 echo '== a plain run, to compare with'
 PLAIN=$HOLD/plain
-plain() { transfermri "$BIDS" "$PLAIN" "$@" --device cpu > "$HOLD/plain-$1.log" 2>&1; }
+plain() {
+    # shellcheck disable=SC2086  # the tasks are words
+    transfermri "$BIDS" "$PLAIN" "$@" --device cpu --tasks $TASKS > "$HOLD/plain-$1.log" 2>&1
+}
 plain participant --nprocs 2
 check 'plain: one broken participant, so the code is 1' [ $? -eq 1 ]
 # Sums depend on the number of threads in the last bit, so the number is that of the job.
@@ -61,7 +71,8 @@ check 'plain: participant again, code 1' [ $? -eq 1 ]
 echo '== the example'
 OUT=$HOLD/out
 export BIDS OUT GPU_OPTIONS='' TRANSFERMRI=transfermri SCRATCH=$HOLD/scratch
-export GROUP_OPTIONS="--steps $STEPS --device cpu"
+export PARTICIPANT_OPTIONS="--device cpu --tasks $TASKS"
+export GROUP_OPTIONS="--steps $STEPS --device cpu --tasks $TASKS"
 # This machine is smaller than the example's nodes.
 export SBATCH_OPTIONS='--cpus-per-task=1 --mem=5G --time=60'
 mkdir -p "$SCRATCH"
@@ -95,7 +106,7 @@ done
 check 'again: the broken participant fails with 65' state "${second}_2" 'FAILED 65:0'
 check 'work folders on the local disk are gone' test -z "$(ls -A "$SCRATCH")"
 check 'memory and processors are those of the job' \
-    grep -q 'together they may take 4.5 GB (90% of 5.0 GB, SLURM_MEM_PER_NODE)' \
+    grep -q 'steps may take 4.5 GB together (90% of 5.0 GB, SLURM_MEM_PER_NODE)' \
     "$OUT/logs/slurm/tmri-participant-${first}_1.log"
 
 echo '== the same as the plain run'
@@ -107,10 +118,10 @@ printf 'sub-01\n' > "$HOLD/one"
 OUT=$HOLD/stopped
 mkdir -p "$OUT/logs"
 job=$(HERE=$ROOT/examples/slurm PEOPLE=$HOLD/one PER_TASK=1 OUT=$OUT \
-    PARTICIPANT_OPTIONS='--device cpu --tasks orientation' \
+    PARTICIPANT_OPTIONS='--device cpu --tasks orientation -v' \
     sbatch --parsable --array=1 --cpus-per-task=1 --mem=5G --output="$HOLD/stopped.log" \
     "$ROOT/examples/slurm/participant.sh")
-wait_until 300 grep -q 'brain_mask' "$HOLD/stopped.log"
+wait_until 900 grep -q 'start .*dwi_preproc_wf.motion' "$HOLD/stopped.log"
 scancel --batch --signal=TERM "${job}_1"
 wait_until 120 grep -q 'Start the same command again\|goes on from here' "$HOLD/stopped.log"
 check 'SIGTERM to the batch shell reaches the app, which says what to do' [ $? -eq 0 ]
@@ -118,10 +129,11 @@ restarted() { [ "$(field "${job}_1" Restarts)" = 1 ]; }
 wait_until 60 restarted
 check 'the job is back in the queue by itself' [ $? -eq 0 ]
 # SLURM lets a job rest for two minutes after it was put back.
-scontrol update JobId="${job}_1" StartTime=now 2> /dev/null
-wait_for_jobs 1200
+wait_for_jobs 1800
 check 'it is completed at the second start' state "${job}_1" 'COMPLETED 0:0'
-check 'denoising was not computed again' [ "$(grep -c 'Working on 1 runs' "$HOLD/stopped.log")" -eq 2 ]
+starts() { grep -c "start .*dwi_preproc_wf.$1" "$HOLD/stopped.log"; }
+check 'it went on: motion was begun twice, denoising before it once' \
+    [ "$(starts motion) $(starts denoise)" = '2 1' ]
 
 if [ -z "${WITHOUT_PLUGIN:-}" ]; then
     echo '== the SLURM plugin of Nipype'
