@@ -95,14 +95,16 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
 def _add_execution(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add('-w', '--work-dir', type=Path, metavar='DIR', help='default OUTPUT_DIR/.work; resumable')
-    add('--nprocs', '--nthreads', '--n-cpus', type=int, metavar='N', help='default: all processors')
+    add('--nprocs', '--nthreads', '--n-cpus', type=int, metavar='N',
+        help='default: as many as this process may use')  # fmt: skip
     add(
         '--omp-nthreads',
         type=int,
         metavar='N',
         help='threads of one step; default: --nprocs over the number of runs, at most 8',
     )
-    add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB')
+    add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB; default, '
+        'and at most, nine tenths of what machine, cgroup and SLURM allow')  # fmt: skip
     add('--use-plugin', type=Path, metavar='FILE', help='Nipype plugin, YAML')
     add('--stop-on-first-crash', action='store_true', help='start nothing after a failure')
     add('--dry-run', action='store_true', help='say what was found and what would run')

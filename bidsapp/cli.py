@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 
 from bidsapp import __version__
 from bidsapp.arguments import ACCEPTED, DESCRIBE, LEAST, LEVELS, UNFIT, build_parser
-from bidsapp.core import InputOutputError, MissingInput, Problem, TryAgain, UnknownLevel, WrongUsage
-from bidsapp.settings import (
-    SIMULATED,
-    Settings,
-    cpu_count,
-    derivatives,
-    labels,
-    memory_in_gb,
-    memory_limit_gb,
+from bidsapp.core import (
+    InputOutputError,
+    MissingInput,
+    Problem,
+    TryAgain,
+    UnknownLevel,
+    WrongUsage,
+    ran_out_of_memory,
 )
+from bidsapp.resources import here, memory_for_steps
+from bidsapp.settings import SIMULATED, Settings, derivatives, labels, memory_in_gb
 
 if TYPE_CHECKING:
     import argparse
@@ -51,6 +52,7 @@ def parse(argv: Sequence[str]) -> Settings:
     _check_numbers(args)
     _check_level(args, parser)
     output = args.output_dir.absolute()
+    memory, processors = here()
     return Settings(
         bids_dir=args.bids_dir if args.bids_dir == SIMULATED else args.bids_dir.absolute(),
         output_dir=output,
@@ -63,9 +65,9 @@ def parse(argv: Sequence[str]) -> Settings:
         model=args.model,
         device=args.device,
         work_dir=(args.work_dir or output / '.work').absolute(),
-        nprocs=args.nprocs or cpu_count(),
+        nprocs=args.nprocs or int(processors.amount),
         omp_nthreads=args.omp_nthreads or 0,
-        memory_gb=memory_in_gb(args.mem) if args.mem else 0.9 * memory_limit_gb(),
+        memory=memory_for_steps(memory_in_gb(args.mem) if args.mem else None, memory),
         plugin_file=args.use_plugin,
         database_dir=args.bids_database_dir,
         skip_validation=args.skip_bids_validation,
@@ -159,16 +161,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Problem as problem:
         print(f'transfermri: {problem}', file=sys.stderr)
         return problem.exit_code
-    except MemoryError:
-        print(f'transfermri: {OUT_OF_MEMORY}', file=sys.stderr)
-        return TryAgain.exit_code
-    except OSError as error:
-        print(f'transfermri: reading or writing failed: {error}', file=sys.stderr)
-        return InputOutputError.exit_code
     except KeyboardInterrupt:
         print('transfermri: interrupted; the same command goes on from here.', file=sys.stderr)
         return TryAgain.exit_code
-    except Exception:  # the one place where a defect of ours ends up, with its traceback
+    except Exception as error:
+        if ran_out_of_memory(error):
+            print(f'transfermri: {OUT_OF_MEMORY}', file=sys.stderr)
+            return TryAgain.exit_code
+        if isinstance(error, OSError):
+            print(f'transfermri: reading or writing failed: {error}', file=sys.stderr)
+            return InputOutputError.exit_code
+        # The one place where a defect of ours ends up, with its traceback.
         traceback.print_exc()
         print('transfermri: this is a defect of TransferMRI; please report it.', file=sys.stderr)
         return 1

@@ -94,6 +94,14 @@ class TryAgain(Problem):
     exit_code = 75
 
 
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out: Python's, torch's (CUDA too), ITK's."""
+    if isinstance(error, RuntimeError | OSError):
+        said = str(error).lower()
+        return any(text in said for text in ('allocate memory', 'out of memory', 'bad_alloc'))
+    return isinstance(error, MemoryError)
+
+
 class Unavailable(Exception):
     """A reference label cannot be derived from this scan; the message says why."""
 

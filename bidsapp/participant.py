@@ -22,7 +22,14 @@ from bidsapp.core import (
     TryAgain,
 )
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
-from bidsapp.workflows.execution import clear_problems, configure, engine, problems_left, run_graph
+from bidsapp.workflows.execution import (
+    Engine,
+    clear_problems,
+    configure,
+    engine,
+    problems_left,
+    run_graph,
+)
 from bidsapp.workflows.plan import (
     Models,
     RunPlan,
@@ -175,7 +182,7 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     if not active:
         return
     base = settings.work_dir / f'participant-{__version__}'
-    plugin = engine(settings.plugin_file, settings.nprocs, settings.memory_gb)
+    plugin = engine(settings.plugin_file, settings.nprocs, settings.memory)
     logs = settings.output_dir / 'logs'
     configure(settings.work_dir / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
     place = Place(
@@ -185,17 +192,30 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
         device=device,
         omp_nthreads=settings.omp_nthreads or max(1, min(8, settings.nprocs // len(active))),
     )
-    graph = init_participant_wf([(p.run, p.todo, p.size_gb) for p in active], base, place)
+    graph = init_participant_wf([(p.run, p.todo, p.size) for p in active], base, place)
     folders = {p.run.name: base / graph.name / graph.node_name(p.run.name) for p in active}
     for folder in folders.values():  # another call may be at work on other runs in the same place
         clear_problems(folder)
     log.info('Working on %d runs in %s', len(active), base)
+    say_memory(graph.largest_need(), plugin)
     failure = run_graph(graph, plugin)
     for made in active:
         if not made.missing(settings.output_dir) and not stale(made, settings.output_dir):
             continue
         found = problems_left(folders[made.run.name])
         made.problem = found or failure or Problem('it was not finished; the log says more')
+
+
+def say_memory(need: float, plugin: Engine) -> None:
+    """What the steps may take of the memory, and whether the largest of them, in GB, fits."""
+    text = (
+        f'The largest step needs about {need:.1f} GB; steps may take {plugin.limit.amount:.1f} GB '
+    )
+    text += f'together ({plugin.limit.source}).'
+    if plugin.plugin in ('MultiProc', 'Linear') and need > plugin.limit.amount:
+        log.warning('%s It will run alone, and may be killed: give the job more memory.', text)
+    else:
+        log.info(text)
 
 
 def say_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> None:

@@ -7,9 +7,13 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bidsapp.bids.write import explained
 from bidsapp.core import InputOutputError, MissingInput, WrongUsage
+
+if TYPE_CHECKING:
+    from bidsapp.resources import Limit
 
 #: Bytes that must be free in the output folder before anything starts.
 MIN_FREE = 200 * 2**20
@@ -24,6 +28,7 @@ class Settings:
     bids_dir: Path
     output_dir: Path
     level: str
+    memory: Limit  #: GiB that steps may hold together
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     filter_file: Path | None = None
@@ -34,7 +39,6 @@ class Settings:
     work_dir: Path = Path()
     nprocs: int = 1
     omp_nthreads: int = 0  #: 0: what ``nprocs`` leaves for each run
-    memory_gb: float = 4.0
     plugin_file: Path | None = None
     database_dir: Path | None = None
     skip_validation: bool = False
@@ -157,20 +161,3 @@ def memory_in_gb(text: str) -> float:
     if match is None or number <= 0:
         raise WrongUsage(f'--mem {text}: expected a size such as 8G, 8000M, or a number of MB.')
     return number * {'k': 1e-6, '': 1e-3, 'm': 1e-3, 'g': 1.0, 't': 1e3}[match[2]]
-
-
-def memory_limit_gb() -> float:
-    """Memory this process may use: the cgroup's limit, else the machine's memory."""
-    import psutil
-
-    limits = [psutil.virtual_memory().total]
-    for name in ('memory.max', 'memory/memory.limit_in_bytes'):
-        path = Path('/sys/fs/cgroup') / name
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            limits.append(int(text))
-    return min(limits) / 2**30
-
-
-def cpu_count() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0))

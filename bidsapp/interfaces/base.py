@@ -9,7 +9,7 @@ from typing import Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 
-from bidsapp.core import InputOutputError, Problem, TryAgain, Unavailable
+from bidsapp.core import InputOutputError, Problem, TryAgain, Unavailable, ran_out_of_memory
 
 #: Written to the folder of a step that met a problem.
 PROBLEM = 'problem.json'
@@ -47,11 +47,11 @@ class Step(SimpleInterface):
         except Unavailable as reason:
             note(folder, Problem(f'a label that the table promised cannot be derived: {reason}'))
             raise
-        except MemoryError as error:
-            note(folder, TryAgain('Out of memory. Give the job more, or lower --nprocs.'))
-            raise error
-        except OSError as error:
-            note(folder, InputOutputError(f'Reading or writing failed: {error}'))
+        except Exception as error:
+            if ran_out_of_memory(error):
+                note(folder, TryAgain('Out of memory. Give the job more, or lower --nprocs.'))
+            elif isinstance(error, OSError):
+                note(folder, InputOutputError(f'Reading or writing failed: {error}'))
             raise
         return runtime
 

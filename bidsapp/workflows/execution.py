@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import threading
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.write import write_text
@@ -21,9 +22,10 @@ from bidsapp.core import (
     TryAgain,
     WrongUsage,
 )
+from bidsapp.resources import Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from nipype import Workflow
@@ -36,18 +38,38 @@ STOPPED = 'Stopped by SIGTERM; the same command goes on from here.'
 KINDS = {p.exit_code: p for p in (BadData, MissingInput, CannotCreate, InputOutputError, TryAgain)}
 
 
-def engine(plugin_file: Path | None, nprocs: int, memory_gb: float) -> dict[str, Any]:
-    """Nipype's ``plugin`` and ``plugin_args``. Raises WrongUsage for a file that is neither."""
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What runs a graph: a Nipype plugin, its arguments, and the memory that steps may take."""
+
+    plugin: str
+    args: Mapping[str, Any]
+    limit: Limit
+
+    def told(self, watch: Watch) -> dict[str, Any]:
+        """The arguments of Nipype's ``Workflow.run``; ``watch`` hears of each step."""
+        if self.plugin not in ('MultiProc', 'Linear'):
+            return {'plugin': self.plugin, 'plugin_args': dict(self.args)}
+        args = {**self.args, 'status_callback': watch}
+        if self.plugin == 'MultiProc':
+            from bidsapp.workflows.workers import WorkersPlugin
+
+            return {'plugin': WorkersPlugin(args, self.limit)}
+        return {'plugin': self.plugin, 'plugin_args': args}
+
+
+def engine(plugin_file: Path | None, nprocs: int, memory: Limit) -> Engine:
+    """MultiProc, or what a plugin file says. Raises WrongUsage for a file that is no such thing."""
+    defaults = {
+        'n_procs': nprocs,
+        'memory_gb': memory.amount,
+        'raise_insufficient': False,
+        'mp_context': 'forkserver',
+    }
     if plugin_file is None:
-        args = {
-            'n_procs': nprocs,
-            'memory_gb': memory_gb,
-            'raise_insufficient': False,
-            'mp_context': 'forkserver',
-            'maxtasksperchild': 1000,
-        }
-        return {'plugin': 'MultiProc', 'plugin_args': args}
+        return Engine('MultiProc', defaults, memory)
     import yaml
+    from nipype.pipeline import plugins
 
     try:
         content = yaml.safe_load(plugin_file.read_text(encoding='utf-8'))
@@ -55,11 +77,19 @@ def engine(plugin_file: Path | None, nprocs: int, memory_gb: float) -> dict[str,
         raise WrongUsage(f'{plugin_file} is not valid YAML: {error}') from error
     if not isinstance(content, dict) or 'plugin' not in content:
         raise WrongUsage(f'{plugin_file} must name a plugin, such as "plugin: MultiProc".')
-    args = content.get('plugin_args') or {}
-    if content['plugin'] == 'MultiProc':
-        defaults = {'n_procs': nprocs, 'memory_gb': memory_gb, 'mp_context': 'forkserver'}
+    name, args = str(content['plugin']), content.get('plugin_args') or {}
+    if not hasattr(plugins, f'{name}Plugin'):
+        raise WrongUsage(f'{plugin_file}: Nipype has no plugin {name}; it has MultiProc, SLURM, …')
+    if name.endswith('Graph'):
+        raise WrongUsage(
+            f'{plugin_file}: {name} does not wait for what it submits, so this call could not tell '
+            f'what became of it. Use {name.removesuffix("Graph")}.'
+        )
+    if name == 'MultiProc':
+        if 'memory_gb' in args:
+            memory = Limit(float(args['memory_gb']), f'memory_gb in {plugin_file.name}')
         args = {**defaults, **args}
-    return {'plugin': content['plugin'], 'plugin_args': args}
+    return Engine(name, args, memory)
 
 
 def configure(folder: Path, crash_folder: Path, stop_on_first_crash: bool) -> None:
@@ -92,22 +122,18 @@ def configure(folder: Path, crash_folder: Path, stop_on_first_crash: bool) -> No
     os.environ['NIPYPE_CONFIG_DIR'] = str(folder)
 
 
-def run_graph(graph: Workflow, plugin: dict[str, Any]) -> Problem | None:
+def run_graph(graph: Workflow, engine: Engine) -> Problem | None:
     """Run; a failure that is not a step's own note comes back as a Problem.
 
     Steps that fail do not stop steps that do not depend on them. Raises TryAgain on SIGTERM.
     """
-    watch = Watch(graph)
+    if engine.plugin == 'SLURM':
+        ask_slurm(graph, str(engine.args.get('sbatch_args', '')))
     try:
         with stopped_by_sigterm() as stopped:
-            graph.run(**_with_callback(plugin, watch))
+            graph.run(**engine.told(Watch(graph)))
             if stopped.is_set():  # Nipype may have taken the exception for a step's
                 raise TryAgain(STOPPED)
-    except BrokenProcessPool:
-        return TryAgain(
-            'a worker process was killed, most likely because memory ran out. Give the job more '
-            'memory, or fewer runs at once with --nprocs or --mem.'
-        )
     except TryAgain:
         end_workers()
         raise
@@ -116,6 +142,17 @@ def run_graph(graph: Workflow, plugin: dict[str, Any]) -> Problem | None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return Problem(f'a step failed: {lines[-1] if lines else type(error).__name__}')
     return None
+
+
+def ask_slurm(graph: Workflow, said: str) -> None:
+    """Each step asks SLURM for its own memory and processors, unless the plugin file says them."""
+    os.environ.setdefault('LOGNAME', 'transfermri')  # Nipype names its jobs after it
+    graph.config['execution'] = {'poll_sleep_duration': '3'}  # s between looks at the queue
+    for name in graph.list_node_names():
+        node = graph.get_node(name)
+        needs = {'--mem': f'{ceil(1024 * node.mem_gb)}M', '--cpus-per-task': node.n_procs}
+        wanted = [f'{option}={value}' for option, value in needs.items() if option not in said]
+        node.plugin_args = {'sbatch_args': ' '.join(wanted)}
 
 
 @contextmanager
@@ -144,12 +181,6 @@ def end_workers() -> None:
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.terminate()
-
-
-def _with_callback(plugin: dict[str, Any], watch: Watch) -> dict[str, Any]:
-    if plugin['plugin'] not in ('MultiProc', 'Linear'):
-        return plugin
-    return {**plugin, 'plugin_args': {**plugin['plugin_args'], 'status_callback': watch}}
 
 
 class Watch:

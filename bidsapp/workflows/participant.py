@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nipype import Workflow
 
-from bidsapp.workflows.run import Place, Todo, init_run_wf
+from bidsapp.workflows.run import Place, Size, Todo, init_run_wf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,17 @@ class ParticipantWorkflow(Workflow):
         """A Nipype name: letters, digits and underscores."""
         return re.sub(r'\W', '_', run_name) + '_wf'
 
+    def largest_need(self) -> float:
+        """Memory in GB that the hungriest step is estimated to need, from the images' shapes."""
+        return max(self.get_node(name).mem_gb for name in self.list_node_names())
+
 
 def init_participant_wf(
-    runs: Sequence[tuple[Run, Todo, float]], base: Path, place: Place
+    runs: Sequence[tuple[Run, Todo, Size]], base: Path, place: Place
 ) -> ParticipantWorkflow:
-    """Each run's workflow, for (run, what is missing, memory of its voxels in GB)."""
+    """Each run's workflow, for (run, what is missing, how large it is)."""
     workflow = ParticipantWorkflow(name='transfermri_wf', base_dir=str(base))
-    for run, todo, size_gb in runs:
+    for run, todo, size in runs:
         name = workflow.node_name(run.name)
-        workflow.add_nodes([init_run_wf(name, run, todo, size_gb, place)])
+        workflow.add_nodes([init_run_wf(name, run, todo, size, place)])
     return workflow

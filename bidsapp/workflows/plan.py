@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from bidsapp.learn.ranges import Facts, facts_of, outside
 from bidsapp.physics import gradients
 from bidsapp.physics.denoising import MIN_VOLUMES
 from bidsapp.physics.ringing import may_unring
-from bidsapp.workflows.run import Model, Todo
+from bidsapp.workflows.run import EMPTY, Model, Size, Todo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class RunPlan:
     inapplicable: dict[str, str] = field(default_factory=dict)  #: task → why it has no prediction
     promised: list[Path] = field(default_factory=list)
     todo: Todo = field(default_factory=Todo)
-    size_gb: float = 0.0
+    size: Size = EMPTY
     facts: Facts | None = None  #: what models are judged by
 
     def missing(self, root: Path) -> list[Path]:
@@ -81,8 +82,7 @@ def look(made: RunPlan) -> None:
         made.notes += corrections(made.run, volumes)
     table = gradients.from_fsl(bvecs, bvals, image.affine)
     made.acquisition = gradients.acquisition(table, 't1w' in files)
-    voxels = float(image.shape[0]) * image.shape[1] * image.shape[2] * volumes
-    made.size_gb = 4 * voxels / 2**30
+    made.size = Size(prod(image.shape[:3]), volumes)
     made.facts = facts_of(table, gradients.voxel_sizes(image.affine))
 
 
