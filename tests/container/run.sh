@@ -160,12 +160,11 @@ size() {
     test "$bytes" -le "$limit"
 }
 
-# No package cache, no file of the build's volumes, no compiler, nothing of root's in /tmp.
+# No mount point or file of the build, no package cache, no compiler, nothing of root's in /tmp.
 no_leftovers() {
     local left
-    left=$(cd "$root" && find run/pip* etc/pip.conf root/.cache tmp var/lib/apt/lists usr/bin/*gcc* \
-        -mindepth 0 \( -name tmp -o -name lists \) -prune -o -print 2>/dev/null || true)
-    left+=$(find "$root/tmp" "$root/var/lib/apt/lists" -mindepth 1)
+    left=$(find "$root"/run/pip* "$root"/etc/pip.conf "$root"/root/.cache "$root"/usr/bin/*gcc* 2>/dev/null || true)
+    left+=$(find "$root/tmp" "$root/var/lib/apt/lists" "$root/var/cache/apt/archives" -mindepth 1 -type f)
     equal "$left" ''
 }
 
@@ -175,9 +174,10 @@ scratch() { rm -rf "$1" && install --directory --mode 1777 "$1"; }
 # simulate → participant → group → participant; complete, and with the model that was fine-tuned.
 simulated_round() {
     local conditions=$1 folder=$work/${1// /-} name
+    in_force "$conditions"
     for name in data out work; do scratch "$folder/$name"; done
     inside "$conditions" "$folder/data:/mnt/data" -- /opt/venv/bin/transfermri-simulate \
-        /mnt/data/bids --participants 3 --voxel-size 4.5 --directions 32 --seed 1
+        /mnt/data/bids --participants 3 --voxel-size 6 --directions 8 --seed 1
     app "$conditions" "$folder" participant --nprocs 2
     app "$conditions" "$folder" group --steps 5
     app "$conditions" "$folder" participant --nprocs 2
@@ -199,12 +199,27 @@ app() {
         -- "${entry[@]}" /mnt/data/bids /mnt/out "$@" --work-dir /mnt/work
 }
 
-# One participant of the first round's dataset, from nothing.
+# One participant without a T1w image, from nothing: short, and past every library.
 one_participant() {
     local folder=$work/one name
-    for name in out work; do scratch "$folder/$name"; done
-    rm -rf "$folder/data" && cp --recursive "$work/plain/data" "$folder/data"
+    for name in data out work; do scratch "$folder/$name"; done
+    cp --recursive "$work/plain/data/bids" "$folder/data"
+    rm -rf "$folder/data/bids/sub-01/anat"
+    in_force "$1"
     app "$1" "$folder" participant --participant-label 01
+}
+
+# Whether each condition really holds, seen from inside.
+in_force() {
+    local condition
+    for condition in $1; do
+        case $condition in
+            read-only) inside "$1" -- /bin/sh -c '! touch /opt/here' ;;
+            nobody) inside "$1" -- /bin/sh -c 'test "$(id -u)" -eq 12345 && ! id -un' ;;
+            no-network) inside "$1" -- /bin/sh -c '! grep -q : /proc/net/route && test "$(grep -c : /proc/net/dev)" -eq 1' ;;
+            no-home) inside "$1" -- /bin/sh -c 'test -d "$HOME" && ! touch "$HOME/here"' ;;
+        esac
+    done
 }
 
 # Every file of the image with its size and time; what is mounted there does not count.
