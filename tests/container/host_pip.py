@@ -24,9 +24,11 @@ PLAIN = ('trusted-host', 'proxy', 'timeout', 'default-timeout', 'retries', 'no-i
 
 
 def configured() -> dict[str, str]:
-    """Option → value, as ``pip install`` would have it: install over global, variables over files."""
+    """Option → value as ``pip install`` sees it: install over global, variables over files."""
     command = ['pip'] if shutil.which('pip') else [sys.executable, '-m', 'pip']
-    listed = subprocess.run([*command, 'config', 'list'], capture_output=True, text=True)
+    listed = subprocess.run(
+        [*command, 'config', 'list'], capture_output=True, text=True, check=False
+    )
     if listed.returncode:  # this machine has no pip
         return {}
     found: dict[str, dict[str, str]] = {'global': {}, 'install': {}, ':env:': {}}

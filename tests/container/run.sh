@@ -62,6 +62,8 @@ make_base() {
     printf 'path-exclude /usr/share/%s/*\n' doc groff info linda lintian locale man \
         >"$root/etc/dpkg/dpkg.cfg.d/slim"
     echo 'path-include /usr/share/doc/*/copyright' >>"$root/etc/dpkg/dpkg.cfg.d/slim"
+    echo 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/*.bin"; };' \
+        >"$root/etc/apt/apt.conf.d/clean"
     rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/*.log
     container=$(store from scratch)
     store add --quiet "$container" "$root" /
