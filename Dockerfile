@@ -30,8 +30,10 @@ RUN case "${VARIANT}" in \
 COPY pyproject.toml README.md LICENSE ./
 COPY bidsapp bidsapp
 ARG VERSION=0.1.0
+# What packages carry for their own tests, and libraries to link against, are a tenth of the image.
 RUN pip install --no-deps --no-build-isolation . \
-    && test "$(transfermri --version)" = "TransferMRI ${VERSION}"
+    && test "$(transfermri --version)" = "TransferMRI ${VERSION}" \
+    && find /opt/venv -depth \( -type d \( -name test -o -name tests \) -o -name '*.a' \) -exec rm -r {} +
 
 
 FROM ${BASE}
@@ -41,11 +43,9 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libstdc++6 python3 \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=builder /opt/venv /opt/venv
 
 ARG VARIANT=cpu
 ARG VERSION=0.1.0
-ARG REVISION=unknown
 ARG IMAGE=ghcr.io/transfermri/transfermri
 # The process may run as any user id, without an entry in /etc/passwd (hence USER) and without a
 # home (hence HOME), on a root file system that cannot be written to. One thread a process:
@@ -66,6 +66,17 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     TRANSFERMRI_CONTAINER=${IMAGE}:${VERSION}-${VARIANT}
+ENTRYPOINT ["/opt/venv/bin/transfermri"]
+
+COPY --from=builder /opt/venv /opt/venv
+# A library that is missing from this stage stops the build here, not a user's run. What root leaves
+# in /tmp other users could not write to.
+RUN echo "${VERSION}" > /version \
+    && python -c 'import ants, bids, dipy.align, h5py, lightning_fabric, matplotlib.pyplot, nilearn.plotting, nipype, torch, torchio' \
+    && find /tmp -mindepth 1 -delete
+
+# What differs from commit to commit comes last, where it makes no layer anew.
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="TransferMRI" \
       org.opencontainers.image.description="Pretrained networks brought to the MRI scans of one lab: a BIDS App" \
       org.opencontainers.image.version="${VERSION}" \
@@ -73,9 +84,3 @@ LABEL org.opencontainers.image.title="TransferMRI" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="https://github.com/transfermri/transfermri" \
       org.opencontainers.image.vendor="TransferMRI developers"
-# A library that is missing from this stage stops the build here, not a user's run. What root leaves
-# in /tmp other users could not write to.
-RUN echo "${VERSION}" > /version \
-    && python -c 'import ants, bids, dipy.align, h5py, lightning_fabric, matplotlib.pyplot, nilearn.plotting, nipype, torch, torchio' \
-    && find /tmp -mindepth 1 -delete
-ENTRYPOINT ["/opt/venv/bin/transfermri"]

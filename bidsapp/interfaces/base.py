@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 
 from bidsapp.core import InputOutputError, Problem, TryAgain, Unavailable, ran_out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Written to the folder of a step that met a problem.
 PROBLEM = 'problem.json'
@@ -40,7 +44,8 @@ class Step(SimpleInterface):
 
             torch.set_num_threads(self.inputs.n_threads)
         try:
-            self._results.update(self.step(folder))
+            with temporary_files_in(folder):
+                self._results.update(self.step(folder))
         except Problem as problem:
             note(folder, problem)
             raise
@@ -54,6 +59,20 @@ class Step(SimpleInterface):
                 note(folder, InputOutputError(f'Reading or writing failed: {error}'))
             raise
         return runtime
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Temporary files, ANTs' among them, go to ``folder``, which is on the disk of the work folder.
+
+    In a container /tmp may be memory, or hold 64 MB as in ``apptainer --containall``.
+    """
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def note(folder: Path, problem: Problem) -> None:
