@@ -23,10 +23,10 @@ from bidsapp.core import GradientTable
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.predict import network_of, predict
+from bidsapp.learn.state import Kept
 from bidsapp.physics.gradients import to_fsl
 from bidsapp.physics.harmonics import fibonacci_hemisphere
 from bidsapp.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS, slots_in_use
-from bidsapp.simulate.stream import SimulatedStream
 from bidsapp.tasks import get
 from bidsapp.tasks.restore import CHANNELS, input_harmonics
 
@@ -86,15 +86,15 @@ def same_weights(first, second):
 
 
 def terminated_at(monkeypatch, step):
-    """SIGTERM while batch ``step`` is drawn."""
-    draw = SimulatedStream.batch
+    """SIGTERM while the network learns from batch ``step``."""
+    follow = Kept.follow
 
-    def batch(self, size, seed, number):
+    def followed(self, network, number):
         if number == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return draw(self, size, seed, number)
+        follow(self, network, number)
 
-    monkeypatch.setattr(SimulatedStream, 'batch', batch)
+    monkeypatch.setattr(Kept, 'follow', followed)
 
 
 class TestUsage:

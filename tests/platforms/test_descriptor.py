@@ -16,6 +16,7 @@ from bidsapp import tasks
 from bidsapp.arguments import DESCRIBE, build_parser
 from bidsapp.cli import main, parse
 from bidsapp.descriptor import descriptor
+from bidsapp.resources import Limit
 from bidsapp.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ MEANT = {
         'work_dir': Path('/scratch/work'),
         'nprocs': 4,
         'omp_nthreads': 2,
-        'memory_gb': 8.0,
+        'memory': Limit(8.0, '--mem'),
         'stop_on_first_crash': True,
         'dry_run': True,
         'reports_only': True,
