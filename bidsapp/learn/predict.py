@@ -14,6 +14,7 @@ import torch
 from bidsapp.core import WrongUsage
 from bidsapp.learn.patches import in_patches
 from bidsapp.physics.turns import turned_channels, turned_voxels
+from bidsapp.resources import here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 #: Side and overlap (voxels) of the patches; the overlap hides the zero padding at patch edges.
 PATCH, OVERLAP = 96, 48
 #: Bytes of features a voxel of the widest level holds at once while the network runs, measured
-#: on the bundled shape as peak memory over voxels, and rounded up.
-BYTES_PER_VOXEL = 2400
+#: on the bundled shape in float32 as peak memory over voxels, and rounded up.
+BYTES_PER_VOXEL = 6500
 #: As it is, and mirrored along each axis; where a network learnt with turns, the mean of these.
 AVERAGED: tuple[Turn, ...] = (
     ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
@@ -86,7 +87,8 @@ def _memory_for_features(device: str) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    # The free memory is the host's; a container or a job may hold less than that.
+    return int(min(psutil.virtual_memory().available, here()[0].amount * 2**30))
 
 
 @torch.inference_mode()
