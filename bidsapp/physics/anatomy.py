@@ -235,6 +235,7 @@ def tissue(t1w: FloatArray, mask: BoolArray, affine: FloatArray, priors: FloatAr
             m='[0.2,1x1x1]',
             c='[8,0]',
             priorweight=PRIOR_WEIGHT,
+            r=0,  # its own seed, not the clock's: voxels change in a random order
         )
     parts = np.stack([part.numpy() for part in found['probabilityimages']]) * inside
     out = np.zeros((3, *mask.shape))

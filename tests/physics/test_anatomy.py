@@ -160,6 +160,18 @@ def test_tissue_is_found_under_a_receive_field():
     assert right > 0.95
 
 
+def test_tissue_is_the_same_again(rng):
+    """In voxels that could be either, what is drawn decides: not by the clock."""
+    from scipy import ndimage
+
+    truth = np.stack(parts(SHAPE, GRID)[:3])
+    t1w, _ = images(np.eye(4), GRID, SHAPE)
+    noisy = np.abs(t1w + rng.normal(0, 20, SHAPE))
+    vague = np.stack([ndimage.gaussian_filter(p.astype(float), 3.0) for p in truth])
+    first, again = (anatomy.tissue(noisy, truth.any(0), GRID, vague) for _ in range(2))
+    assert np.array_equal(first, again)
+
+
 def test_priors_follow_the_head_and_leave_no_files(rng, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     move = rigid([6, -8, 5], [4, 0, 0])
