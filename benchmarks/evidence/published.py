@@ -1,6 +1,6 @@
 """Source paper 1 as published, for the study of pretraining: input, network, optimiser.
 
-    python benchmarks/evidence/published.py MODELS [--steps 1000]  # MODELS/published.safetensors
+    python benchmarks/evidence/published.py MODELS [--steps 600]  # MODELS/published.safetensors
 
 Attenuation on 64 directions by harmonics of order 8 (`qspace.sh64_channels`); levels of 16, 32 and
 64 channels and a bridge of 128; convolution, instance norm without scale and shift, ReLU, in pairs;
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 CHANNELS, WIDTHS, BRIDGE, RATE = 64, (16, 32, 64), 128, 1e-3
+#: Voxels along the edge of a patch and of a block, as in `arms.py`.
+PATCH, SIDE = 24, 32
 
 
 class Pair(nn.Sequential):
@@ -158,7 +160,7 @@ class Refreshed:
         if (which := step // 64) != self._round:
             numbers = range(16 * which, 16 * which + 16)
             scans = [sample_of(self._simulator, number, None) for number in numbers]
-            self._round, self._source = which, PatchSource(scans, 32)
+            self._round, self._source = which, PatchSource(scans, PATCH)
         return self._source.batch(size, seed, step)  # type: ignore[attr-defined, no-any-return]
 
 
@@ -166,10 +168,10 @@ def main() -> None:
     """Pretrain and save the body."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('models', type=Path)
-    parser.add_argument('--steps', type=int, default=1000)
+    parser.add_argument('--steps', type=int, default=600)
     given = parser.parse_args()
     template = material.kept_template(Path(tempfile.gettempdir()) / 'transfermri-evidence')
-    simulator = Simulator(template, 3, draw=protocol64)
+    simulator = Simulator(template, 3, SIDE, draw=protocol64)
     with seeded(1):
         network = Published(CHANNELS)
     fitted(network, Refreshed(simulator), absolute, given.steps, 1)  # type: ignore[arg-type]
