@@ -36,9 +36,16 @@ def read_results(path: Path) -> list[dict[str, str]]:
 
 
 def best_rate(path: Path, arm: str, steps: int) -> float:
-    """The rate of the least loss on validation, among those tried at one n with the first seed."""
+    """The only rate, or that of the least loss on validation where several were tried.
+
+    (At one n, with the first seed.)
+    """
     losses: dict[tuple[str, float], list[float]] = defaultdict(list)
-    for row in read_results(path):
+    rows = read_results(path)
+    rates = {row['rate'] for row in rows if (row['arm'], row['steps']) == (arm, str(steps))}
+    if len(rates) == 1:
+        return float(rates.pop())
+    for row in rows:
         if (row['arm'], row['steps'], row['seed'], row['split'], row['metric']) == (
             arm, str(steps), '0', 'val', 'loss'):  # fmt: skip
             losses[row['n'], float(row['rate'])].append(float(row['value']))
@@ -61,7 +68,7 @@ Values = dict[tuple[str, int, str], np.ndarray]
 
 
 def values_of(path: Path, task: str, metric: str, steps: int) -> Values:
-    """One metric of every arm at its best rate, of the seeds that are done."""
+    """One metric of every arm at its best rate, of seeds that are done with all participants."""
     rows = [row for row in read_results(path) if row['steps'] == str(steps)]
     rates = {arm: best_rate(path, arm, steps) for arm in {row['arm'] for row in rows}}
     found: dict[tuple[str, int, str], dict[int, dict[int, float]]] = {}
@@ -71,10 +78,12 @@ def values_of(path: Path, task: str, metric: str, steps: int) -> Values:
         ):
             at = found.setdefault((row['arm'], int(row['n']), row['split']), {})
             at.setdefault(int(row['seed']), {})[int(row['participant'])] = float(row['value'])
-    return {
-        key: np.array([[by[s][k] for k in sorted(by[s])] for s in sorted(by)])
-        for key, by in found.items()
-    }
+    result = {}
+    for key, by in found.items():
+        most = max(map(len, by.values()))
+        whole = [by[seed] for seed in sorted(by) if len(by[seed]) == most]
+        result[key] = np.array([[one[k] for k in sorted(one)] for one in whole])
+    return result
 
 
 def effect_of(own: np.ndarray, base: np.ndarray) -> tuple[float, float, float, float]:
