@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bidsapp import __version__
 from bidsapp.arguments import ACCEPTED, DESCRIBE, LEAST, LEVELS, UNFIT, build_parser
 from bidsapp.core import (
+    OUT_OF_MEMORY,
     InputOutputError,
     MissingInput,
     Problem,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bidsapp.arguments import Parser
-
-OUT_OF_MEMORY = 'Out of memory. Give the job more, or lower --nprocs.'
 
 
 def parse(argv: Sequence[str]) -> Settings:

@@ -94,6 +94,10 @@ class TryAgain(Problem):
     exit_code = 75
 
 
+#: What a user is told then.
+OUT_OF_MEMORY = 'Out of memory. Give the job more, or lower --nprocs.'
+
+
 def ran_out_of_memory(error: Exception) -> bool:
     """Whether an exception says that memory ran out: Python's, torch's (CUDA too), ITK's."""
     if isinstance(error, RuntimeError | OSError):

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 
-from bidsapp.core import InputOutputError, Problem, TryAgain, Unavailable, ran_out_of_memory
+from bidsapp.core import (
+    OUT_OF_MEMORY,
+    InputOutputError,
+    Problem,
+    TryAgain,
+    Unavailable,
+    ran_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +61,7 @@ class Step(SimpleInterface):
             raise
         except Exception as error:
             if ran_out_of_memory(error):
-                note(folder, TryAgain('Out of memory. Give the job more, or lower --nprocs.'))
+                note(folder, TryAgain(OUT_OF_MEMORY))
             elif isinstance(error, OSError):
                 note(folder, InputOutputError(f'Reading or writing failed: {error}'))
             raise

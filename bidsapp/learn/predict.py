@@ -14,7 +14,7 @@ import torch
 from bidsapp.core import WrongUsage
 from bidsapp.learn.patches import in_patches
 from bidsapp.physics.turns import turned_channels, turned_voxels
-from bidsapp.resources import here
+from bidsapp.resources import NETWORK_BYTES, here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 #: Side and overlap (voxels) of the patches; the overlap hides the zero padding at patch edges.
 PATCH, OVERLAP = 96, 48
-#: Bytes of features a voxel of the widest level holds at once while the network runs, measured
-#: on the bundled shape in float32 as peak memory over voxels, and rounded up.
-BYTES_PER_VOXEL = 6500
 #: As it is, and mirrored along each axis; where a network learnt with turns, the mean of these.
 AVERAGED: tuple[Turn, ...] = (
     ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
@@ -110,7 +107,7 @@ def predict(
 
     if whole is None:
         voxels = image[0].numel()
-        whole = voxels * BYTES_PER_VOXEL < 0.5 * _memory_for_features(device)
+        whole = voxels * NETWORK_BYTES < 0.5 * _memory_for_features(device)
     if whole:
         return run(image[None].to(device)).cpu()[0]
     return in_patches(run, image, PATCH, OVERLAP, device)

@@ -21,6 +21,7 @@ from bidsapp.interfaces.labels import (
     WriteReference,
 )
 from bidsapp.interfaces.outputs import preprocessed_files
+from bidsapp.resources import NETWORK_BYTES
 from bidsapp.workflows.anat import init_anat_wf
 from bidsapp.workflows.dwi import init_dwi_ingest_wf, init_dwi_preproc_wf
 
@@ -81,11 +82,8 @@ class Size:
 
     @property
     def network_gb(self) -> float:
-        """GiB that applying the bundled network takes beside the program itself.
-
-        Measured at the peak on 96 x 96 x 60 voxels, of which the brain's box is three quarters.
-        """
-        return 6500 * self.voxels / 2**30
+        """GiB that applying the bundled network takes beside the program itself."""
+        return NETWORK_BYTES * self.voxels / 2**30
 
 
 #: Of a run whose header could not be read.
