@@ -30,8 +30,7 @@ from applied import (
     attenuation_of,
     axes_of,
     canonical,
-    restored,
-    shell_signal,
+    restored_attenuation,
 )
 from comparators import BLURS, blurred, directions, tensor
 from realscans import CHOICES, KEPT, RAW, Divided, divided
@@ -40,8 +39,6 @@ from scores import blocks, coherence, degrees, histogram, quantile, ratio_interv
 
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import grid_axes, voxel_sizes
-from bidsapp.physics.qspace import filled_slots
-from bidsapp.physics.restored import restored_volumes
 
 #: Scan → numbers of directions in.
 ROWS: dict[str, tuple[int, ...]] = {
@@ -84,19 +81,8 @@ def ours(applied: Applied, parts: Divided, white: np.ndarray) -> dict[str, np.nd
     """(V, 3) world axes by both ways to ask the network."""
     sample = canonical(parts.scan)
     outputs = applied(sample.image)
-    attenuation, _, local, variance = attenuation_of(parts.scan)
-    mask = parts.scan.mask
-    data = np.ones((len(local), int(mask.sum())), np.float32)
-    better = restored(sample.image, outputs)
-    for slot, b in filled_slots(local).items():
-        members = np.flatnonzero(np.abs(local.bvals - b) <= 0.05 * b)
-        said = shell_signal(better, slot, mask, local.bvecs[members])
-        seen = attenuation[np.cumsum(~local.b0)[members] - 1][:, mask]
-        alike = np.zeros(len(seen), np.intp)
-        signal, _ = restored_volumes(seen, said, alike, float(np.sqrt(variance)), mask)
-        data[members] = np.maximum(signal, 1e-3)
-    data = data[:, white[mask]]
-    axes = fit_tensor(data, local).direction
+    data, local = restored_attenuation(parts.scan, sample.image, outputs)
+    axes = fit_tensor(data[:, white[parts.scan.mask]], local).direction
     return {
         STRONGEST: axes_of(outputs['orientation'], parts.scan.affine, white),
         OURS: axes @ grid_axes(parts.scan.affine).T,
