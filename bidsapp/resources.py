@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 #: Of the limit, the share that steps may take; the rest is for the process that starts them.
 SHARE = 0.9
-#: Bytes that the network holds at once for a voxel of its input, measured on the bundled shape in
-#: float32 as peak memory over voxels (96 x 96 x 60, of which the brain's box is three quarters),
-#: and rounded up.
-NETWORK_BYTES = 6500
+#: Bytes that applying the network takes at once for a voxel of its input, measured on the bundled
+#: shape in float32, the mean over mirrors included, as peak memory over voxels, and rounded up.
+NETWORK_BYTES = 5000
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 #: Sides of the body's input are padded to a multiple of this inside the network.
 STRIDE = 8
+#: Voxels that are answered at a time where nothing is learnt: their features stay in the caches of
+#: a processor, and are few beside a whole brain's.
+AT_A_TIME = {'cpu': 2**15, 'cuda': 2**21}
 #: Channels of a slot that hold the harmonics of degree 2.
 DEGREE_2 = slice(1, 6)
+_ALL = slice(None)
 
 
 class VoxelNorm(nn.LayerNorm):
@@ -159,18 +163,33 @@ class Body(nn.Module):
             self.width_out += Sphere.width_out
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sides that are no multiple of 8 are padded with zeros and cropped again."""
+        """All at once."""
+        return self.near(self.far(x), x)
+
+    def far(self, x: Tensor) -> Tensor:
+        """(B, widths[0], X, Y, Z) what the U-Net says.
+
+        Sides that are no multiple of 8 are padded with zeros and cropped again.
+        """
         sides = x.shape[2:]
         missing = [-side % STRIDE for side in sides]
         padded = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else x
         y = self.decoder(self.encoder(padded))
-        y = y[..., : sides[0], : sides[1], : sides[2]]
+        return y[..., : sides[0], : sides[1], : sides[2]]
+
+    def near(self, y: Tensor, x: Tensor, planes: slice = _ALL) -> Tensor:
+        """(B, width_out, …) what the heads see, from what is said and the input.
+
+        A voxel's answer depends on itself and its 26 neighbours in ``x``, and on itself in ``y``.
+        ``planes`` along X are answered, by default all.
+        """
         if not self.harmonics:
-            return F.relu(self.mix(torch.cat([y, x.to(y.dtype)], dim=1)))
+            return F.relu(self.mix(torch.cat([y, x.to(y.dtype)], dim=1)))[:, :, planes]
         around, mean, change, axis, density = self._averaged(y, x)
+        mean, y, x, density = mean[:, :, :, planes], *(p[:, :, planes] for p in (y, x, density))
         # Joined with parts in another memory layout, all that follows would be slow.
         around, change, axis = (
-            part.to(y.dtype, memory_format=torch.channels_last_3d)
+            part[:, :, planes].to(y.dtype, memory_format=torch.channels_last_3d)
             for part in (around, change, axis)
         )
         features = F.relu(self.mix(torch.cat([y, around, axis], dim=1)))
@@ -242,5 +261,18 @@ class UNet3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, X, Y, Z) → the heads' channels one after another, float32."""
-        features = self.body(x)
+        y = self.body.far(x)
+        if torch.is_grad_enabled():
+            return self._answered(y, x, _ALL)
+        planes = max(1, AT_A_TIME[x.device.type] // (x.shape[0] * x.shape[3] * x.shape[4]))
+        parts = []
+        for first in range(0, x.shape[2], planes):
+            # A plane more on either side, for the neighbours.
+            near = slice(max(first - 1, 0), first + planes + 1)
+            own = slice(first - near.start, first - near.start + planes)
+            parts.append(self._answered(y[:, :, near], x[:, :, near], own))
+        return torch.cat(parts, dim=2)
+
+    def _answered(self, y: Tensor, x: Tensor, planes: slice) -> Tensor:
+        features = self.body.near(y, x, planes)
         return torch.cat([head(features).float() for head in self.heads.values()], dim=1)
