@@ -25,7 +25,7 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,8 @@ import numpy as np
 import torch
 from effects import COLUMNS, best_rate, read_results
 from published import RATE, Published, fitted, sample_of
-from safetensors.torch import load_file
+from realscans import KEPT
+from safetensors.torch import load_file, save_file
 
 from bidsapp import material, tasks
 from bidsapp.core import Checkpoint, Plan, Sample
@@ -62,6 +63,8 @@ ARMS = ('scratch', 'autoencoder', 'restore', 'supervised', 'bundled', 'published
 TASKS = tuple(tasks.get(name) for name in ('tissue', 'orientation', 'crossings'))
 WHAT = joint(TASKS, {task.name: WEIGHTS[task.name] for task in TASKS})
 VOXEL, SIDE, PATCH = 2.4, 32, 24
+#: Steps that may be kept are a fit's over this apart; participants learnt from that are scored.
+LOOKS, SHOWN = 4, 4
 #: First participant of each split, and how many; those to learn from are others for each seed, and
 #: (`Simulator.block`: numbers 192 apart are other people) share nobody.
 SPLITS = {'val': (500, 4), 'test': (0, 24)}
@@ -71,6 +74,7 @@ FIRST_TRAINED, BETWEEN_SEEDS = 1000, 200
 class Clinic(Simulator):
     """One participant a number: the middle of an ordinary head, scanned with one protocol."""
 
+    @lru_cache(maxsize=1)  # noqa: B019  # the last one is asked for again, by another input
     def block(self, number: int) -> Block:
         """The block of participant ``number``."""
         generator = self._generator(7, number)
@@ -91,16 +95,16 @@ def protocol(generator: torch.Generator) -> Table:
 
 @cache
 def participant(simulator: Clinic, number: int, published: bool) -> Sample:
-    """A participant with the labels of all tasks, entered as we do or as was published."""
-
-    def labels(number: int) -> Tensor:
-        targets = simulator.scan(number).targets
-        return torch.cat([targets[task.name] for task in TASKS])
-
-    if published:
-        return sample_of(simulator, number, labels)
-    scan = simulator.scan(number)
-    return Sample(scan.image, scan.mask, np.diag([*scan.voxel_mm, 1.0]), labels(number))
+    """A participant with the labels of all tasks, entered as we do or as was published; kept."""
+    kept = KEPT / f'clinic-{SIDE}-{number}{"-published" * published}.safetensors'
+    if not kept.is_file():
+        scan = simulator.scan(number)
+        labels = torch.cat([scan.targets[task.name] for task in TASKS])
+        image = sample_of(simulator, number, lambda _: labels).image if published else scan.image
+        hidden = kept.with_suffix(f'.{os.getpid()}')
+        save_file({'image': image, 'mask': scan.mask, 'target': labels}, hidden)
+        hidden.rename(kept)
+    return Sample(**load_file(kept), affine=np.diag([VOXEL, VOXEL, VOXEL, 1.0]))
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def fit_ours(
     """One fit of our network."""
     start = start_of(arm, study.models)
     assert not isinstance(start, Path)
-    plan = Plan(study.steps, PATCH, 2, rate, seed=seed, validate_every=max(1, study.steps // 6))
+    plan = Plan(study.steps, PATCH, 2, rate, seed=seed, validate_every=max(1, study.steps // LOOKS))
     with tempfile.TemporaryDirectory() as folder:
         network, _ = fit(
             WHAT, PatchSource(groups['train'], PATCH), groups['val'], start, plan,
@@ -179,7 +183,7 @@ def fit_published(
     def look(_: Published) -> float:
         return float(np.mean([next(figures_of(say, sample))[2] for sample in groups['val']]))
 
-    fitted(network, PatchSource(groups['train'], PATCH), WHAT.loss, study.steps, seed, look)
+    fitted(network, PatchSource(groups['train'], PATCH), WHAT.loss, study.steps, seed, look, LOOKS)
     return say
 
 
@@ -200,7 +204,7 @@ def run_one(arm: str, n: int, seed: int, rate: float, study: Study, simulator: C
     lines = [
         (*key, split, str(k), task, metric, f'{value:.6g}')
         for split, samples in groups.items()
-        for k, sample in enumerate(samples)
+        for k, sample in enumerate(samples if split != 'train' else samples[:SHOWN])
         for task, metric, value in figures_of(say, sample)
     ]
     append(study.results, lines)
@@ -239,8 +243,7 @@ def main() -> int:
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
     study = Study(given.results, given.models, tuple(given.arms), given.steps, tuple(given.rates),
                   tuple(given.n), given.seeds)  # fmt: skip
-    kept = Path(tempfile.gettempdir()) / 'transfermri-evidence'
-    simulator = Clinic(material.kept_template(kept), 77, SIDE, draw=protocol)
+    simulator = Clinic(material.kept_template(KEPT), 77, SIDE, draw=protocol)
     for seed in range(study.seeds):
         for arm in study.arms:
             try:
