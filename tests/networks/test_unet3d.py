@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bidsapp.learn.losses import N_DENSITY
+from bidsapp.networks import unet3d
 from bidsapp.networks.neighbours import WeightedSum
 from bidsapp.networks.registry import build
 from bidsapp.networks.sphere import Sphere
+from bidsapp.physics.qspace import DENSITY_CHANNELS, LAYOUT, N_CHANNELS, N_SH, SLOT_CHANNELS
 
 
 @pytest.mark.parametrize('shape', [(16, 16, 16), (17, 9, 30), (5, 8, 1)])
@@ -157,3 +160,21 @@ def test_the_weighted_sum_has_the_gradient_of_its_definition():
     centre = torch.zeros(1, 27, 3, 2, 2, dtype=torch.float64)
     centre[:, 13] = 1
     assert torch.equal(WeightedSum.apply(centre, values), values[..., 1:4, 1:3, 1:3])
+
+
+@pytest.mark.parametrize('planes', [1, 3, 11])
+def test_answers_a_few_planes_at_a_time_are_those_of_all_at_once(planes, monkeypatch):
+    """Also across the planes' borders, where neighbours are averaged, and outside the brain."""
+    torch.manual_seed(0)
+    shape = (11, 9, 10)
+    network = build('unet3d', N_CHANNELS, {'a': 4}, **LAYOUT).eval()
+    x = torch.zeros(1, N_CHANNELS, *shape)
+    x[:, :SLOT_CHANNELS] = torch.randn(1, SLOT_CHANNELS, *shape)
+    x[:, DENSITY_CHANNELS] = torch.randn(1, N_DENSITY, *shape)
+    x[:, N_SH] = 1
+    x[..., :3, :] = 0
+    at_once = network(x)
+    monkeypatch.setitem(unet3d.AT_A_TIME, 'cpu', planes * shape[1] * shape[2])
+    with torch.inference_mode():
+        assert torch.allclose(network(x), at_once, atol=1e-5)
+    assert at_once.std() > 0.01

@@ -1,0 +1,35 @@
+"""How a network uses the machine."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, torch
+from bidsapp.learn.processors import keep_freed_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+apart = pages()
+keep_freed_memory()
+pages()
+print(apart, pages())
+"""
+
+
+@pytest.mark.skipif(
+    getattr(ctypes.CDLL(None), 'mallopt', None) is None, reason='the C library is not glibc'
+)
+def test_memory_that_was_freed_is_used_again_without_being_asked_for_anew():
+    """64 MiB ten times: the system hands out 4 KiB pages each time, or only once."""
+    said = subprocess.run([sys.executable, '-c', CODE], capture_output=True, text=True, check=True)
+    apart, kept = map(int, said.stdout.split())
+    assert kept < 0.1 * apart
