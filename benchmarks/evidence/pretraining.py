@@ -98,11 +98,17 @@ def participant(simulator: Clinic, number: int, published: bool) -> Sample:
     """A participant with the labels of all tasks, entered as we do or as was published; kept."""
     kept = KEPT / f'clinic-{SIDE}-{number}{"-published" * published}.safetensors'
     if not kept.is_file():
-        scan = simulator.scan(number)
-        labels = torch.cat([scan.targets[task.name] for task in TASKS])
-        image = sample_of(simulator, number, lambda _: labels).image if published else scan.image
+        if published:
+            ours = participant(simulator, number, published=False)
+            assert ours.target is not None
+            mask, labels = ours.mask, ours.target
+            image = sample_of(simulator, number, lambda _: labels).image
+        else:
+            scan = simulator.scan(number)
+            image, mask = scan.image, scan.mask
+            labels = torch.cat([scan.targets[task.name] for task in TASKS])
         hidden = kept.with_suffix(f'.{os.getpid()}')
-        save_file({'image': image, 'mask': scan.mask, 'target': labels}, hidden)
+        save_file({'image': image, 'mask': mask, 'target': labels}, hidden)
         hidden.rename(kept)
     return Sample(**load_file(kept), affine=np.diag([VOXEL, VOXEL, VOXEL, 1.0]))
 
