@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from effects import COLUMNS, best_rate, read_results
+from effects import COLUMNS, SHOWN, best_rate, read_results
 from published import RATE, Published, fitted, sample_of
 from realscans import KEPT
 from safetensors.torch import load_file, save_file
@@ -64,7 +64,7 @@ TASKS = tuple(tasks.get(name) for name in ('tissue', 'orientation', 'crossings')
 WHAT = joint(TASKS, {task.name: WEIGHTS[task.name] for task in TASKS})
 VOXEL, SIDE, PATCH = 2.4, 32, 24
 #: Steps that may be kept are a fit's over this apart; participants learnt from that are scored.
-LOOKS, SHOWN = 4, 4
+LOOKS, FROM_TRAINING = 4, 4
 #: First participant of each split, and how many; those to learn from are others for each seed, and
 #: (`Simulator.block`: numbers 192 apart are other people) share nobody.
 SPLITS = {'val': (500, 4), 'test': (0, 24)}
@@ -151,7 +151,7 @@ def figures_of(say: Callable[[Tensor], Tensor], sample: Sample) -> Iterator[tupl
     targets = sample.target.split([task.targets for task in TASKS])
     for task, own, target in zip(TASKS, outputs, targets, strict=True):
         for metric, label, value in task.metrics(own, replace(sample, target=target)):
-            if label in ('all', 'WM'):
+            if label in ('all', 'WM') and (task.name, metric) in SHOWN:
                 yield task.name, metric, value
 
 
@@ -210,7 +210,7 @@ def run_one(arm: str, n: int, seed: int, rate: float, study: Study, simulator: C
     lines = [
         (*key, split, str(k), task, metric, f'{value:.6g}')
         for split, samples in groups.items()
-        for k, sample in enumerate(samples if split != 'train' else samples[:SHOWN])
+        for k, sample in enumerate(samples if split != 'train' else samples[:FROM_TRAINING])
         for task, metric, value in figures_of(say, sample)
     ]
     append(study.results, lines)
