@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
+from realscans import KEPT
 
 from bidsapp import material
 from bidsapp.core import Plan
@@ -37,8 +37,7 @@ def make(arm: str, models: Path, steps: int) -> None:
     if (folder := models / arm / 'v1').is_dir():
         print(f'{folder} is there')
         return
-    kept = Path(tempfile.gettempdir()) / 'transfermri-evidence'
-    made = material.simulated(arm, (), 11, SIDE, kept)
+    made = material.simulated(arm, (), 11, SIDE, KEPT)
     names = [task.name for task in made.tasks]
     task = joint(made.tasks, {name: WEIGHTS[name] for name in names})
     plan = Plan(steps, PATCH, 2, LEARNING_RATE, seed=1, validate_every=max(1, steps // 8),

@@ -35,6 +35,19 @@ def read_results(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter='\t'))
 
 
+def is_done(path: Path, *key: str) -> bool:
+    """Whether there is a line that begins with ``key``."""
+    return any(tuple(row[c] for c in COLUMNS[: len(key)]) == key for row in read_results(path))
+
+
+def append(path: Path, lines: Sequence[Sequence[str]]) -> None:
+    """Add lines at once, so that two processes may write to one file."""
+    header = [] if path.is_file() else ['\t'.join(COLUMNS)]
+    text = '\n'.join([*header, *('\t'.join(line) for line in lines)]) + '\n'
+    with path.open('a', newline='') as stream:
+        stream.write(text)
+
+
 def best_rate(path: Path, arm: str, steps: int) -> float:
     """The only rate, or that of the least loss on validation where several were tried.
 

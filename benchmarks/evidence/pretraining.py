@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from effects import COLUMNS, SHOWN, best_rate, read_results
+from effects import SHOWN, append, best_rate, is_done
 from published import RATE, Published, fitted, sample_of
 from realscans import KEPT
 from safetensors.torch import load_file, save_file
@@ -54,7 +54,7 @@ from bidsapp.simulate.grids import Grid
 from bidsapp.simulate.stream import Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -196,9 +196,7 @@ def fit_published(
 def run_one(arm: str, n: int, seed: int, rate: float, study: Study, simulator: Clinic) -> None:
     """One fit and its figures, unless they are there."""
     key = (arm, str(n), str(seed), f'{rate:g}', str(study.steps))
-    if any(
-        tuple(row[c] for c in COLUMNS[: len(key)]) == key for row in read_results(study.results)
-    ):
+    if is_done(study.results, *key):
         return
     published = arm.startswith('published')
     splits = {'train': (FIRST_TRAINED + BETWEEN_SEEDS * seed, n), **SPLITS}
@@ -216,14 +214,6 @@ def run_one(arm: str, n: int, seed: int, rate: float, study: Study, simulator: C
     append(study.results, lines)
     loss = np.mean([float(x[-1]) for x in lines if (x[5], x[8]) == ('test', 'loss')])
     print(f'{arm} n={n} seed={seed} rate={rate:g}: loss {loss:.4g} on test', flush=True)
-
-
-def append(path: Path, lines: Sequence[Sequence[str]]) -> None:
-    """Add lines at once, so that two processes may write to one file."""
-    header = [] if path.is_file() else ['\t'.join(COLUMNS)]
-    text = '\n'.join([*header, *('\t'.join(line) for line in lines)]) + '\n'
-    with path.open('a', newline='') as stream:
-        stream.write(text)
 
 
 def chosen_rate(arm: str, study: Study, simulator: Clinic) -> float:

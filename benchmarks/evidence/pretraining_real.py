@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from applied import canonical
-from effects import COLUMNS, read_results
-from pretraining import append, start_of
+from effects import append, is_done
+from pretraining import start_of
 from real_directions import ROWS, regions
 from realscans import CHOICES, RAW, divided
 
@@ -61,9 +61,8 @@ def run_one(
     arm: str, n: int, fold: int, seed: int, rate: float, steps: int, results: Path, models: Path
 ) -> None:
     """One fit and its figures, unless they are there."""
-    key = (arm, str(n), str(seed), f'{rate:g}', str(steps), 'test', str(fold))
-    done = {tuple(row[c] for c in COLUMNS[: len(key)]) for row in read_results(results)}
-    if key in done:
+    key = (arm, str(n), str(seed), f'{rate:g}', str(steps))
+    if is_done(results, *key, 'test', str(fold)):
         return
     test, chooser, *others = (PEOPLE[(fold + k) % len(PEOPLE)] for k in range(len(PEOPLE)))
     train = [sample for person in others[:n] for sample in samples_of(person, CHOICES)]
@@ -78,7 +77,7 @@ def run_one(
     for split, samples in groups.items():
         rows = evaluate(TASK, network, samples, 'cpu', turned=False)
         angles = [v for r in rows for metric, _, v in r if metric == TASK.score]
-        lines.append((*key[:5], split, str(fold), TASK.name, TASK.score, f'{np.mean(angles):.6g}'))
+        lines.append((*key, split, str(fold), TASK.name, TASK.score, f'{np.mean(angles):.6g}'))
     append(results, lines)
     print(f'{arm} n={n} without {test}, seed {seed}: {lines[-1][-1]} degrees', flush=True)
 

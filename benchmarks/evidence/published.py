@@ -12,12 +12,12 @@ the paper (section 2.2) and the notes on it; what is measured later uses a new h
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from realscans import KEPT
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -170,8 +170,7 @@ def main() -> None:
     parser.add_argument('models', type=Path)
     parser.add_argument('--steps', type=int, default=600)
     given = parser.parse_args()
-    template = material.kept_template(Path(tempfile.gettempdir()) / 'transfermri-evidence')
-    simulator = Simulator(template, 3, SIDE, draw=protocol64)
+    simulator = Simulator(material.kept_template(KEPT), 3, SIDE, draw=protocol64)
     with seeded(1):
         network = Published(CHANNELS)
     fitted(network, Refreshed(simulator), absolute, given.steps, 1)  # type: ignore[arg-type]

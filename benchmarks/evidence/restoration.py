@@ -41,6 +41,8 @@ from bidsapp.physics.harmonics import fibonacci_hemisphere
 from bidsapp.simulate.scan import Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from simheads import Case
 
 SCHEMES = {
@@ -89,10 +91,9 @@ def anisotropy(image: torch.Tensor, where: np.ndarray) -> np.ndarray:
     return fit_tensor(np.vstack([np.ones(signal.shape[1]), signal]), table_).fa
 
 
-def written(applied: Applied, scan: Scan) -> Scan:
-    """The scan with the volumes that `participant` would write."""
-    image = canonical(scan).image
-    attenuation, local = restored_attenuation(scan, image, applied(image))
+def written(scan: Scan, image: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> Scan:
+    """The scan with the volumes that `participant` would write, of what the network says."""
+    attenuation, local = restored_attenuation(scan, image, outputs)
     data = scan.data.copy()
     s0 = data[..., scan.gtab.b0].mean(-1)[scan.mask]
     for volume in np.flatnonzero(~local.b0):
@@ -112,13 +113,16 @@ def main() -> None:
         truth = canonical(clean, variance).image
         endless = canonical(clean, 1e-5).image
         images = {'noisy': image}
-        for method, scan in comparators(label.replace(' ', '-'), case).items():
+        others = comparators(label.replace(' ', '-'), case)
+        for method, scan in others.items():
             images[method] = canonical(scan, variance).image
-        images['network'] = restored(image, applied(image))
-        images['volumes as written'] = canonical(written(applied, case.scan), variance).image
-        images['MP-PCA, then that'] = canonical(
-            written(applied, comparators(label.replace(' ', '-'), case)['MP-PCA']), variance
-        ).image
+        outputs = applied(image)
+        images['network'] = restored(image, outputs)
+        images['volumes as written'] = canonical(written(case.scan, image, outputs), variance).image
+        denoised = others['MP-PCA']
+        own = canonical(denoised).image
+        then = written(denoised, own, applied(own))
+        images['MP-PCA, then that'] = canonical(then, variance).image
         fa = anisotropy(endless, white)
         rows = []
         for method, one in images.items():
@@ -129,9 +133,8 @@ def main() -> None:
             rows.append([method, *errors, float(np.abs(anisotropy(one, white) - fa).mean())])
         print(f'Restoration, {label}')
         table(['method', 'same map: brain', 'white', 'noiseless map: brain', 'white', 'FA'], rows)
-        others = [row for row in rows if row[0] in ('MP-PCA', 'Patch2Self', 'blur 3 mm')]
         (network,) = (row for row in rows if row[0] == 'network')
-        best = [min(row[k] for row in others) for k in (1, 3)]
+        best = [min(row[k] for row in rows if row[0] in others) for k in (1, 3)]
         for place, k, least in (('same map', 1, best[0]), ('noiseless map', 3, best[1])):
             ratio = network[k] / least
             print(f'  {place}, brain: network / best = {ratio:.3f}: '
