@@ -22,8 +22,7 @@ from bidsapp.physics import qspace
 from bidsapp.physics.gradients import grid_axes, in_grid, voxel_sizes
 from bidsapp.physics.harmonics import basis
 from bidsapp.physics.noise import map_noise
-from bidsapp.physics.qspace import filled_slots
-from bidsapp.physics.restored import restored_volumes
+from bidsapp.physics.restored import restored_scan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,21 +119,19 @@ def shell_signal(image: Tensor, slot: int, where: np.ndarray, directions: np.nda
     return np.asarray(basis(directions, qspace.ORDER) @ harmonics)
 
 
-def restored_attenuation(
+def restored_signal(
     scan: Scan, image: Tensor, outputs: Mapping[str, Tensor]
 ) -> tuple[np.ndarray, GradientTable]:
-    """(N, V) S/S0 in the mask, of all volumes, as `participant` restores them, and their table."""
-    attenuation, _, local, variance = attenuation_of(scan)
-    data = np.ones((len(local), int(scan.mask.sum())), np.float32)
-    better = restored(image, outputs)
-    for slot, b in filled_slots(local).items():
-        members = np.flatnonzero(np.abs(local.bvals - b) <= 0.05 * b)
-        said = shell_signal(better, slot, scan.mask, local.bvecs[members])
-        seen = attenuation[np.cumsum(~local.b0)[members] - 1][:, scan.mask]
-        alike = np.zeros(len(seen), np.intp)
-        signal, _ = restored_volumes(seen, said, alike, float(np.sqrt(variance)), scan.mask)
-        data[members] = np.maximum(signal, 1e-3)
-    return data, local
+    """(N, V) volumes in the mask as `participant` restores them, and their table in grid axes."""
+    _, _, local, variance = attenuation_of(scan)
+    inside = torch.from_numpy(scan.mask)
+    harmonics = qspace.input_harmonics(image)[:, inside] + outputs['restore'][:, inside]
+    signal = np.moveaxis(scan.data[scan.mask], -1, 0)
+    size = voxel_sizes(scan.affine)
+    whole, _, _ = restored_scan(
+        signal, harmonics.numpy(), local, scan.mask, size, float(np.sqrt(variance))
+    )
+    return whole, local
 
 
 def restored(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:

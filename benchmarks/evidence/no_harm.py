@@ -22,7 +22,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from applied import Applied, arguments, attenuation_of, canonical, direction_doubt
+from applied import (
+    Applied,
+    arguments,
+    attenuation_of,
+    canonical,
+    direction_doubt,
+    restored_signal,
+)
 from comparators import tensor
 from realscans import Scan, load_done
 from scipy.ndimage import binary_erosion, distance_transform_edt, label
@@ -31,7 +38,7 @@ from scores import table
 from bidsapp.physics import qspace
 from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import in_grid
-from bidsapp.physics.restored import attenuation_at, restored_volumes, slots_of_volumes
+from bidsapp.physics.restored import attenuation_at, slots_of_volumes
 
 SCANS = ('sub-achieva', 'sub-prisma_dir-AP')
 CLEAN = ('sub-achieva', 'sub-ds114', 'sub-prisma_dir-AP', 'sub-prisma_dir-PA', 'sub-uih_dir-AP',
@@ -64,8 +71,9 @@ def maps_of(applied: Applied, scan: Scan) -> dict[str, dict[str, np.ndarray]]:
     image = canonical(scan).image
     output = applied(image)
     found = {'tensor': {'FA': raw.fa, 'MD': raw.md * 1e3}}
-    for name, share in (('tensor of input', 0.0), ('network', 1.0)):
-        maps = fit_tensor(restored_signal(scan, image, output, share), scan.gtab)
+    said = restored_signal(scan, image, output)[0]
+    for name, signal in (('tensor of input', input_signal(scan, image)), ('network', said)):
+        maps = fit_tensor(signal, scan.gtab)
         found[name] = {}
         for key, values in (('FA', maps.fa), ('MD', maps.md * 1e3)):
             found[name][key] = np.zeros(scan.mask.shape)
@@ -79,25 +87,13 @@ def maps_of(applied: Applied, scan: Scan) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def restored_signal(
-    scan: Scan, image: torch.Tensor, output: dict[str, torch.Tensor], share: float
-) -> np.ndarray:
-    """(N, V) signals over S0 in the mask, b = 0 too, with ``share`` of the correction added."""
-    inside = torch.from_numpy(scan.mask)
-    slots = image[: qspace.S0_CHANNEL].unflatten(0, (len(qspace.SLOTS), qspace.SLOT_CHANNELS))
-    harmonics = slots[:, : qspace.N_SH].flatten(0, 1)[:, inside]
-    harmonics = harmonics + share * output['restore'][:, inside]
+def input_signal(scan: Scan, image: torch.Tensor) -> np.ndarray:
+    """(N, V) volumes in the mask that the canonical input stands for, without a correction."""
     local = in_grid(scan.gtab, scan.affine)
     signal = np.moveaxis(scan.data[scan.mask], -1, 0).copy()
+    harmonics = qspace.input_harmonics(image)[:, torch.from_numpy(scan.mask)].numpy()
     s0 = signal[local.b0].mean(0)
-    signal = np.clip(signal / np.maximum(s0, 1e-3 * np.median(s0)), 0, 1.5)
-    slots = slots_of_volumes(local)
-    use = slots >= 0
-    said = attenuation_at(harmonics.numpy(), local)
-    if share:  # as `participant` writes it: where the data disagree by more than noise, they win
-        noise = float(np.sqrt(attenuation_of(scan)[3]))
-        said, _ = restored_volumes(signal[use], said, slots[use], noise, scan.mask)
-    signal[use] = said
+    signal[slots_of_volumes(local) >= 0] = s0 * attenuation_at(harmonics, local)
     return signal
 
 
@@ -168,11 +164,12 @@ def clean(applied: Applied) -> None:
         image = canonical(scan).image
         output = applied(image)
         use = slots_of_volumes(in_grid(scan.gtab, scan.affine)) >= 0
-        gap = restored_signal(scan, image, output, 1.0) - restored_signal(scan, image, output, 0.0)
+        gap = restored_signal(scan, image, output)[0] - input_signal(scan, image)
         core = binary_erosion(scan.mask, iterations=2)[scan.mask]
-        noise = float(np.sqrt(attenuation_of(scan)[3]))
+        _, s0, _, variance = attenuation_of(scan)
+        noise = float(np.sqrt(variance) * np.median(s0[scan.mask]))
         rms = [float(np.sqrt(np.square(gap[use][:, w]).mean())) for w in (np.ones_like(core), core)]
-        rows.append([name, noise, rms[0] / noise, rms[1] / noise,
+        rows.append([name, float(np.sqrt(variance)), rms[0] / noise, rms[1] / noise,
                      'reached' if rms[0] <= 0.5 * noise else 'NOT reached'])  # fmt: skip
     print('Clean input: rms of restored - input over the noise of S/S0')
     table(['scan', 'noise', 'brain', '2 voxels inside', 'at most 0.5'], rows)

@@ -30,7 +30,7 @@ from applied import (
     attenuation_of,
     axes_of,
     canonical,
-    restored_attenuation,
+    restored_signal,
 )
 from comparators import BLURS, blurred, directions, tensor
 from realscans import CHOICES, KEPT, RAW, Divided, divided
@@ -81,7 +81,7 @@ def ours(applied: Applied, parts: Divided, white: np.ndarray) -> dict[str, np.nd
     """(V, 3) world axes by both ways to ask the network."""
     sample = canonical(parts.scan)
     outputs = applied(sample.image)
-    data, local = restored_attenuation(parts.scan, sample.image, outputs)
+    data, local = restored_signal(parts.scan, sample.image, outputs)
     axes = fit_tensor(data[:, white[parts.scan.mask]], local).direction
     return {
         STRONGEST: axes_of(outputs['orientation'], parts.scan.affine, white),

@@ -25,7 +25,7 @@ from applied import (
     attenuation_of,
     canonical,
     restored,
-    restored_attenuation,
+    restored_signal,
     shell_signal,
 )
 from comparators import blurred
@@ -93,11 +93,8 @@ def anisotropy(image: torch.Tensor, where: np.ndarray) -> np.ndarray:
 
 def written(scan: Scan, image: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> Scan:
     """The scan with the volumes that `participant` would write, of what the network says."""
-    attenuation, local = restored_attenuation(scan, image, outputs)
     data = scan.data.copy()
-    s0 = data[..., scan.gtab.b0].mean(-1)[scan.mask]
-    for volume in np.flatnonzero(~local.b0):
-        data[scan.mask, volume] = attenuation[volume] * s0
+    data[scan.mask] = restored_signal(scan, image, outputs)[0].T
     return replace(scan, data=data)
 
 

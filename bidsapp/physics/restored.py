@@ -8,11 +8,13 @@ that the harmonics are in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bidsapp.physics.harmonics import basis, degrees
+from bidsapp.physics.noise import MIN_ANGULAR, angular_noise, noise_variance
 from bidsapp.physics.qspace import (
     N_SH,
     ORDER,
@@ -23,6 +25,8 @@ from bidsapp.physics.qspace import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from bidsapp.core import BoolArray, FloatArray, GradientTable
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 B_TOLERANCE = 0.05
 #: Standard deviation of the factor by which a prediction misses the strength of a voxel's contrast.
 GAIN = 0.3
+#: Full width at half maximum, in mm, of the blurs between which what is left over is divided.
+SCALES = (3.0, 5.0)
+_SD_TO_FWHM = 2.3548
 
 
 def slots_of_volumes(gtab: GradientTable) -> NDArray[np.intp]:
@@ -86,22 +93,48 @@ def residual(observed: FloatArray, predicted: FloatArray, deviation: float) -> R
     return Residual(np.sqrt(square.mean(0)), np.sqrt(square.mean(1)))
 
 
+def restored_scan(
+    signal: FloatArray,
+    harmonics: FloatArray,
+    gtab: GradientTable,
+    inside: BoolArray,
+    size: FloatArray,
+    noise: float,
+) -> tuple[np.ndarray, np.ndarray, Residual]:
+    """Volumes (N, V) of a run as its harmonics restore them, the share (V,) of data, the residual.
+
+    ``signal`` (N, V) in any unit, b = 0 too, of the voxels ``inside`` (X, Y, Z) bool; their edges
+    ``size`` (3,) in mm; ``noise`` the standard deviation of S/S0, over which the residual stands.
+    What no slot describes stays. The scanner's noise is as strong in dark voxels as in bright
+    ones, so all is done in the unit of the signal.
+    """
+    slots = slots_of_volumes(gtab)
+    use = slots >= 0
+    s0 = signal[gtab.b0].mean(0)
+    predicted = s0 * attenuation_at(harmonics, gtab)
+    level = float(np.median(s0))
+    own = level * float(np.sqrt(noise_left(signal, predicted, gtab, inside)))
+    restored = signal.copy()
+    restored[use], share = restored_volumes(signal[use], predicted, slots[use], own, inside, size)
+    return restored, share, residual(signal[use], predicted, noise * level)
+
+
 def restored_volumes(
     observed: FloatArray,
     predicted: FloatArray,
     slots: NDArray[np.intp],
     deviation: float,
     inside: BoolArray,
+    size: FloatArray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Signals (N', V) between prediction and data, and the share (V,) of the data in them.
+    """Signals (N', V) between prediction and data, and the data's share (V,) in the finest detail.
 
-    ``slots`` (N',) tell the shells of the volumes apart, ``inside`` (X, Y, Z) bool are the V
-    voxels. The prediction says how the signal varies over directions, the voxel's own data how
-    high and how strong (`matched`); of what is then left the data get what stands above the noise
-    (`weighed`).
+    ``slots`` (N',) tell the shells of the volumes apart; the rest as in `weighed`. The prediction,
+    and of what it leaves the scales that stand above the noise (`weighed`), say how the signal
+    varies over directions; the voxel's own data how high and how strong (`matched`).
     """
-    own = matched(observed, predicted, slots, deviation)
-    return weighed(observed, own, deviation, inside, spent=2 * len(np.unique(slots)))
+    between, share = weighed(observed, predicted, deviation, inside, size)
+    return matched(observed, between, slots, deviation), share
 
 
 def matched(
@@ -126,32 +159,87 @@ def matched(
     return result
 
 
+def noise_left(
+    signal: FloatArray, predicted: FloatArray, gtab: GradientTable, inside: BoolArray
+) -> float:
+    """σ² of S/S0 by what a prediction (N', V) of the volumes with a slot leaves of them (N, V).
+
+    As `map_noise`, but the finest detail is that of the residual: a prediction takes the anatomy
+    off, which in large voxels is finer than the noise is strong.
+    """
+    use = slots_of_volumes(gtab) >= 0
+    s0 = signal[gtab.b0].mean(0)
+    left = np.zeros((int(use.sum()), *inside.shape), np.float32)
+    left[:, inside] = (signal[use] - predicted) / np.median(s0)
+    spatial = noise_variance(left, inside, gtab[use])
+    weighted = ~gtab.b0
+    if weighted.sum() < MIN_ANGULAR:
+        return spatial
+    floor = 1e-3 * float(np.median(s0))
+    attenuation = np.clip(signal[weighted] / np.maximum(s0, floor), 0, 1.5)
+    everywhere = np.ones(signal.shape[1], bool)
+    return max(spatial, angular_noise(attenuation, everywhere, gtab[weighted], int(gtab.b0.sum())))
+
+
 def weighed(
     observed: FloatArray,
     predicted: FloatArray,
     deviation: float,
     inside: BoolArray,
-    spent: int = 0,
+    size: FloatArray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Signals (N', V) between prediction and data, and the share (V,) of the data in them.
+    """Signals (N', V) between prediction and data, and the data's share (V,) in the finest detail.
 
-    ``inside`` (X, Y, Z) bool are the V voxels. The positive-part estimator of James and Stein
-    (1961), which draws data towards a guess g by r = data - g: g + max(0, 1 - σ²/mean(r²)) r. In
-    squared error it beats the data whatever the guess is, so a network that has not met the like
-    of a lesion cannot take it away: what it leaves unexplained stands above the noise and comes
-    back. The mean is over the volumes of a voxel and its 26 neighbours in the brain; ``spent`` of
-    a voxel's N' degrees of freedom have gone into the guess.
+    ``inside`` (X, Y, Z) bool are the V voxels, their edges ``size`` (3,) mm. What the prediction
+    leaves is divided into scales by Gaussian blurs, and of each scale the data get back by the
+    positive-part estimator of James and Stein (1961): max(0, 1 - σ²/mean(r²)), σ² the noise of
+    independent voxels in that scale, the mean over volumes and the 27 voxels around; what is
+    smoother than the last blur comes back whole. Noise lives in the finest scale, what a network
+    gets wrong in coarser ones too: there it is told from noise and taken back, so a network that
+    has not met the like of a lesion cannot take it away.
     """
     from scipy.ndimage import uniform_filter
 
     left = observed - predicted
-    freedom = max(1, len(left) - spent)
-    square = np.zeros(inside.shape, np.float32)
-    square[inside] = np.square(left / np.float32(deviation)).sum(0) / freedom
-    near = uniform_filter(square, 3, mode='constant')[inside]
-    near /= uniform_filter(inside.astype(np.float32), 3, mode='constant')[inside]
-    share = np.clip(1 - 1 / np.maximum(near, 1e-6), 0, 1)
-    return predicted + share * left, share
+    widths = [fwhm / _SD_TO_FWHM / np.asarray(size) for fwhm in SCALES]
+    weights = [_blurred(inside.astype(np.float32), width) for width in widths]
+
+    def scales(values: FloatArray) -> list[np.ndarray]:
+        volume = np.zeros(inside.shape, np.float32)
+        volume[inside] = values
+        layers = [values]
+        for width, weight in zip(widths, weights, strict=True):
+            layers.append((_blurred(volume, width) / np.maximum(weight, 1e-3))[inside])
+        return [fine - coarse for fine, coarse in pairwise(layers)] + layers[-1:]
+
+    energy = np.zeros((len(SCALES), int(inside.sum())), np.float32)
+    for values in left:
+        energy += np.square(scales(values)[:-1]) / np.float32(len(left))
+    voxels = uniform_filter(inside.astype(np.float32), 3, mode='constant')[inside]
+    shares = np.ones((len(SCALES) + 1, energy.shape[1]), np.float32)
+    for share, own, gain in zip(shares, energy, _noise_of_scales(widths), strict=False):
+        volume = np.zeros(inside.shape, np.float32)
+        volume[inside] = own
+        near = uniform_filter(volume, 3, mode='constant')[inside] / voxels
+        share[:] = np.clip(1 - gain * deviation**2 / np.maximum(near, 1e-12), 0, 1)
+    back = np.stack([(shares * scales(values)).sum(0) for values in left])
+    return predicted + back, shares[0]
+
+
+def _blurred(volume: FloatArray, width: FloatArray) -> np.ndarray:
+    """A Gaussian of standard deviation ``width`` (3,) voxels; nothing lies outside."""
+    from scipy.ndimage import gaussian_filter
+
+    return np.asarray(gaussian_filter(volume, width, mode='constant'))
+
+
+def _noise_of_scales(widths: Sequence[FloatArray]) -> list[float]:
+    """Variance of independent unit noise in each scale but the last."""
+    half = int(np.ceil(5 * np.max(widths)))
+    layers = [np.zeros((2 * half + 1,) * 3, np.float32)]
+    layers[0][half, half, half] = 1
+    layers += [_blurred(layers[0], width) for width in widths]
+    return [float(np.square(fine - coarse).sum()) for fine, coarse in pairwise(layers)]
 
 
 def expected_residual(gtab: GradientTable, variance: float) -> float:

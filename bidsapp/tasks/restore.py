@@ -10,13 +10,11 @@ from bidsapp.bids.samples import load_sample, load_table, load_volume, onto_samp
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import correction
 from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import in_grid
+from bidsapp.physics.gradients import in_grid, voxel_sizes
 from bidsapp.physics.qspace import LAYOUT, N_SH, SLOTS, input_harmonics
 from bidsapp.physics.restored import (
-    attenuation_at,
     expected_residual,
-    residual,
-    restored_volumes,
+    restored_scan,
     slots_of_volumes,
 )
 from bidsapp.physics.turns import ALL_TURNS, turned_harmonics_of_slots
@@ -38,9 +36,10 @@ RESTORED = Output(
     {'suffix': 'dwi', 'desc': 'restored'},
     'float32',
     description='Diffusion MRI as the network restores it: of each volume of a main shell the '
-    'corrected harmonics (order 6) at its direction, times the mean b=0 image of the run, with the '
-    'mean and the strength of contrast that the data of the voxel have in that shell; and of the '
-    'data as much as is then left unexplained above the noise (ShareOfData). Volumes '
+    'corrected harmonics (order 6) at its direction, times the mean b=0 image of the run; of what '
+    'they leave of the data all that is smoother than 5 mm, and from finer scales as much as '
+    'stands above the noise (ShareOfData, in the finest); with the mean and the strength of '
+    'contrast that the data of the voxel have in that shell. Volumes '
     'of other shells and those without diffusion weighting are as they were (PassedThrough). Zero '
     'outside the brain.',
 )
@@ -72,7 +71,7 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
 
     Beside what is written: 'residual_by_volume' (N,), NaN for volumes that are passed through,
     'noise': standard deviation of S/S0, then the residual expected without any correction, and
-    'share_of_data' (V,) in the restored volumes; the residual is the prediction's own.
+    'share_of_data' (V,) in the finest detail; the residual is the prediction's own.
     """
     inside = sample.mask[0].numpy()
     affine = open_image(case.files['dwi']).affine
@@ -80,16 +79,11 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     signal = onto_sample(load_volume(case.files['dwi']), affine, sample)[:, inside]
     variance = noise_variance_of(sample)
     harmonics = input_harmonics(sample.image)[:, sample.mask[0]] + output[:, sample.mask[0]]
-    slots = slots_of_volumes(gtab)
-    use = slots >= 0
-    s0 = signal[gtab.b0].mean(0)
-    predicted = s0 * attenuation_at(harmonics.numpy(), gtab)
-    deviation = float(np.sqrt(variance) * np.median(s0))
-    left = residual(signal[use], predicted, deviation)
-    restored = signal.copy()
-    restored[use], share = restored_volumes(signal[use], predicted, slots[use], deviation, inside)
+    noise = float(np.sqrt(variance))
+    size = voxel_sizes(sample.affine)
+    restored, share, left = restored_scan(signal, harmonics.numpy(), gtab, inside, size, noise)
     by_volume = np.full(len(gtab), np.nan)
-    by_volume[use] = left.volumes
+    by_volume[slots_of_volumes(gtab) >= 0] = left.volumes
     tensor = fit_tensor(restored, gtab)
     return {
         'restored': _on_grid(restored.T, inside),
@@ -97,7 +91,7 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
         'restored_adc': _on_grid(tensor.md, inside),
         'residual': _on_grid(left.voxels, inside),
         'residual_by_volume': by_volume,
-        'noise': np.array([np.sqrt(variance), expected_residual(gtab, variance)]),
+        'noise': np.array([noise, expected_residual(gtab, variance)]),
         'share_of_data': share,
     }
 
