@@ -19,10 +19,12 @@ from bidsapp.learn.predict import AVERAGED, network_of, predict_turned, split_he
 from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.networks.registry import build
 from bidsapp.physics import qspace
+from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import grid_axes, in_grid, voxel_sizes
 from bidsapp.physics.harmonics import basis
 from bidsapp.physics.noise import map_noise
-from bidsapp.physics.restored import restored_scan
+from bidsapp.physics.restored import attenuation_at, restored_scan
+from bidsapp.tasks import orientation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,10 +64,6 @@ class Applied:
         """The same of a scan."""
         return self(canonical(scan).image)
 
-    def directions(self, scan: Scan, where: np.ndarray) -> np.ndarray:
-        """(V, 3) world axes of the strongest fibre in ``where``."""
-        return axes_of(self.of(scan)['orientation'], scan.affine, where)
-
 
 def arguments(description: str | None) -> argparse.Namespace:
     """``--model`` and nothing else."""
@@ -96,12 +94,6 @@ def canonical(scan: Scan, variance: float | None = None) -> Sample:
     return Sample(torch.from_numpy(channels), torch.from_numpy(scan.mask.copy())[None], scan.affine)
 
 
-def axes_of(output: Tensor, affine: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """(V, 3) world axes from the dyads that an orientation head begins with."""
-    axes, _ = axis_and_spread(output[:6, torch.from_numpy(where)].T)
-    return np.asarray(axes.numpy() @ grid_axes(affine).T)
-
-
 def direction_doubt(output: Tensor, where: np.ndarray) -> np.ndarray:
     """(V,) degrees, the root mean square angle that they state."""
     return np.asarray(axis_and_spread(output[:6, torch.from_numpy(where)].T)[1].numpy())
@@ -124,14 +116,28 @@ def restored_signal(
 ) -> tuple[np.ndarray, GradientTable]:
     """(N, V) volumes in the mask as `participant` restores them, and their table in grid axes."""
     _, _, local, variance = attenuation_of(scan)
-    inside = torch.from_numpy(scan.mask)
+    inside, noise = torch.from_numpy(scan.mask), float(np.sqrt(variance))
     harmonics = qspace.input_harmonics(image)[:, inside] + outputs['restore'][:, inside]
     signal = np.moveaxis(scan.data[scan.mask], -1, 0)
+    predicted = signal[local.b0].mean(0) * attenuation_at(harmonics.numpy(), local)
     size = voxel_sizes(scan.affine)
-    whole, _, _ = restored_scan(
-        signal, harmonics.numpy(), local, scan.mask, size, float(np.sqrt(variance))
-    )
-    return whole, local
+    return restored_scan(signal, predicted, local, scan.mask, size, noise)[0], local
+
+
+def named(
+    scan: Scan, image: Tensor, outputs: Mapping[str, Tensor], where: np.ndarray
+) -> np.ndarray:
+    """(V, 3) world axes of the first fibre in ``where``, in the mask, as `participant` writes it.
+
+    `tasks.orientation.finish` on arrays: the main axis of the restored volumes, but where fibres
+    cross.
+    """
+    volumes, local = restored_signal(scan, image, outputs)
+    inside = torch.from_numpy(where)
+    first = fit_tensor(volumes[:, where[scan.mask]], local).direction
+    density = outputs['orientation'][orientation.N_DYAD :][:, inside].numpy()
+    seen = image[qspace.DENSITY_CHANNELS][:, inside].numpy()
+    return np.asarray(orientation.fibres_of(density, first, seen)[:, 0] @ grid_axes(scan.affine).T)
 
 
 def restored(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:

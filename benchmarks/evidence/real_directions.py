@@ -14,7 +14,7 @@ FWHM of the blur after which neighbours' answers change as much alike as after t
 comparator (the lowest median among those that cover 95 %), 95 % interval over blocks of 15 mm.
 Deconvolution needs 25 directions and none of these inputs has them.
 
-The network stands twice: by the strongest fibre that it says, which is another thing than the axis
+The network stands twice: by the first fibre that it names, which is another thing than the axis
 of a tensor where fibres cross, and by the tensor of the volumes that it restores, which is the same
 thing as the reference. The ratio is that of the second; that of the first is printed beside it.
 """
@@ -28,8 +28,8 @@ from applied import (
     Applied,
     arguments,
     attenuation_of,
-    axes_of,
     canonical,
+    named,
     restored_signal,
 )
 from comparators import BLURS, blurred, directions, tensor
@@ -51,7 +51,7 @@ ROWS: dict[str, tuple[int, ...]] = {
 }
 #: Share of white matter that a comparator must answer in to count as the best.
 ENOUGH = 0.95
-OURS, STRONGEST = 'network: restored + tensor', 'network: strongest fibre'
+OURS, STRONGEST = 'network: restored + tensor', 'network: first fibre'
 #: Network over the best comparator, at most.
 WANTED = 0.95
 
@@ -84,7 +84,7 @@ def ours(applied: Applied, parts: Divided, white: np.ndarray) -> dict[str, np.nd
     data, local = restored_signal(parts.scan, sample.image, outputs)
     axes = fit_tensor(data[:, white[parts.scan.mask]], local).direction
     return {
-        STRONGEST: axes_of(outputs['orientation'], parts.scan.affine, white),
+        STRONGEST: named(parts.scan, sample.image, outputs, white),
         OURS: axes @ grid_axes(parts.scan.affine).T,
     }
 

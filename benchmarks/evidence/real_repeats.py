@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
-from applied import Applied, arguments, attenuation_of, axes_of, canonical, direction_doubt
+from applied import Applied, arguments, attenuation_of, canonical, direction_doubt, named
 from comparators import tensor
 from realscans import DONE, Scan, load_done
 from scipy.stats import spearmanr
@@ -77,10 +77,11 @@ def main() -> None:
     scans = pair()
     fits = [tensor(s, s.mask) for s in scans]
     white = scans[0].mask & (fits[0].fa > 0.2) & (fits[1].fa > 0.2)
-    outputs = [applied(canonical(s).image)['orientation'] for s in scans]
-    vectors = [axes_of(o, s.affine, white) for o, s in zip(outputs, scans, strict=True)]
+    images = [canonical(s).image for s in scans]
+    outputs = [applied(image) for image in images]
+    vectors = [named(s, i, o, white) for s, i, o in zip(scans, images, outputs, strict=True)]
     error = degrees(*vectors)
-    stated = np.sqrt(np.mean([direction_doubt(o, white) ** 2 for o in outputs], 0))
+    stated = np.sqrt(np.mean([direction_doubt(o['orientation'], white) ** 2 for o in outputs], 0))
     plain = degrees(*(f.direction[white] for f in fits))
     rows = []
     for k, here in enumerate(np.array_split(np.argsort(stated, kind='stable'), 10)):

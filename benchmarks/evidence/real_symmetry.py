@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from applied import Applied, arguments, axes_of, canonical, direction_doubt
+from applied import Applied, arguments, canonical, direction_doubt, named
 from comparators import tensor
 from realscans import Scan, load_done
 from scores import degrees, table
@@ -60,16 +60,18 @@ def turned(scan: Scan, turn: Turn) -> Scan:
 
 def maps_of(applied: Applied, scan: Scan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(X, Y, Z, 3) directions, and scalar maps (X, Y, Z)."""
-    output = applied(canonical(scan).image)
+    image = canonical(scan).image
+    output = applied(image)
     everywhere = np.ones_like(scan.mask)
-    directions = axes_of(output['orientation'], scan.affine, everywhere)
+    directions = np.zeros((*scan.mask.shape, 3))
+    directions[scan.mask] = named(scan, image, output, scan.mask)
     shares = output['tissue'].softmax(0).numpy()
     fibres = output['crossings'].softmax(0).numpy()
     maps = {f'share of {name}': shares[k] for k, name in enumerate(('GM', 'WM', 'CSF'))}
     maps['chance of two or three fibres'] = fibres[2:].sum(0)
     doubt = direction_doubt(output['orientation'], everywhere)
     maps['uncertainty of direction'] = doubt.reshape(scan.mask.shape)
-    return directions.reshape(*scan.mask.shape, 3), maps
+    return directions, maps
 
 
 def main() -> None:

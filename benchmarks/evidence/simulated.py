@@ -15,7 +15,7 @@ knows the very contrast.
 from __future__ import annotations
 
 import numpy as np
-from applied import Applied, arguments, axes_of, canonical, direction_doubt
+from applied import Applied, arguments, canonical, direction_doubt, named
 from comparators import blurred, tensor
 from realscans import KEPT
 from scores import degrees, table
@@ -206,8 +206,10 @@ def direction_errors(applied: Applied, case: Case) -> tuple[np.ndarray, np.ndarr
     """(V,) degrees of the network and of the tensor where there is one fibre, and stated ones."""
     where = case.scan.mask & (case.truth.n_fibres.numpy() == 1)
     truth = case.vectors[where][:, 0]
-    output = applied.of(case.scan)['orientation']
-    ours, doubt = axes_of(output, case.scan.affine, where), direction_doubt(output, where)
+    image = canonical(case.scan).image
+    output = applied(image)
+    ours = named(case.scan, image, output, where)
+    doubt = direction_doubt(output['orientation'], where)
     return degrees(ours, truth), degrees(tensor(case.scan, where).direction[where], truth), doubt
 
 

@@ -211,6 +211,20 @@ def load_directions(sample: Sample, label: Path | None) -> Sample:
     return replace(sample, target=torch.from_numpy(local.reshape(-1, *world.shape[1:])))
 
 
+def brain_signal(case: Case, sample: Sample) -> tuple[np.ndarray, GradientTable]:
+    """(N, V) signals in the brain of the run's volumes, and their table in the sample's axes."""
+    affine = open_image(case.files['dwi']).affine
+    volumes = onto_sample(load_volume(case.files['dwi']), affine, sample)
+    return volumes[:, sample.mask[0].numpy()], in_grid(load_table(case), sample.affine)
+
+
+def noise_variance_of(sample: Sample) -> float:
+    """Of S/S0, as the canonical map has estimated it. Raises ValueError if nobody kept it."""
+    if sample.context is None or len(sample.context) < 4:
+        raise ValueError('the sample does not say how noisy its scan is')
+    return float(sample.context[3])
+
+
 def onto_sample(array: FloatArray, affine: FloatArray, sample: Sample) -> np.ndarray:
     """An array on the run's grid (X, Y, Z[, K]) → (K, X', Y', Z') on the sample's."""
     turned, ras = to_ras(array, affine)

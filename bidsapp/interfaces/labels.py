@@ -205,7 +205,10 @@ class WritePrediction(Step):
         case = case_of(self.inputs, 'canonical')
         root, like = Path(self.inputs.out_root), case.files['dwi']
         sample = load_sample(case)
-        output = torch.from_numpy(np.load(Path(self.inputs.applied) / f'{task.name}.npy'))
+        applied = Path(self.inputs.applied)
+        output = torch.from_numpy(np.load(applied / f'{task.name}.npy'))
+        if (correction := applied / 'restore.npy').is_file():
+            case = case.with_files(correction=correction)
         arrays = task.finish(output, sample, case)
         sidecar = {
             'Sources': [own_uri(like, root), own_uri(case.files['mask'], root)],

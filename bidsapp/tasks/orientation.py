@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp.bids.samples import load_directions, load_sample, load_volume
+from bidsapp.bids.samples import (
+    brain_signal,
+    load_directions,
+    load_sample,
+    load_volume,
+    noise_variance_of,
+)
 from bidsapp.core import MAX_FIBRES, Acquisition, Arrays, Case, Output, Sample, Task
 from bidsapp.learn.losses import (
     DENSITY_ORDER,
@@ -21,9 +27,17 @@ from bidsapp.learn.losses import (
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.learn.uncertainty import axis_and_spread
 from bidsapp.physics.deconvolution import supports_deconvolution
-from bidsapp.physics.gradients import grid_axes
+from bidsapp.physics.diffusion import fit_tensor
+from bidsapp.physics.gradients import grid_axes, voxel_sizes
 from bidsapp.physics.peaks import at_directions, fibre_peaks, sphere
-from bidsapp.physics.qspace import DENSITY_CHANNELS, LAYOUT
+from bidsapp.physics.qspace import DENSITY_CHANNELS, LAYOUT, input_harmonics
+from bidsapp.physics.restored import (
+    attenuation_at,
+    matched,
+    restored_scan,
+    single_fibre,
+    slots_of_volumes,
+)
 from bidsapp.physics.turns import ALL_TURNS, turned_harmonics
 
 if TYPE_CHECKING:
@@ -48,7 +62,8 @@ DIRECTION = Output(
     {'suffix': 'dwimap', 'param': 'direction'},
     'float32',
     description='Unit vectors along fibres, x y z in world axes (RAS+), three volumes a fibre, '
-    'strongest first; zero where there is none.',
+    'strongest first; zero where there is none. Of a network, where fibres do not cross: the main '
+    'axis of the volumes as it restores them.',
     references=('csd', 'tensor'),
 )
 UNCERTAINTY = Output(
@@ -70,19 +85,46 @@ def load(case: Case) -> Sample:
 def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     """(51, X, Y, Z) dyads and densities → fibres in world axes and degrees, in the brain.
 
-    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, in every voxel of the brain but those
-    where fibres cross (`fibres_of`).
+    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, drawn to the scan's volumes where the case
+    has them (`drawn_to_data`), in every voxel of the brain but those where fibres cross
+    (`fibres_of`).
     """
     inside = sample.mask[0].numpy()
     values = output[:, sample.mask[0]]
-    first, degrees = axis_and_spread(values[:N_DYAD].T)
+    axes, degrees = axis_and_spread(values[:N_DYAD].T)
     seen = sample.image[DENSITY_CHANNELS][:, sample.mask[0]]
-    vectors = fibres_of(values[N_DYAD:].numpy(), first.numpy(), seen.numpy())
+    first = axes.numpy() if 'dwi' not in case.files else drawn_to_data(axes.numpy(), sample, case)
+    vectors = fibres_of(values[N_DYAD:].numpy(), first, seen.numpy())
     world = np.zeros((*inside.shape, 3 * MAX_FIBRES), np.float32)
     world[inside] = (vectors @ grid_axes(sample.affine).T).reshape(len(vectors), -1)
     uncertainty = np.zeros(inside.shape, np.float32)
     uncertainty[inside] = degrees.numpy()
     return {'direction': world, 'direction_uncertainty': uncertainty}
+
+
+def drawn_to_data(axes: FloatArray, sample: Sample, case: Case) -> np.ndarray:
+    """(V, 3) main axes of the volumes that the network's prediction restores, grid axes.
+
+    The prediction is that of the same network's `restore` head if the case has its correction,
+    else one fibre along ``axes`` (V, 3) a voxel. What it leaves of the data above the noise comes
+    back (`physics.restored`): on a scanner whose like it has not met, a network names axes that
+    the scan itself contradicts.
+    """
+    signal, gtab = brain_signal(case, sample)
+    inside, noise = sample.mask[0].numpy(), float(np.sqrt(noise_variance_of(sample)))
+    slots, s0 = slots_of_volumes(gtab), signal[gtab.b0].mean(0)
+    use = slots >= 0
+    if (kept := case.files.get('correction')) is not None:
+        harmonics = input_harmonics(sample.image).numpy()[:, inside] + np.load(kept)[:, inside]
+        predicted = s0 * attenuation_at(harmonics, gtab)
+    else:
+        predicted = matched(
+            signal[use], s0 * single_fibre(axes, gtab), slots[use], noise * float(np.median(s0))
+        )
+    size = voxel_sizes(sample.affine)
+    restored, _ = restored_scan(signal, predicted, gtab, inside, size, noise)
+    found = fit_tensor(restored, gtab).direction
+    return np.where(np.linalg.norm(found, axis=1, keepdims=True) > 0.5, found, axes)
 
 
 def fibres_of(density: FloatArray, first: FloatArray, seen: FloatArray) -> np.ndarray:

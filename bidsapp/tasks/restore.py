@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bidsapp.bids.samples import load_sample, load_table, load_volume, onto_sample, open_image
+from bidsapp.bids.samples import brain_signal, load_sample, noise_variance_of
 from bidsapp.core import Acquisition, Arrays, Case, Output, Sample, Task, Unavailable
 from bidsapp.learn.losses import correction
 from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import in_grid, voxel_sizes
+from bidsapp.physics.gradients import voxel_sizes
 from bidsapp.physics.qspace import LAYOUT, N_SH, SLOTS, input_harmonics
 from bidsapp.physics.restored import (
+    attenuation_at,
     expected_residual,
+    residual,
     restored_scan,
     slots_of_volumes,
 )
@@ -74,16 +76,17 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     'share_of_data' (V,) in the finest detail; the residual is the prediction's own.
     """
     inside = sample.mask[0].numpy()
-    affine = open_image(case.files['dwi']).affine
-    gtab = in_grid(load_table(case), sample.affine)
-    signal = onto_sample(load_volume(case.files['dwi']), affine, sample)[:, inside]
+    signal, gtab = brain_signal(case, sample)
     variance = noise_variance_of(sample)
+    noise, s0 = float(np.sqrt(variance)), signal[gtab.b0].mean(0)
     harmonics = input_harmonics(sample.image)[:, sample.mask[0]] + output[:, sample.mask[0]]
-    noise = float(np.sqrt(variance))
+    predicted = s0 * attenuation_at(harmonics.numpy(), gtab)
+    use = slots_of_volumes(gtab) >= 0
+    left = residual(signal[use], predicted, noise * float(np.median(s0)))
     size = voxel_sizes(sample.affine)
-    restored, share, left = restored_scan(signal, harmonics.numpy(), gtab, inside, size, noise)
+    restored, share = restored_scan(signal, predicted, gtab, inside, size, noise)
     by_volume = np.full(len(gtab), np.nan)
-    by_volume[slots_of_volumes(gtab) >= 0] = left.volumes
+    by_volume[use] = left.volumes
     tensor = fit_tensor(restored, gtab)
     return {
         'restored': _on_grid(restored.T, inside),
@@ -101,13 +104,6 @@ def _on_grid(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     full = np.zeros((*inside.shape, *values.shape[1:]), np.float32)
     full[inside] = values
     return full
-
-
-def noise_variance_of(sample: Sample) -> float:
-    """Of S/S0, as the canonical map has estimated it."""
-    if sample.context is None or len(sample.context) < 4:
-        raise ValueError('the sample does not say how noisy its scan is')
-    return float(sample.context[3])
 
 
 def details(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:

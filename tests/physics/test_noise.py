@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from bidsapp.core import GradientTable
 from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.noise import angular_noise, map_noise, noise_variance
+from bidsapp.physics.noise import angular_noise, fine_variance, map_noise, noise_variance
 
 AXIS = np.array([2.0, -1, 2]) / 3
 
@@ -69,3 +69,14 @@ def test_noise_of_few_directions_is_read_from_space_alone(rng):
     seen = _brain_like(rng, gtab) + 0.03 * rng.normal(size=(6, 24, 24, 24))
     mask, weighted = np.ones((24, 24, 24), bool), gtab[~gtab.b0]
     assert map_noise(seen, mask, weighted, 1) == noise_variance(seen, mask, weighted)
+
+
+def test_second_differences_see_noise_that_slices_share_within_but_not_between_them(rng):
+    """Interpolation within slices: the plane alone would say a third of the deviation."""
+    mask = np.ones((20, 20, 20), bool)
+    white = 0.03 * rng.normal(size=(8, 20, 20, 20))
+    assert fine_variance(white, mask) ** 0.5 == pytest.approx(0.03, rel=0.03)
+    shared = gaussian_filter(white, (0, 1, 1, 0))
+    shared *= 0.03 / shared.std()
+    assert 0.015 < fine_variance(shared, mask) ** 0.5 < 0.03
+    assert noise_variance(shared, mask, table(8)[1:]) ** 0.5 < 0.012

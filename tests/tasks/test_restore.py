@@ -1,4 +1,4 @@
-"""What restoring writes: volumes that are what the harmonics say, and a residual that is honest."""
+"""What restoring writes: volumes, a residual that is honest, and the fibres read from volumes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.bids.samples import canonical_sample, load_volume
+from bidsapp.bids.samples import brain_signal, canonical_sample, load_volume
 from bidsapp.core import Case, GradientTable, Unavailable
+from bidsapp.learn.losses import six
+from bidsapp.physics.diffusion import fit_tensor
 from bidsapp.physics.gradients import to_fsl
 from bidsapp.physics.harmonics import fibonacci_hemisphere
 from bidsapp.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS
-from bidsapp.tasks import restore
+from bidsapp.tasks import orientation, restore
 
 SHAPE, NOISE = (12, 13, 11), 0.03
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, 2.0, 0, -3], [0, 0, 2.0, 1], [0, 0, 0, 1]])
@@ -121,3 +123,43 @@ def test_error_counts_filled_slots_only(finished):
     target[3 * N_SH] = 1
     rows = {m: v for m, _, v in restore.metrics(nothing, replace(sample, target=target))}
     assert rows == pytest.approx({'rmse': 0.5, 'rmse_uncorrected': 0.5})
+
+
+def degrees_from_x(vectors):
+    """(V, 3) axes → degrees from the world's first axis, along which the scan's fibres lie."""
+    return np.degrees(np.arccos(np.clip(np.abs(vectors[:, 0]), 0, 1)))
+
+
+def named(tilt, case, sample):
+    """Degrees by which the first fibre is wrong if the network names axes ``tilt`` degrees off."""
+    axis = torch.tensor([np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt)), 0.0])
+    output = torch.zeros(51, *sample.mask.shape[1:])
+    output[:6] = six(torch.outer(axis, axis))[:, None, None, None]
+    found = orientation.finish(output, sample, case)['direction']
+    return degrees_from_x(found[sample.mask[0].numpy()][:, :3])
+
+
+def test_axes_that_the_whole_scan_contradicts_are_drawn_to_it(finished):
+    case, sample, *_ = finished
+    alone = Case(case.entities, {})
+    assert named(30, alone, sample) == pytest.approx(30, abs=0.1)
+    assert np.median(named(30, case, sample)) < 5
+
+
+def test_axes_that_are_right_stay_better_than_what_a_voxel_shows(tmp_path, rng):
+    data, gtab = scan(rng, noise=0.1)
+    case = write_case(tmp_path, data, gtab)
+    sample = canonical_sample(case)
+    signal, table = brain_signal(case, sample)
+    own = np.median(degrees_from_x(fit_tensor(signal, table).direction))
+    assert np.median(named(0, case, sample)) < 0.6 * own
+
+
+def test_with_its_own_restored_volumes_a_network_names_their_main_axes(finished, tmp_path):
+    case, sample, nothing, arrays = finished
+    np.save(tmp_path / 'restore.npy', nothing.numpy())
+    case = case.with_files(correction=tmp_path / 'restore.npy')
+    volumes = arrays['restored'][sample.mask[0].numpy()].T
+    _, table = brain_signal(case, sample)
+    expected = degrees_from_x(fit_tensor(volumes, table).direction)
+    assert np.allclose(named(90, case, sample), expected, atol=0.02)
