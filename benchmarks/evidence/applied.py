@@ -137,6 +137,7 @@ def named(
     first = fit_tensor(volumes[:, where[scan.mask]], local).direction
     density = outputs['orientation'][orientation.N_DYAD :][:, inside].numpy()
     seen = image[qspace.DENSITY_CHANNELS][:, inside].numpy()
+    density *= orientation.shows_crossings(local)
     return np.asarray(orientation.fibres_of(density, first, seen)[:, 0] @ grid_axes(scan.affine).T)
 
 

@@ -163,3 +163,11 @@ def test_with_its_own_restored_volumes_a_network_names_their_main_axes(finished,
     _, table = brain_signal(case, sample)
     expected = degrees_from_x(fit_tensor(volumes, table).direction)
     assert np.allclose(named(90, case, sample), expected, atol=0.02)
+
+
+@pytest.mark.parametrize(('n', 'shown'), [(6, False), (19, False), (20, True), (64, True)])
+def test_few_directions_name_no_crossings(n, shown):
+    """Each twice: what counts are different directions of one shell."""
+    vectors = np.vstack([np.zeros((1, 3)), *[fibonacci_hemisphere(n)] * 2, fibonacci_hemisphere(6)])
+    bvals = np.r_[0, np.full(2 * n, 1000.0), np.full(6, 2500.0)]
+    assert orientation.shows_crossings(GradientTable(vectors, bvals)) is shown
