@@ -142,9 +142,12 @@ def restored_volumes(
 
     ``slots`` (N',) tell the shells of the volumes apart; the rest as in `weighed`. The prediction,
     and of what it leaves the scales that stand above the noise (`weighed`), say how the signal
-    varies over directions; the voxel's own data how high and how strong (`matched`).
+    varies over directions; the voxel's own data how high and how strong (`matched`): before, so
+    that only another pattern counts as left over, and after, for what came back.
     """
-    between, share = weighed(observed, predicted, deviation, inside, size)
+    own = matched(observed, predicted, slots, deviation)
+    spent = 2 * len(np.unique(slots))
+    between, share = weighed(observed, own, deviation, inside, size, spent)
     return matched(observed, between, slots, deviation), share
 
 
@@ -200,6 +203,7 @@ def weighed(
     deviation: float,
     inside: BoolArray,
     size: FloatArray,
+    spent: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signals (N', V) between prediction and data, and the data's share (V,) in the finest detail.
 
@@ -209,7 +213,8 @@ def weighed(
     independent voxels in that scale, the mean over volumes and the 27 voxels around; what is
     smoother than the last blur comes back whole. Noise lives in the finest scale, what a network
     gets wrong in coarser ones too: there it is told from noise and taken back, so a network that
-    has not met the like of a lesion cannot take it away.
+    has not met the like of a lesion cannot take it away. ``spent`` of a voxel's N' degrees of
+    freedom have gone into the prediction.
     """
     from scipy.ndimage import uniform_filter
 
@@ -227,7 +232,7 @@ def weighed(
 
     energy = np.zeros((len(SCALES), int(inside.sum())), np.float32)
     for values in left:
-        energy += np.square(scales(values)[:-1]) / np.float32(len(left))
+        energy += np.square(scales(values)[:-1]) / np.float32(max(1, len(left) - spent))
     voxels = uniform_filter(inside.astype(np.float32), 3, mode='constant')[inside]
     shares = np.ones((len(SCALES) + 1, energy.shape[1]), np.float32)
     for share, own, gain in zip(shares, energy, _noise_of_scales(widths), strict=False):

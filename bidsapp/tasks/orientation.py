@@ -33,7 +33,6 @@ from bidsapp.physics.peaks import at_directions, fibre_peaks, sphere
 from bidsapp.physics.qspace import DENSITY_CHANNELS, LAYOUT, input_harmonics
 from bidsapp.physics.restored import (
     attenuation_at,
-    matched,
     restored_scan,
     single_fibre,
     slots_of_volumes,
@@ -127,15 +126,12 @@ def drawn_to_data(
     the scan itself contradicts.
     """
     inside, noise = sample.mask[0].numpy(), float(np.sqrt(noise_variance_of(sample)))
-    slots, s0 = slots_of_volumes(gtab), signal[gtab.b0].mean(0)
-    use = slots >= 0
+    s0 = signal[gtab.b0].mean(0)
     if (kept := case.files.get('correction')) is not None:
         harmonics = input_harmonics(sample.image).numpy()[:, inside] + np.load(kept)[:, inside]
         predicted = s0 * attenuation_at(harmonics, gtab)
     else:
-        predicted = matched(
-            signal[use], s0 * single_fibre(axes, gtab), slots[use], noise * float(np.median(s0))
-        )
+        predicted = s0 * single_fibre(axes, gtab)
     size = voxel_sizes(sample.affine)
     restored, _ = restored_scan(signal, predicted, gtab, inside, size, noise)
     found = fit_tensor(restored, gtab).direction

@@ -206,7 +206,7 @@ def test_the_data_say_how_high_and_how_strong_whatever_the_network_thinks(streng
         mean = truth[slots == slot].mean(0)
         wrong[slots == slot] = mean + offset + strength * (truth[slots == slot] - mean)
     found, _ = restored_volumes(observed, wrong, slots, 0.05, inside, SIZE)
-    assert np.median(contrast(found, slots) / contrast(truth, slots)) == pytest.approx(1, abs=0.06)
+    assert np.median(contrast(found, slots) / contrast(truth, slots)) == pytest.approx(1, abs=0.03)
     assert np.abs((found - truth).mean(1)).max() < 0.01
     # Two numbers a shell and voxel are taken from the noise, of 30 and 45.
     assert np.square(found - truth).mean() < 0.3 * np.square(observed - truth).mean()
