@@ -126,19 +126,20 @@ def restored_signal(
 
 def named(
     scan: Scan, image: Tensor, outputs: Mapping[str, Tensor], where: np.ndarray
-) -> np.ndarray:
-    """(V, 3) world axes of the first fibre in ``where``, in the mask, as `participant` writes it.
+) -> tuple[np.ndarray, np.ndarray]:
+    """First fibres as `participant` writes them, main axes of restored volumes.
 
-    `tasks.orientation.finish` on arrays: the main axis of the restored volumes, but where fibres
-    cross.
+    (V, 3) world axes each, in ``where``, in the mask. `tasks.orientation.finish` on arrays: they
+    differ where fibres cross.
     """
     volumes, local = restored_signal(scan, image, outputs)
-    inside = torch.from_numpy(where)
-    first = fit_tensor(volumes[:, where[scan.mask]], local).direction
+    inside, world = torch.from_numpy(where), grid_axes(scan.affine).T
+    axes = fit_tensor(volumes[:, where[scan.mask]], local).direction
     density = outputs['orientation'][orientation.N_DYAD :][:, inside].numpy()
-    seen = image[qspace.DENSITY_CHANNELS][:, inside].numpy()
     density *= orientation.shows_crossings(local)
-    return np.asarray(orientation.fibres_of(density, first, seen)[:, 0] @ grid_axes(scan.affine).T)
+    seen = image[qspace.DENSITY_CHANNELS][:, inside].numpy()
+    first = orientation.fibres_of(density, axes, seen)[:, 0]
+    return np.asarray(first @ world), np.asarray(axes @ world)
 
 
 def restored(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:

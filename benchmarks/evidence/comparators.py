@@ -23,6 +23,7 @@ from bidsapp.physics.deconvolution import (
 from bidsapp.physics.diffusion import TensorMaps, fit_tensor
 from bidsapp.physics.gradients import acquisition, n_unique, voxel_sizes
 from bidsapp.physics.peaks import fibre_peaks
+from bidsapp.physics.restored import WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 #: mm, full width at half maximum.
 BLURS = (2.0, 3.0, 4.0, 5.0, 6.0)
-#: Standard deviations in a full width at half maximum.
-WIDTH = 2.3548
 
 
 def blurred(scan: Scan, fwhm: float) -> Scan:

@@ -30,15 +30,13 @@ from applied import (
     attenuation_of,
     canonical,
     named,
-    restored_signal,
 )
 from comparators import BLURS, blurred, directions, tensor
 from realscans import CHOICES, KEPT, RAW, Divided, divided
 from scipy.ndimage import binary_erosion
 from scores import blocks, coherence, degrees, histogram, quantile, ratio_interval, six, table
 
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import grid_axes, voxel_sizes
+from bidsapp.physics.gradients import voxel_sizes
 
 #: Scan → numbers of directions in.
 ROWS: dict[str, tuple[int, ...]] = {
@@ -81,12 +79,8 @@ def ours(applied: Applied, parts: Divided, white: np.ndarray) -> dict[str, np.nd
     """(V, 3) world axes by both ways to ask the network."""
     sample = canonical(parts.scan)
     outputs = applied(sample.image)
-    data, local = restored_signal(parts.scan, sample.image, outputs)
-    axes = fit_tensor(data[:, white[parts.scan.mask]], local).direction
-    return {
-        STRONGEST: named(parts.scan, sample.image, outputs, white),
-        OURS: axes @ grid_axes(parts.scan.affine).T,
-    }
+    first, axes = named(parts.scan, sample.image, outputs, white)
+    return {STRONGEST: first, OURS: axes}
 
 
 def comparators_of(parts: Divided, name: str, white: np.ndarray) -> dict[str, np.ndarray]:

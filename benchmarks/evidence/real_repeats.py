@@ -79,7 +79,7 @@ def main() -> None:
     white = scans[0].mask & (fits[0].fa > 0.2) & (fits[1].fa > 0.2)
     images = [canonical(s).image for s in scans]
     outputs = [applied(image) for image in images]
-    vectors = [named(s, i, o, white) for s, i, o in zip(scans, images, outputs, strict=True)]
+    vectors = [named(s, i, o, white)[0] for s, i, o in zip(scans, images, outputs, strict=True)]
     error = degrees(*vectors)
     stated = np.sqrt(np.mean([direction_doubt(o['orientation'], white) ** 2 for o in outputs], 0))
     plain = degrees(*(f.direction[white] for f in fits))

@@ -64,7 +64,7 @@ def maps_of(applied: Applied, scan: Scan) -> tuple[np.ndarray, dict[str, np.ndar
     output = applied(image)
     everywhere = np.ones_like(scan.mask)
     directions = np.zeros((*scan.mask.shape, 3))
-    directions[scan.mask] = named(scan, image, output, scan.mask)
+    directions[scan.mask] = named(scan, image, output, scan.mask)[0]
     shares = output['tissue'].softmax(0).numpy()
     fibres = output['crossings'].softmax(0).numpy()
     maps = {f'share of {name}': shares[k] for k, name in enumerate(('GM', 'WM', 'CSF'))}

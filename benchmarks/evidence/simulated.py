@@ -208,7 +208,7 @@ def direction_errors(applied: Applied, case: Case) -> tuple[np.ndarray, np.ndarr
     truth = case.vectors[where][:, 0]
     image = canonical(case.scan).image
     output = applied(image)
-    ours = named(case.scan, image, output, where)
+    ours, _ = named(case.scan, image, output, where)
     doubt = direction_doubt(output['orientation'], where)
     return degrees(ours, truth), degrees(tensor(case.scan, where).direction[where], truth), doubt
 

@@ -37,7 +37,8 @@ B_TOLERANCE = 0.05
 GAIN = 0.3
 #: Full width at half maximum, in mm, of the blurs between which what is left over is divided.
 SCALES = (3.0, 5.0)
-_SD_TO_FWHM = 2.3548
+#: Standard deviations of a Gaussian in its full width at half maximum.
+WIDTH = 2.3548
 
 
 def slots_of_volumes(gtab: GradientTable) -> NDArray[np.intp]:
@@ -219,7 +220,7 @@ def weighed(
     from scipy.ndimage import uniform_filter
 
     left = observed - predicted
-    widths = [fwhm / _SD_TO_FWHM / np.asarray(size) for fwhm in SCALES]
+    widths = [fwhm / WIDTH / np.asarray(size) for fwhm in SCALES]
     weights = [_blurred(inside.astype(np.float32), width) for width in widths]
 
     def scales(values: FloatArray) -> list[np.ndarray]:
@@ -230,6 +231,7 @@ def weighed(
             layers.append((_blurred(volume, width) / np.maximum(weight, 1e-3))[inside])
         return [fine - coarse for fine, coarse in pairwise(layers)] + layers[-1:]
 
+    # A volume's scales are made twice rather than those of all volumes kept at once.
     energy = np.zeros((len(SCALES), int(inside.sum())), np.float32)
     for values in left:
         energy += np.square(scales(values)[:-1]) / np.float32(max(1, len(left) - spent))
