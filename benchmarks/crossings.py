@@ -15,15 +15,15 @@ import argparse
 
 import numpy as np
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.deconvolution import (
     constrained_deconvolution,
     deconvolution_order,
     fit_response,
     isotropic_floor,
 )
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.peaks import fibre_peaks
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.peaks import fibre_peaks
 
 AXIAL, RADIAL = 1.7, 0.3
 WITHIN = 20.0

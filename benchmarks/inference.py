@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from bidsapp import tasks
+from bidsapp import registry
 from bidsapp.learn.predict import AVERAGED, precision, predict, predict_turned
+from bidsapp.modalities.dwi.physics.qspace import LAYOUT, N_CHANNELS, S0_CHANNEL, SLOT_CHANNELS
 from bidsapp.networks.registry import build
-from bidsapp.physics.qspace import LAYOUT, N_CHANNELS, S0_CHANNEL, SLOT_CHANNELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,14 +64,14 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    heads = {name: tasks.get(name).channels for name in tasks.names()}
+    heads = {name: registry.get(name).channels for name in registry.names()}
     network = build('unet3d', N_CHANNELS, heads, **LAYOUT).eval()
     network = network.to(memory_format=torch.channels_last_3d)
     image = torch.zeros(N_CHANNELS, *given.shape)
     image[:SLOT_CHANNELS], image[S0_CHANNEL:] = 1, 1  # one shell, as most scans have
     dtype = precision('cpu')
     whole = best_of(given.repeats, lambda: predict(network, image, 'cpu', whole=True))
-    served = [tasks.get(name) for name in heads]
+    served = [registry.get(name) for name in heads]
     turned = best_of(given.repeats, lambda: predict_turned(network, image, served, AVERAGED))
     with torch.autocast('cpu', dtype=dtype, enabled=dtype is not None):
         parts = convolutions(network, image)

@@ -11,22 +11,23 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.gradients import from_fsl, to_fsl
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
+from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
+from bidsapp.modalities.dwi.simulate.protocol import Protocol
+from bidsapp.modalities.dwi.simulate.scan import simulate_dwi
+from bidsapp.modalities.dwi.simulate.truth import named_maps
+from bidsapp.physics.template import template_maps
 from bidsapp.simulate.acquisition import rician
 from bidsapp.simulate.anatomy import draw_head, head_template
-from bidsapp.simulate.fibres import draw_bundles
 from bidsapp.simulate.grids import Grid
-from bidsapp.simulate.scan import Protocol, field_of_view, simulate_dwi, simulate_t1w
-from bidsapp.simulate.template import template_maps
-from bidsapp.simulate.truth import named_maps
+from bidsapp.simulate.t1w import field_of_view, simulate_t1w
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bidsapp.modalities.dwi.simulate.fibres import Bundles
     from bidsapp.simulate.anatomy import Head
-    from bidsapp.simulate.fibres import Bundles
 
 #: b=0 signal of white matter over the noise.
 SNR = 25.0

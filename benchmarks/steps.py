@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scans import load, load_table, save
 
-from bidsapp.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.deconvolution import (
     Response,
     best_shell,
     constrained_deconvolution,
@@ -31,18 +31,19 @@ from bidsapp.physics.deconvolution import (
     relative_signal,
     single_fibre_response,
 )
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import n_unique
+from bidsapp.modalities.dwi.physics.noddi import fit_noddi
+from bidsapp.modalities.dwi.physics.noise import noise_variance
+from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt
 from bidsapp.physics.denoising import denoise
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import n_unique
-from bidsapp.physics.noddi import fit_noddi
-from bidsapp.physics.noise import noise_variance
 from bidsapp.physics.ringing import unring
-from bidsapp.physics.spherical_mean import fit_smt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bidsapp.core import BoolArray, GradientTable
+    from bidsapp.core import BoolArray
+    from bidsapp.modalities.dwi.physics.gradients import GradientTable
 
 THREADS = int(os.environ.get('OMP_NUM_THREADS', '1'))
 #: Voxels along each axis, volumes, and voxels: what DIPY is given of a scan.

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp.bids.query import find_preprocessed
-from bidsapp.bids.samples import load_table, load_volume
-from bidsapp.bids.write import output_path
+from bidsapp.bids.images import load_volume
+from bidsapp.bids.outputs import output_path
+from bidsapp.bids.prepared import find_preprocessed
 from bidsapp.learn.cards import newest_model
 from bidsapp.learn.metrics import angular_errors, confusion, f1_macro
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.tasks.orientation import DIRECTION
-from bidsapp.tasks.tissue import DSEG
+from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.tasks.orientation import DIRECTION
+from bidsapp.modalities.dwi.tasks.tissue import DSEG
 
 if TYPE_CHECKING:
     from bidsapp.core import Case

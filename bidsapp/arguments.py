@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bidsapp import __version__
-from bidsapp.core import WrongUsage
+from bidsapp.problems import WrongUsage
 
 LEVELS = ('participant', 'group', 'pretrain')
 OBJECTIVES = ('restore', 'autoencoder', 'supervised', 'auxiliary')

@@ -8,67 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bidsapp.arguments import Parser
-from bidsapp.bids.query import Run, check_dataset, find_runs, subjects_of
-from bidsapp.bids.samples import load_volume, not_numbers, open_image, read_numbers
-from bidsapp.core import BadData, MissingInput, Problem
-from bidsapp.physics.gradients import Finding, examine, from_fsl
-from bidsapp.physics.table_test import check_table, finding
+from bidsapp.bids.dataset import check_dataset, subjects_of
+from bidsapp.modalities.dwi.bids.runs import find_runs
+from bidsapp.modalities.dwi.bids.survey import examine_run
+from bidsapp.problems import BadData, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy as np
-
-
-def examine_run(run: Run) -> list[Finding]:
-    """What is wrong with one run's files, table and metadata, and with table and data together."""
-    if run.problem is not None:
-        code = 'MISSING_FILE' if isinstance(run.problem, MissingInput) else 'UNREADABLE'
-        return [Finding('error', code, str(run.problem))]
-    files = run.case.files
-    try:
-        shape = open_image(files['dwi']).shape
-        volumes = shape[3] if len(shape) == 4 else 1
-        bvecs, bvals = read_numbers(files['bvec']), read_numbers(files['bval'])
-    except (BadData, MissingInput) as problem:
-        return [Finding('error', 'UNREADABLE', str(problem))]
-    bvecs, bvals, findings = examine(bvecs, bvals, volumes)
-    if not any(f.severity == 'error' for f in findings):
-        findings += examine_voxels(files['dwi'], bvecs, bvals)
-    return [*findings, *examine_metadata(run)]
-
-
-def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Finding]:
-    """Whether the image can be read to its end and its table, free of errors, fits it."""
-    try:
-        data = load_volume(path)
-    except BadData as problem:
-        return [Finding('error', 'UNREADABLE', str(problem))]
-    if bad := not_numbers(data):
-        message = f'{bad} voxels are not numbers (NaN or infinite); convert the image again'
-        return [Finding('error', 'IMAGE_NAN', message)]
-    affine = open_image(path).affine
-    result = check_table(data, from_fsl(bvecs, bvals, affine), affine)
-    if not result.decided:
-        return [Finding('warning', 'TABLE_NOT_TESTED', result.statement)]
-    wrong = finding(result)
-    return [] if wrong is None else [wrong]
-
-
-def examine_metadata(run: Run) -> list[Finding]:
-    """Metadata that the corrections would use."""
-    consequences = {
-        'PhaseEncodingDirection': 'neither a reversed pair nor a field map can be used'
-        if 'PhaseEncodingAxis' in run.metadata
-        else 'no way to correct susceptibility distortion can be used, and eddy currents are '
-        'corrected without assuming a direction',
-        'TotalReadoutTime': 'a field map could not be turned into a displacement',
-    }
-    return [
-        Finding('warning', 'MISSING_METADATA', f'{name} is not in the metadata: {consequence}')
-        for name, consequence in consequences.items()
-        if name not in run.metadata
-    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

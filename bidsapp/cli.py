@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bidsapp import __version__
 from bidsapp.arguments import ACCEPTED, DESCRIBE, LEAST, LEVELS, UNFIT, build_parser
-from bidsapp.core import (
+from bidsapp.problems import (
     OUT_OF_MEMORY,
     InputOutputError,
     MissingInput,
@@ -43,11 +43,13 @@ def parse(argv: Sequence[str]) -> Settings:
             f'The analysis level {args.level!r} does not exist; choose participant, group or '
             'pretrain.'
         )
-    from bidsapp import tasks
+    from bidsapp import registry
 
     for task in args.tasks or []:
-        if task not in tasks.names():
-            raise WrongUsage(f'There is no task {task!r}. Choose from: {", ".join(tasks.names())}.')
+        if task not in registry.names():
+            raise WrongUsage(
+                f'There is no task {task!r}. Choose from: {", ".join(registry.names())}.'
+            )
     _check_numbers(args)
     _check_level(args, parser)
     output = args.output_dir.absolute()
@@ -186,7 +188,7 @@ def describe() -> int:
 
 def run(settings: Settings) -> int:
     """Look at the folders, set up the log, and tell the story."""
-    from bidsapp.bids.query import check_dataset, subjects_of
+    from bidsapp.bids.dataset import check_dataset, subjects_of
     from bidsapp.settings import check_folders
 
     if not settings.simulated:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,141 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+
     FloatArray = NDArray[np.floating[Any]]
     BoolArray = NDArray[np.bool_]
 
-#: s/mm²; a volume with a smaller b-value counts as not diffusion-weighted.
-B0_THRESHOLD = 50.0
-
 #: Classes of the segmentations: index, name, abbreviation.
 TISSUES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospinal Fluid', 'CSF'))
-#: Most fibres told apart in a voxel.
-MAX_FIBRES = 3
-FIBRES = ((1, 'One Fibre', '1F'), (2, 'Two Fibres', '2F'), (3, 'Three Fibres', '3F'))
-
-
-class Problem(Exception):
-    """Something a user can mend. The message says what was found, what was expected, what to do.
-
-    ``exit_code`` follows the table in the README.
-    """
-
-    exit_code: ClassVar[int] = 1
-
-
-class InvalidDataset(Problem):
-    """The dataset as a whole is not valid BIDS."""
-
-    exit_code = 16
-
-
-class UnknownLevel(Problem):
-    """The analysis level does not exist."""
-
-    exit_code = 17
-
-
-class NothingSelected(Problem):
-    """The filters selected nothing."""
-
-    exit_code = 18
-
-
-class WrongUsage(Problem):
-    """Options that do not fit together or do not exist."""
-
-    exit_code = 64
-
-
-class BadData(Problem):
-    """A file is there and its content cannot be used."""
-
-    exit_code = 65
-
-
-class MissingInput(Problem):
-    """A file or a label that is needed is not there."""
-
-    exit_code = 66
-
-
-class CannotCreate(Problem):
-    """An output cannot be created."""
-
-    exit_code = 73
-
-
-class InputOutputError(Problem):
-    """Reading or writing failed, or the disk is full."""
-
-    exit_code = 74
-
-
-class TryAgain(Problem):
-    """Out of memory, or stopped from outside after saving: the same call may succeed."""
-
-    exit_code = 75
-
-
-#: What a user is told then.
-OUT_OF_MEMORY = 'Out of memory. Give the job more, or lower --nprocs.'
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out: Python's, torch's (CUDA too), ITK's."""
-    if isinstance(error, RuntimeError | OSError):
-        said = str(error).lower()
-        return any(text in said for text in ('allocate memory', 'out of memory', 'bad_alloc'))
-    return isinstance(error, MemoryError)
-
-
-class Unavailable(Exception):
-    """A reference label cannot be derived from this scan; the message says why."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GradientTable:
-    """Diffusion gradients of one run: ``bvecs`` (N, 3) unit vectors, ``bvals`` (N,) in s/mm².
-
-    The axes of ``bvecs`` are named where a table is made: world (RAS+) unless said otherwise.
-    A volume without diffusion weighting has a zero vector.
-    """
-
-    bvecs: FloatArray
-    bvals: FloatArray
-
-    def __post_init__(self) -> None:
-        if self.bvecs.shape != (len(self.bvals), 3):
-            raise ValueError(f'bvecs {self.bvecs.shape} do not fit {len(self.bvals)} b-values')
-
-    def __len__(self) -> int:
-        return len(self.bvals)
-
-    def __getitem__(self, index: Any) -> GradientTable:
-        return GradientTable(self.bvecs[index], self.bvals[index])
-
-    @property
-    def b0(self) -> NDArray[np.bool_]:
-        """(N,) which volumes are not diffusion-weighted."""
-        return self.bvals < B0_THRESHOLD
-
-
-@dataclass(frozen=True, slots=True)
-class Acquisition:
-    """What decides which labels a run can give, known from its gradient table and its folder."""
-
-    directions: int  #: different directions up to sign, all shells together
-    shells: tuple[tuple[float, int], ...]  #: (b in s/mm², directions) of each shell, b ascending
-    condition: float  #: condition number of the tensor design matrix
-    has_t1w: bool = False
-
-    @property
-    def best_shell(self) -> tuple[float, int]:
-        """(b, directions) of the shell best suited to resolve fibres.
-
-        Most directions, up to the 45 that harmonics of order 8 need; among equals the highest b.
-        """
-        return max(self.shells, key=lambda shell: (min(shell[1], 45), shell[0]), default=(0.0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,3 +170,12 @@ class Checkpoint:
     card: Mapping[str, Any]
     body: Mapping[str, Tensor]
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  #: by task
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something noticed in a table. ``severity`` is 'error' or 'warning'."""
+
+    severity: str
+    code: str
+    message: str

@@ -9,10 +9,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bidsapp import __version__, tasks
+from bidsapp import __version__, registry
 from bidsapp.arguments import DESCRIBE, LEAST, LEVELS, UNFIT, build_parser
 from bidsapp.bids.write import BIDS_VERSION
-from bidsapp.core import Problem
+from bidsapp.problems import Problem
 
 #: The image of this version; the one without a suffix runs with and without a GPU.
 IMAGE = f'ghcr.io/transfermri/transfermri:{__version__}'
@@ -129,5 +129,5 @@ def _input(action: argparse.Action) -> dict[str, Any]:
 
 def _choices(action: argparse.Action) -> list[str]:
     """Permitted values; argparse does not know those that have an exit code of their own."""
-    own = {'level': LEVELS, 'tasks': tasks.names()}
+    own = {'level': LEVELS, 'tasks': registry.names()}
     return list(own.get(action.dest) or action.choices or ())

@@ -15,31 +15,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp import __version__, tasks
-from bidsapp.bids.preprocessed import choose_preprocessed, with_references
-from bidsapp.bids.query import read_filters
-from bidsapp.bids.samples import canonical_sample, load_table, save_canonical
-from bidsapp.bids.write import write_dataset
-from bidsapp.core import (
-    BadData,
-    Checkpoint,
-    MissingInput,
-    Plan,
-    Problem,
-    WrongUsage,
-)
+from bidsapp import __version__, registry
+from bidsapp.bids.dataset import read_filters
+from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.prepared import choose_preprocessed, with_references
+from bidsapp.core import Checkpoint, Plan
 from bidsapp.learn import cards
+from bidsapp.learn.inputs import save_canonical
 from bidsapp.learn.processors import use_processors
 from bidsapp.learn.splits import SPLITS, make_split, read_split
-from bidsapp.physics.gradients import halves, well_spread
+from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.learn.input import canonical_sample
+from bidsapp.modalities.dwi.physics.subsets import halves, well_spread
+from bidsapp.problems import BadData, MissingInput, Problem, WrongUsage
 from bidsapp.trained import make_card, save_model, say_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bidsapp.core import Case, GradientTable, Sample, Task
+    from bidsapp.core import Case, Sample, Task
     from bidsapp.learn.state import State
     from bidsapp.learn.tables import Row
+    from bidsapp.modalities.dwi.physics.gradients import GradientTable
     from bidsapp.networks.unet3d import UNet3d
     from bidsapp.settings import Settings
 
@@ -60,7 +57,9 @@ def run(settings: Settings, log_file: Path) -> int:
         settings.output_dir, settings.participants, settings.sessions,
         read_filters(settings.filter_file),
     )  # fmt: skip
-    wanted = list(settings.tasks) or [n for n in tasks.names() if tasks.get(n).derive is not None]
+    wanted = list(settings.tasks) or [
+        n for n in registry.names() if registry.get(n).derive is not None
+    ]
     by_task = {name: labelled(settings.output_dir, cases, name) for name in wanted}
     trained, skipped = trainable(by_task, bool(settings.tasks))
     subjects = {c.subject for found in by_task.values() for c in found}
@@ -125,7 +124,7 @@ def labelled(root: Path, cases: Sequence[Case], name: str) -> list[Case]:
 
     None for a task that is learnt by pretraining only.
     """
-    task = tasks.get(name)
+    task = registry.get(name)
     if task.derive is None:
         return []
     return with_references(root, cases, task.writes[: task.learns])
@@ -213,7 +212,7 @@ def train(
     """Fit one task and save its model; returns the model's folder."""
     from bidsapp.learn.checkpoint import checkpoint_of
 
-    task = tasks.get(name)
+    task = registry.get(name)
     used = [case for case in cases if case.subject in split]
     groups = {s: [c for c in used if split[c.subject] == s] for s in SPLITS}
     if empty := [s for s in SPLITS if not groups[s]]:

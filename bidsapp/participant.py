@@ -11,17 +11,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bidsapp import __version__, tasks
-from bidsapp.bids.ingest import runs_with_preprocessed
-from bidsapp.bids.query import Run, read_filters, select, subjects_of
-from bidsapp.bids.write import write_dataset, write_text
-from bidsapp.core import (
-    MissingInput,
-    NothingSelected,
-    Problem,
-    TryAgain,
-)
+from bidsapp import __version__, registry
+from bidsapp.bids.dataset import read_filters, select, subjects_of
+from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.write import write_text
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
+from bidsapp.modalities.dwi.bids.ingest import runs_with_preprocessed
+from bidsapp.problems import MissingInput, NothingSelected, Problem, TryAgain
 from bidsapp.workflows.execution import (
     Engine,
     clear_problems,
@@ -38,9 +34,10 @@ from bidsapp.workflows.plan import (
     predictions_of,
     stale,
 )
-from bidsapp.workflows.run import Place
+from bidsapp.workflows.preparation import Place
 
 if TYPE_CHECKING:
+    from bidsapp.bids.runs import Run
     from bidsapp.settings import Settings
 
 log = logging.getLogger('transfermri')
@@ -100,7 +97,7 @@ def chosen_device(settings: Settings) -> str:
 
 def selected_tasks(settings: Settings) -> list[str]:
     """The tasks that were named, else all."""
-    return list(settings.tasks) or tasks.names()
+    return list(settings.tasks) or registry.names()
 
 
 def models_to_apply(settings: Settings) -> Models:
@@ -159,7 +156,7 @@ def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
         steps += [f'{name} prediction' for name in made.todo.predictions]
         log.info('  to do: %s', ', '.join(steps) or 'nothing, all is there')
     without = [name for name in selected_tasks(settings) if name not in models]
-    if never := [name for name in without if tasks.get(name).derive is None]:
+    if never := [name for name in without if registry.get(name).derive is None]:
         log.info('No model for %s, which `pretrain` alone can make.', ', '.join(never))
     if without := [name for name in without if name not in never]:
         log.info(

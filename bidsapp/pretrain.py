@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bidsapp import __version__, material, tasks
-from bidsapp.bids.preprocessed import choose_preprocessed, with_references
-from bidsapp.bids.query import read_filters
+from bidsapp import __version__, registry
+from bidsapp.bids.dataset import read_filters
+from bidsapp.bids.prepared import choose_preprocessed, with_references
 from bidsapp.bids.write import write_json
-from bidsapp.core import MissingInput, Plan, WrongUsage
+from bidsapp.core import Plan
 from bidsapp.learn import cards
 from bidsapp.learn.processors import use_processors
 from bidsapp.learn.splits import SPLITS, make_split
 from bidsapp.learn.tables import tsv
-from bidsapp.physics import qspace
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.simulate import objectives
+from bidsapp.problems import MissingInput, WrongUsage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
 
     from bidsapp.core import Case, Sample, Task
     from bidsapp.learn.state import State
-    from bidsapp.material import Material
     from bidsapp.networks.unet3d import UNet3d
     from bidsapp.settings import Settings
+    from bidsapp.simulate.material import Material
 
 log = logging.getLogger('transfermri')
 
@@ -59,7 +61,7 @@ WEIGHTS = {'tissue': 1.0, 'orientation': 1.0, 'crossings': 0.5, 'microstructure'
 def run(settings: Settings, log_file: Path) -> int:
     """Tell the story; returns the exit code."""
     objective = refuse_what_makes_no_sense(settings)
-    log.info('pretrain %s: %s', objective, material.OBJECTIVES[objective])
+    log.info('pretrain %s: %s', objective, objectives.OBJECTIVES[objective])
     if settings.simulated:
         cases: dict[str, list[Case]] = {}
     else:
@@ -79,9 +81,9 @@ def run(settings: Settings, log_file: Path) -> int:
     state_file = claim(settings, objective, plan, cases)
     kept = settings.work_dir / 'pretrain'
     if settings.simulated:
-        made = material.simulated(objective, settings.tasks, settings.seed, SIDE, kept)
+        made = objectives.simulated(objective, settings.tasks, settings.seed, SIDE, kept)
     else:
-        made = material.auxiliary(objective, cases, settings.seed, SIDE, kept / 'auxiliary')
+        made = objectives.auxiliary(objective, cases, settings.seed, SIDE, kept / 'auxiliary')
     network, state, task = learnt(made, plan, state_file)
     calibrate(task, made, network, device)
     figures = tested(task, made, network, device)
@@ -131,7 +133,7 @@ def auxiliary_cases(settings: Settings, objective: str) -> dict[str, list[Case]]
         ) from problem
     why = 'preprocessed dMRI'
     if objective == 'auxiliary':
-        task = tasks.get('microstructure')
+        task = registry.get('microstructure')
         cases = with_references(settings.output_dir, cases, task.writes[: task.learns])
         why = 'NODDI maps (two shells or more; the participant level makes them)'
     subjects = sorted({case.subject for case in cases})
@@ -254,7 +256,7 @@ def make_card(
     weights = {own.name: WEIGHTS[own.name] for own in made.tasks}
     return {
         'name': f'transfermri-{objective}',
-        'description': f'3D U-Net pretrained to {material.OBJECTIVES[objective]}.',
+        'description': f'3D U-Net pretrained to {objectives.OBJECTIVES[objective]}.',
         'intended_use': 'Research. Not for clinical use.',
         'objective': objective,
         'network': {'name': task.network, 'channels_in': qspace.N_CHANNELS,

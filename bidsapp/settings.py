@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bidsapp.bids.write import explained
-from bidsapp.core import InputOutputError, MissingInput, WrongUsage
+from bidsapp.problems import InputOutputError, MissingInput, WrongUsage
 
 if TYPE_CHECKING:
     from bidsapp.resources import Limit
@@ -133,7 +133,7 @@ def labels(values: list[str] | None, prefix: str) -> tuple[str, ...]:
 
 def derivatives(values: list[str]) -> tuple[tuple[str, Path], ...]:
     """'qsiprep=PATH' → (name, path). Raises WrongUsage or MissingInput."""
-    from bidsapp.bids.ingest import check_derivative, check_name
+    from bidsapp.modalities.dwi.bids.ingest import check_derivative, check_name
 
     found: dict[str, Path] = {}
     for value in values:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
 import argparse
 import sys
 from dataclasses import dataclass
@@ -12,15 +19,12 @@ import numpy as np
 
 from bidsapp import __version__
 from bidsapp.arguments import Parser
-from bidsapp.bids.write import BIDS_VERSION, write_json, write_text
-from bidsapp.core import B0_THRESHOLD, CannotCreate, Problem
-from bidsapp.simulated_files import (
-    write_dwi,
-    write_fieldmap,
-    write_t1w,
-    write_table,
-    write_truth,
-)
+from bidsapp.bids.images import scanner_units, write_image
+from bidsapp.bids.write import BIDS_VERSION, write_json, write_table, write_text
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
+from bidsapp.modalities.dwi.simulate.files import write_dwi, write_fieldmap, write_truth
+from bidsapp.problems import CannotCreate, Problem
+from bidsapp.simulate.t1w import SCANNER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,8 +101,8 @@ def _claim(out: Path) -> None:
 def _template(resolution: float) -> Template:
     import torch
 
+    from bidsapp.physics.template import template_maps
     from bidsapp.simulate.anatomy import head_template
-    from bidsapp.simulate.template import template_maps
 
     _, gm, wm, csf, affine = template_maps(resolution)
     return head_template(*(torch.from_numpy(array) for array in (gm, wm, csf, affine)))
@@ -110,14 +114,15 @@ def _write_participant(
     """Simulate and write one participant; returns the voxel axes of the dMRI and of the T1w."""
     import torch
 
-    from bidsapp.simulate import acquisition, anatomy, fibres, scan
+    from bidsapp.modalities.dwi.simulate import fibres, protocol, scan
+    from bidsapp.simulate import acquisition, anatomy, t1w
     from bidsapp.simulate.grids import normal
 
     generator = torch.Generator().manual_seed(design.seed * 100_003 + index)
     dwi_axes, t1w_axes = ORIENTATIONS[index % len(ORIENTATIONS)]
     head = anatomy.draw_head(template, generator)
     bundles = fibres.draw_bundles(template, generator)
-    protocol = scan.Protocol(
+    protocol = protocol.Protocol(
         shells=tuple((b, design.directions) for b in design.bvals),
         snr=design.snr,
         fine=max(1, int(np.ceil(design.voxel_size / design.fine_voxel_size - 1e-6))),
@@ -127,16 +132,16 @@ def _write_participant(
     )
     tilt = torch.tensor([6.0, 3.0, 3.0]) * normal((3,), generator)
     tilted = acquisition.oblique(tilt, dwi_axes)
-    grid = scan.field_of_view(head, tilted, design.voxel_size)
+    grid = t1w.field_of_view(head, tilted, design.voxel_size)
     run = scan.simulate_dwi(head, bundles, grid, protocol, generator)
     write_dwi(out / label, label, run)
     write_fieldmap(out / label, label, run)
     write_truth(out / 'derivatives' / 'truth' / label, label, run)
 
     upright = acquisition.oblique(2 * normal((3,), generator), t1w_axes)
-    grid = scan.field_of_view(head, upright, design.t1w_voxel_size, below=20)
-    position = scan.draw_repositioning(torch.zeros(3), generator)
-    image = scan.simulate_t1w(head, grid, position, protocol, generator)
+    grid = t1w.field_of_view(head, upright, design.t1w_voxel_size, below=20)
+    position = t1w.draw_repositioning(torch.zeros(3), generator)
+    image = t1w.simulate_t1w(head, grid, position, protocol, generator)
     write_t1w(out / label, label, image, grid.affine)
     return dwi_axes, t1w_axes
 
@@ -244,3 +249,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'transfermri-simulate: {problem}', file=sys.stderr)
         return problem.exit_code
     return 0
+
+
+def write_t1w(folder: Path, label: str, image: Tensor, affine: Tensor) -> None:
+    """``anat/``: the ``image`` (X, Y, Z) in scanner units."""
+    stem = folder / 'anat' / f'{label}_T1w'
+    write_image(stem.with_suffix('.nii.gz'), scanner_units(image), affine)
+    sidecar = {
+        **SCANNER,
+        'EchoTime': 0.003,
+        'RepetitionTime': 2.3,
+        'InversionTime': 0.9,
+        'FlipAngle': 9,
+        'MRAcquisitionType': '3D',
+        'PulseSequenceType': 'MPRAGE',
+    }
+    write_json(stem.with_suffix('.json'), sidecar)

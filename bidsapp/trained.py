@@ -14,7 +14,7 @@ from bidsapp.bids.write import write_json, write_text
 from bidsapp.learn import cards
 from bidsapp.learn.splits import SPLITS
 from bidsapp.learn.tables import COLUMNS, EXPLAINED, tsv
-from bidsapp.physics.qspace import SLOTS, slots_in_use
+from bidsapp.modalities.dwi.physics.qspace import SLOTS, slots_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp import tasks
+from bidsapp import registry
 from bidsapp.core import Sample
 from bidsapp.learn.checkpoint import load as load_checkpoint
 from bidsapp.learn.predict import AVERAGED, network_of, predict_turned, split_heads, turns_of
-from bidsapp.learn.uncertainty import axis_and_spread
+from bidsapp.modalities.dwi.learn.losses import axis_and_spread
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import in_grid
+from bidsapp.modalities.dwi.physics.harmonics import basis
+from bidsapp.modalities.dwi.physics.noise import map_noise
+from bidsapp.modalities.dwi.physics.restored import attenuation_at, restored_scan
+from bidsapp.modalities.dwi.tasks import orientation
 from bidsapp.networks.registry import build
-from bidsapp.physics import qspace
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import grid_axes, in_grid, voxel_sizes
-from bidsapp.physics.harmonics import basis
-from bidsapp.physics.noise import map_noise
-from bidsapp.physics.restored import attenuation_at, restored_scan
-from bidsapp.tasks import orientation
+from bidsapp.physics.geometry import grid_axes, voxel_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from realscans import Scan
     from torch import Tensor
 
-    from bidsapp.core import GradientTable
+    from bidsapp.modalities.dwi.physics.gradients import GradientTable
 
 #: Task → channels of a network with all heads.
 HEADS = {'tissue': 3, 'orientation': 51, 'crossings': 4, 'microstructure': 6, 'restore': 84}
@@ -57,7 +58,7 @@ class Applied:
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """Canonical input → each head's channels."""
-        served = [tasks.get(name) for name in self.heads]
+        served = [registry.get(name) for name in self.heads]
         return split_heads(predict_turned(self.network, image, served, self.turns), self.heads)
 
     def of(self, scan: Scan) -> dict[str, Tensor]:

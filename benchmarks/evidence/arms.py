@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from realscans import KEPT
 
-from bidsapp import material
 from bidsapp.core import Plan
 from bidsapp.learn.checkpoint import checkpoint_of, save
 from bidsapp.learn.fit import fit
 from bidsapp.learn.joint import joint
-from bidsapp.physics import qspace
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.simulate import objectives
 from bidsapp.pretrain import LEARNING_RATE, WEIGHTS
 from bidsapp.simulate.stream import SimulatedStream
 
@@ -37,7 +37,7 @@ def make(arm: str, models: Path, steps: int) -> None:
     if (folder := models / arm / 'v1').is_dir():
         print(f'{folder} is there')
         return
-    made = material.simulated(arm, (), 11, SIDE, KEPT)
+    made = objectives.simulated(arm, (), 11, SIDE, KEPT)
     names = [task.name for task in made.tasks]
     task = joint(made.tasks, {name: WEIGHTS[name] for name in names})
     plan = Plan(steps, PATCH, 2, LEARNING_RATE, seed=1, validate_every=max(1, steps // 8),

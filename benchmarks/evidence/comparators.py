@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from bidsapp.core import Unavailable
-from bidsapp.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.acquisition import acquisition
+from bidsapp.modalities.dwi.physics.deconvolution import (
     best_shell,
     constrained_deconvolution,
     deconvolution_order,
@@ -20,10 +20,12 @@ from bidsapp.physics.deconvolution import (
     single_fibre_response,
     supports_deconvolution,
 )
-from bidsapp.physics.diffusion import TensorMaps, fit_tensor
-from bidsapp.physics.gradients import acquisition, n_unique, voxel_sizes
-from bidsapp.physics.peaks import fibre_peaks
-from bidsapp.physics.restored import WIDTH
+from bidsapp.modalities.dwi.physics.diffusion import TensorMaps, fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import n_unique
+from bidsapp.modalities.dwi.physics.peaks import fibre_peaks
+from bidsapp.modalities.dwi.physics.restored import WIDTH
+from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

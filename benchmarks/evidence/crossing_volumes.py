@@ -23,19 +23,19 @@ from comparators import blurred
 from realscans import KEPT, Scan
 from scores import table
 
-from bidsapp.core import GradientTable
-from bidsapp.learn.uncertainty import axis_and_spread
-from bidsapp.physics.deconvolution import (
+from bidsapp.modalities.dwi.learn.losses import axis_and_spread
+from bidsapp.modalities.dwi.physics.deconvolution import (
     constrained_deconvolution,
     deconvolution_order,
     fit_response,
     isotropic_floor,
     relative_signal,
 )
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.peaks import fibre_peaks
-from bidsapp.physics.qspace import DENSITY_CHANNELS
-from bidsapp.tasks.orientation import fibres_of
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.peaks import fibre_peaks
+from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS
+from bidsapp.modalities.dwi.tasks.orientation import fibres_of
 
 AXIAL, RADIAL, GREY, FLUID = 1.7, 0.3, 0.7, 3.0
 #: Signal at b = 0 of white matter, grey matter and fluid.

@@ -35,10 +35,10 @@ from realscans import Scan, load_done
 from scipy.ndimage import binary_erosion, distance_transform_edt, label
 from scores import table
 
-from bidsapp.physics import qspace
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import in_grid
-from bidsapp.physics.restored import attenuation_at, slots_of_volumes
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import in_grid
+from bidsapp.modalities.dwi.physics.restored import attenuation_at, slots_of_volumes
 
 SCANS = ('sub-achieva', 'sub-prisma_dir-AP')
 CLEAN = ('sub-achieva', 'sub-ds114', 'sub-prisma_dir-AP', 'sub-prisma_dir-PA', 'sub-uih_dir-AP',

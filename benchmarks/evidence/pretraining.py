@@ -36,7 +36,7 @@ from published import RATE, Published, fitted, sample_of
 from realscans import KEPT
 from safetensors.torch import load_file, save_file
 
-from bidsapp import material, tasks
+from bidsapp import registry
 from bidsapp.core import Checkpoint, Plan, Sample
 from bidsapp.learn.cards import bundled_models
 from bidsapp.learn.checkpoint import load
@@ -44,14 +44,15 @@ from bidsapp.learn.fit import fit
 from bidsapp.learn.joint import joint
 from bidsapp.learn.patches import PatchSource, seeded
 from bidsapp.learn.predict import predict
-from bidsapp.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.simulate.blocks import Block, make_block
+from bidsapp.modalities.dwi.simulate.corruption import Table
+from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
+from bidsapp.modalities.dwi.simulate.simulator import Simulator
 from bidsapp.pretrain import WEIGHTS
+from bidsapp.simulate import template_head
 from bidsapp.simulate.anatomy import draw_head
-from bidsapp.simulate.blocks import Block, make_block
-from bidsapp.simulate.corruption import Table
-from bidsapp.simulate.fibres import draw_bundles
 from bidsapp.simulate.grids import Grid
-from bidsapp.simulate.stream import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
 ARMS = ('scratch', 'autoencoder', 'restore', 'supervised', 'bundled', 'published-scratch',
         'published')  # fmt: skip
-TASKS = tuple(tasks.get(name) for name in ('tissue', 'orientation', 'crossings'))
+TASKS = tuple(registry.get(name) for name in ('tissue', 'orientation', 'crossings'))
 WHAT = joint(TASKS, {task.name: WEIGHTS[task.name] for task in TASKS})
 VOXEL, SIDE, PATCH = 2.4, 32, 24
 #: Steps that may be kept are a fit's over this apart; participants learnt from that are scored.
@@ -239,7 +240,7 @@ def main() -> int:
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
     study = Study(given.results, given.models, tuple(given.arms), given.steps, tuple(given.rates),
                   tuple(given.n), given.seeds)  # fmt: skip
-    simulator = Clinic(material.kept_template(KEPT), 77, SIDE, draw=protocol)
+    simulator = Clinic(template_head.kept_template(KEPT), 77, SIDE, draw=protocol)
     for seed in range(study.seeds):
         for arm in study.arms:
             try:

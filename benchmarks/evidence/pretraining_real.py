@@ -26,15 +26,15 @@ from pretraining import start_of
 from real_directions import ROWS, regions
 from realscans import CHOICES, RAW, divided
 
-from bidsapp import tasks
+from bidsapp import registry
 from bidsapp.core import Plan, Sample
 from bidsapp.learn.evaluate import evaluate
 from bidsapp.learn.fit import fit
 from bidsapp.learn.patches import PatchSource
-from bidsapp.physics.gradients import grid_axes
+from bidsapp.physics.geometry import grid_axes
 
 ARMS = ('scratch', 'autoencoder', 'restore', 'supervised', 'bundled')
-TASK = tasks.get('orientation')
+TASK = registry.get('orientation')
 DIRECTIONS, PATCH = 6, 24
 #: People, and the runs of each that can be divided.
 PEOPLE = sorted({run.split('/')[0] for run in ROWS})

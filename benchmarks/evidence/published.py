@@ -22,14 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bidsapp import material
-from bidsapp.core import GradientTable, Sample
+from bidsapp.core import Sample
 from bidsapp.learn.patches import PatchSource, seeded
-from bidsapp.physics.harmonics import basis, fibonacci_hemisphere
-from bidsapp.physics.qspace import sh64_channels
-from bidsapp.simulate.corruption import Table
-from bidsapp.simulate.scanned import acquired
-from bidsapp.simulate.stream import Simulator
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.qspace import sh64_channels
+from bidsapp.modalities.dwi.simulate.corruption import Table
+from bidsapp.modalities.dwi.simulate.scanned import acquired
+from bidsapp.modalities.dwi.simulate.simulator import Simulator
+from bidsapp.simulate import template_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument('models', type=Path)
     parser.add_argument('--steps', type=int, default=600)
     given = parser.parse_args()
-    simulator = Simulator(material.kept_template(KEPT), 3, SIDE, draw=protocol64)
+    simulator = Simulator(template_head.kept_template(KEPT), 3, SIDE, draw=protocol64)
     with seeded(1):
         network = Published(CHANNELS)
     fitted(network, Refreshed(simulator), absolute, given.steps, 1)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ from realscans import CHOICES, KEPT, RAW, Divided, divided
 from scipy.ndimage import binary_erosion
 from scores import blocks, coherence, degrees, histogram, quantile, ratio_interval, six, table
 
-from bidsapp.physics.gradients import voxel_sizes
+from bidsapp.physics.geometry import voxel_sizes
 
 #: Scan → numbers of directions in.
 ROWS: dict[str, tuple[int, ...]] = {

@@ -22,8 +22,8 @@ from realscans import DONE, Scan, load_done
 from scipy.stats import spearmanr
 from scores import degrees, table
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.gradients import well_spread
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.subsets import well_spread
 
 PAIR = ('sub-prisma_dir-AP', 'sub-prisma_dir-PA')
 

@@ -20,9 +20,8 @@ from comparators import tensor
 from realscans import Scan, load_done
 from scores import degrees, table
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.gradients import in_grid, voxel_sizes
-from bidsapp.physics.turns import turned_voxels
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, in_grid
+from bidsapp.physics.geometry import turned_voxels, voxel_sizes
 
 if TYPE_CHECKING:
     from bidsapp.core import Turn

@@ -16,12 +16,13 @@ from unittest import mock
 import nibabel as nib
 import numpy as np
 
-from bidsapp.bids.samples import crop_to, to_ras
-from bidsapp.core import GradientTable
+from bidsapp.bids.images import crop_to, to_ras
+from bidsapp.modalities.dwi.physics.acquisition import acquisition
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl
+from bidsapp.modalities.dwi.physics.motion import apply_motion, estimate_motion
+from bidsapp.modalities.dwi.physics.tables import examine
 from bidsapp.physics import denoising
 from bidsapp.physics.brain import brain_mask
-from bidsapp.physics.gradients import acquisition, examine, from_fsl
-from bidsapp.physics.motion import apply_motion, estimate_motion
 
 #: Where what takes long and holds no network is kept from run to run.
 KEPT = Path(tempfile.gettempdir()) / 'transfermri-evidence'

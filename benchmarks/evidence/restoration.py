@@ -34,11 +34,12 @@ from scores import table
 from simheads import without_faults
 from simulated import LEFT, case_of
 
-from bidsapp.core import GradientTable
-from bidsapp.physics import denoising, qspace
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.simulate.scan import Protocol
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.simulate.protocol import Protocol
+from bidsapp.physics import denoising
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

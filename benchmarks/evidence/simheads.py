@@ -19,18 +19,20 @@ import torch
 from realscans import KEPT, SHARED, Scan
 from scipy.ndimage import map_coordinates
 
-from bidsapp.core import GradientTable
-from bidsapp.simulate import scan as simulation
-from bidsapp.simulate.acquisition import draw_scheme
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.simulate import scan as simulation
+from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
+from bidsapp.modalities.dwi.simulate.scan import simulate_dwi
+from bidsapp.modalities.dwi.simulate.scheme import draw_scheme
+from bidsapp.physics.template import template_maps
 from bidsapp.simulate.anatomy import Template, draw_head, head_template
-from bidsapp.simulate.fibres import draw_bundles
 from bidsapp.simulate.grids import Grid, moved, sample
-from bidsapp.simulate.scan import Protocol, field_of_view, simulate_dwi
-from bidsapp.simulate.template import template_maps
+from bidsapp.simulate.t1w import field_of_view
 
 if TYPE_CHECKING:
+    from bidsapp.modalities.dwi.simulate.protocol import Protocol
+    from bidsapp.modalities.dwi.simulate.truth import Truth
     from bidsapp.simulate.anatomy import Head
-    from bidsapp.simulate.truth import Truth
 
 #: FreeSurfer labels of each tissue.
 GREY = (3, 42, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)

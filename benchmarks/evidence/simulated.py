@@ -21,10 +21,10 @@ from realscans import KEPT
 from scores import degrees, table
 from simheads import Case, simulated, without_faults
 
-from bidsapp.learn.losses import LOG_SD
-from bidsapp.physics.noddi import fit_noddi
-from bidsapp.physics.spherical_mean import fit_smt
-from bidsapp.simulate.scan import Protocol
+from bidsapp.modalities.dwi.learn.losses import LOG_SD
+from bidsapp.modalities.dwi.physics.noddi import fit_noddi
+from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt
+from bidsapp.modalities.dwi.simulate.protocol import Protocol
 
 #: What motion and eddy-current correction leaves.
 LEFT = {'motion_mm': 0.05, 'motion_deg': 0.05, 'eddy_hz': 0.6}

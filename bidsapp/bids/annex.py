@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from bidsapp.core import MissingInput
+from bidsapp.problems import MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
+from bidsapp.bids.images import open_image
 from bidsapp.bids.names import parse, source_entities
-from bidsapp.bids.samples import open_image
-from bidsapp.core import BadData, MissingInput
+from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

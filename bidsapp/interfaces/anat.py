@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
 
-from bidsapp.bids.samples import load_volume, open_image
-from bidsapp.core import BadData
+from bidsapp.bids.images import load_volume, open_image
 from bidsapp.interfaces.base import Step
-from bidsapp.interfaces.files import mean_b0, save_like
+from bidsapp.interfaces.files import save_like
+from bidsapp.modalities.dwi.interfaces.files import mean_b0
+from bidsapp.problems import BadData
 
 #: Of the 15 starts of the registration, fewer than this agreeing is said as a warning.
 FEW_AGREE = 8
@@ -117,7 +118,7 @@ class SegmentTissue(Step):
     def step(self, folder: Path) -> dict[str, Any]:
         """(X, Y, Z, 3), zero outside the brain."""
         from bidsapp.physics import anatomy
-        from bidsapp.simulate.template import template_maps
+        from bidsapp.physics.template import template_maps
 
         t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
         mask = load_volume(Path(self.inputs.mask)) > 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 
-from bidsapp.core import (
+from bidsapp.problems import (
     OUT_OF_MEMORY,
     InputOutputError,
     Problem,

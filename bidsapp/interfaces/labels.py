@@ -15,14 +15,17 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bidsapp.bids.samples import load_table, load_volume, open_image
-from bidsapp.bids.write import own_uri, write_output
-from bidsapp.core import BadData, Case
+from bidsapp.bids.derivatives import own_uri
+from bidsapp.bids.images import open_image
+from bidsapp.bids.outputs import write_output
+from bidsapp.core import Case
 from bidsapp.interfaces.base import ComputingInput, Step
-from bidsapp.interfaces.files import load_mask, save_like
 from bidsapp.learn.cards import load_card
-from bidsapp.learn.ranges import facts_of, has_ranges, outside
-from bidsapp.physics.gradients import voxel_sizes
+from bidsapp.learn.ranges import has_ranges, outside
+from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.physics.acquisition import facts_of
+from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from bidsapp.core import Sample
 
 
-class _CaseInput(BaseInterfaceInputSpec):
+class CaseInput(BaseInterfaceInputSpec):
     dwi = File(exists=True, mandatory=True)
     bval = File(exists=True, mandatory=True)
     bvec = File(exists=True, mandatory=True)
@@ -51,52 +54,23 @@ class _Canonical(TraitedSpec):
 class CanonicalInput(Step):
     """The network's fixed input, computed once for all tasks."""
 
-    input_spec = _CaseInput
+    input_spec = CaseInput
     output_spec = _Canonical
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Any gradient table becomes the same channels."""
-        from bidsapp.bids.samples import canonical_sample, save_canonical
+        from bidsapp.learn.inputs import save_canonical
+        from bidsapp.modalities.dwi.learn.input import canonical_sample
 
         kept = save_canonical(canonical_sample(case_of(self.inputs)), folder / 'canonical')
         return {'canonical': str(kept)}
-
-
-class _FibresInput(_CaseInput, ComputingInput):
-    tissue_posteriors = File(exists=True)
-
-
-class _Fibres(TraitedSpec):
-    fibres = File(exists=True)
-
-
-class FindFibres(Step):
-    """Fibre directions in white matter, by T1w where there is one, else by anisotropy."""
-
-    input_spec = _FibresInput
-    output_spec = _Fibres
-
-    def step(self, folder: Path) -> dict[str, Any]:
-        """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them."""
-        from bidsapp.physics.deconvolution import fibre_directions
-
-        case = case_of(self.inputs, 'tissue_posteriors')
-        brain = load_mask(case.files['mask'])
-        white = None
-        if 'tissue_posteriors' in case.files:
-            posteriors = load_volume(case.files['tissue_posteriors'])
-            white = (posteriors.argmax(-1) == 1) & (posteriors.sum(-1) > 0)
-        fibres = fibre_directions(
-            load_volume(case.files['dwi']), load_table(case), brain, white, self.inputs.device
-        )
-        return {'fibres': str(save_like(folder / 'fibres.nii', fibres, case.files['dwi']))}
 
 
 class _Outputs(TraitedSpec):
     out_files = traits.List(File(exists=True))
 
 
-class _ReferenceInput(_CaseInput, ComputingInput):
+class _ReferenceInput(CaseInput, ComputingInput):
     task = traits.Str(mandatory=True)
     source = traits.Str(mandatory=True)
     out_root = traits.Str(mandatory=True)
@@ -114,9 +88,9 @@ class WriteReference(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Only outputs for which the task has a reference are written."""
-        from bidsapp import tasks
+        from bidsapp import registry
 
-        task = tasks.get(self.inputs.task)
+        task = registry.get(self.inputs.task)
         if task.derive is None:
             raise ValueError(f'task {task.name} derives no reference')
         case = case_of(self.inputs, 'tissue_posteriors', 'fibres')
@@ -159,16 +133,16 @@ class ApplyModel(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """What comes out of each head, unfinished."""
-        from bidsapp import tasks
-        from bidsapp.bids.samples import open_canonical
+        from bidsapp import registry
         from bidsapp.learn.checkpoint import load
+        from bidsapp.learn.inputs import open_canonical
         from bidsapp.learn.predict import network_of, predict_turned, split_heads, turns_of
 
         checkpoint = load(Path(self.inputs.model))
         sample = open_canonical(Path(self.inputs.canonical))
         refuse_other_input(checkpoint.card, len(sample.image))
         device, names = self.inputs.device, list(self.inputs.tasks)
-        served = [tasks.get(name) for name in names]
+        served = [registry.get(name) for name in names]
         output = predict_turned(
             network_of(checkpoint, names), sample.image, served, turns_of(checkpoint.card), device
         )
@@ -180,7 +154,7 @@ class ApplyModel(Step):
         return {'applied': str(kept), 'applied_on': device_name(device)}
 
 
-class _PredictionInput(_CaseInput, _ModelInput):
+class _PredictionInput(CaseInput, _ModelInput):
     task = traits.Str(mandatory=True)
     applied = Directory(exists=True, mandatory=True)
     applied_on = traits.Str(mandatory=True)
@@ -198,10 +172,11 @@ class WritePrediction(Step):
         """Every output says which model made it, where, and whether it was made for such scans."""
         import torch
 
-        from bidsapp import tasks
-        from bidsapp.bids.samples import load_sample, onto_run
+        from bidsapp import registry
+        from bidsapp.bids.images import onto_run
+        from bidsapp.modalities.dwi.learn.input import load_sample
 
-        task = tasks.get(self.inputs.task)
+        task = registry.get(self.inputs.task)
         case = case_of(self.inputs, 'canonical')
         root, like = Path(self.inputs.out_root), case.files['dwi']
         sample = load_sample(case)

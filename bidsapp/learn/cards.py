@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bidsapp.core import BadData, MissingInput
+from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
-from bidsapp.core import BadData, Checkpoint, MissingInput
+from bidsapp.core import Checkpoint
 from bidsapp.learn.cards import CARD, WEIGHTS, load_card, sha256
+from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

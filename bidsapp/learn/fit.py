@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from bidsapp.core import Checkpoint, Plan, Problem, TryAgain
 from bidsapp.learn.evaluate import Rows, evaluate, score_of
 from bidsapp.learn.patches import seeded
 from bidsapp.learn.predict import precision
 from bidsapp.learn.running import Clock, drawn_ahead, until_terminated
 from bidsapp.learn.state import Kept, State, copied, restore_state, save_state
+from bidsapp.modalities.dwi.physics.turns import turned_channels
 from bidsapp.networks.registry import build
-from bidsapp.physics.turns import turned_channels, turned_voxels
+from bidsapp.physics.geometry import turned_voxels
+from bidsapp.problems import Problem, TryAgain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from bidsapp.core import Sample, Task
+    from bidsapp.core import Checkpoint, Plan, Sample, Task
     from bidsapp.networks.unet3d import UNet3d
 
     Progress = Callable[[str], None]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bidsapp.core import Acquisition, Arrays, Case, Sample, Task, Unavailable
+from bidsapp.core import Arrays, Case, Sample, Task
+from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bidsapp.core import Turn
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 
 
 def joint(tasks: Sequence[Task], weights: Mapping[str, float]) -> Task:

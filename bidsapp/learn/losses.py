@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bidsapp.physics import sharpening
-from bidsapp.physics.harmonics import harmonics_at
-from bidsapp.physics.qspace import N_SH, SLOTS
-
-#: Order of the density of fibre directions, and the square of the norm of one fibre in it.
-DENSITY_ORDER, N_DENSITY = sharpening.ORDER, sharpening.N
-FIBRE_NORM = N_DENSITY / (4 * math.pi)
 #: Weight of Dice where the truth is fractions.
 OF_FRACTIONS = 0.25
-#: Natural logarithms between which a standard deviation is believed.
-LOG_SD = (-4.6, 0.0)
 
 
 def labelled_voxels(values: Tensor, where: Tensor) -> Tensor:
@@ -49,91 +38,3 @@ def cross_entropy_and_dice(logits: Tensor, target: Tensor, mask: Tensor) -> Tens
     missed = 1 - dice[share.sum(0) > 0].mean()
     weight = OF_FRACTIONS if truth.shape[1] == classes else 1.0
     return F.cross_entropy(chosen, share.to(chosen)) + weight * missed
-
-
-#: Row and column of the six numbers that make a symmetric 3x3 matrix.
-DYAD = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-
-
-def dyad(vectors: Tensor) -> Tensor:
-    """(…, 3) → (…, 6): v vᵀ as xx, yy, zz, √2 xy, √2 xz, √2 yz; the same for v and -v.
-
-    With the √2 the squared distance of two such is the Frobenius distance of the matrices,
-    2 sin² of the angle between unit vectors: no wrap-around and no preferred axis.
-    """
-    return six(vectors[..., :, None] * vectors[..., None, :])
-
-
-def six(matrix: Tensor) -> Tensor:
-    """Symmetric (…, 3, 3) → (…, 6), as `dyad` has them."""
-    return torch.stack([matrix[..., i, j] * (1 if i == j else 2**0.5) for i, j in DYAD], dim=-1)
-
-
-def symmetric(dyads: Tensor) -> Tensor:
-    """(…, 6) as ``dyad`` has them → (…, 3, 3)."""
-    matrix = dyads.new_zeros(*dyads.shape[:-1], 3, 3)
-    for k, (i, j) in enumerate(DYAD):
-        value = dyads[..., k] / (1 if i == j else 2**0.5)
-        matrix[..., i, j] = value
-        matrix[..., j, i] = value
-    return matrix
-
-
-def principal_axis(dyads: Tensor) -> Tensor:
-    """(…, 6) → (…, 3) unit eigenvector of the largest eigenvalue; its sign has no meaning."""
-    return torch.linalg.eigh(symmetric(dyads).double()).eigenvectors[..., -1].to(dyads.dtype)
-
-
-def dyadic(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared Frobenius distance to v vᵀ where ``target`` (B, 3, X, Y, Z) is not zero."""
-    where = mask & (target.square().sum(1, keepdim=True) > 0.5)
-    chosen = labelled_voxels(prediction, where)
-    if not len(chosen):
-        return prediction.sum() * 0
-    return (chosen - dyad(labelled_voxels(target, where))).square().sum(1).mean()
-
-
-def fibres(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """The strongest fibre's dyad where there is one, and the density of all in the brain.
-
-    ``prediction`` (B, 6 + N_DENSITY, X, Y, Z), ``target`` (B, 9, X, Y, Z) unit vectors or zeros.
-    The density is Σ δ(v_i), cut off at DENSITY_ORDER; its squared error is in units of one fibre.
-    """
-    strongest = dyadic(prediction[:, :6], target[:, :3], mask)
-    where = mask[:, 0]
-    if not where.any():
-        return strongest
-    vectors = target.movedim(1, 0).unflatten(0, (3, 3))[:, :, where]
-    density = sum(harmonics_at(v, DENSITY_ORDER) for v in vectors.unbind(0))
-    error = prediction[:, 6:].movedim(1, 0)[:, where] - density
-    return strongest + error.square().sum(0).mean() / FIBRE_NORM
-
-
-def gaussian_nll(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Negative log-likelihood of icvf, od, isovf (B, 3, …); prediction: logits, log deviations.
-
-    Density and dispersion count in proportion to the tissue that is there; unknown ones are
-    negative. Each term is weighted by the square root of its own predicted variance (Seitzer et
-    al., ICLR 2022), so that what is hard to predict is still learnt.
-    """
-    mean, log_sd = prediction[:, :3].sigmoid(), prediction[:, 3:].clamp(*LOG_SD)
-    known = (target >= 0) & mask
-    tissue = (1 - target[:, 2:].clamp_min(0)).expand_as(target).clone()
-    tissue[:, 2] = 1
-    weight = known * tissue
-    deviation = log_sd.exp()
-    nll = 0.5 * ((target - mean) / deviation).square() + log_sd
-    total = (weight * deviation.detach() * nll).sum((0, 2, 3, 4))
-    return (total / weight.sum((0, 2, 3, 4)).clamp_min(1)).mean() * 10
-
-
-def correction(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Smooth absolute error of the harmonics of filled slots.
-
-    ``prediction`` (B, slots · N_SH, …), ``target`` the same and then a flag a slot.
-    """
-    n = len(SLOTS)
-    values, filled = target[:, : n * N_SH], target[:, n * N_SH :]
-    weight = (filled * mask).repeat_interleave(N_SH, dim=1)
-    error = F.smooth_l1_loss(prediction, values, reduction='none', beta=0.3)
-    return (error * weight).sum() / weight.sum().clamp_min(1)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bidsapp.core import WrongUsage
 from bidsapp.learn.patches import in_patches
-from bidsapp.physics.turns import turned_channels, turned_voxels
+from bidsapp.modalities.dwi.physics.turns import turned_channels
+from bidsapp.physics.geometry import turned_voxels
+from bidsapp.problems import WrongUsage
 from bidsapp.resources import NETWORK_BYTES, here
 
 if TYPE_CHECKING:

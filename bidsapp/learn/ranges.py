@@ -8,38 +8,15 @@ model without tested ranges, as `group` makes them, says from which ranges of b 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from bidsapp.physics.gradients import acquisition
-from bidsapp.physics.qspace import filled_slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bidsapp.core import FloatArray, GradientTable
+    from bidsapp.modalities.dwi.physics.acquisition import Facts
 
 #: Shares by which a value may miss a range: b and voxel sizes are what a scanner rounds to.
 B_SLACK, VOXEL_SLACK = 0.03, 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What of a scan decides whether a model was tested for the like."""
-
-    directions: int  #: different up to sign, all shells together
-    b: tuple[float, ...]  #: s/mm², of the slots of the canonical input that are filled
-    voxel_mm: tuple[float, ...]
-    snr: float | None = None  #: of the b=0 image; None while nothing has been computed
-
-
-def facts_of(gtab: GradientTable, voxel_mm: FloatArray, variance: float | None = None) -> Facts:
-    """Of a run's table (all volumes), voxel edges and, if known, noise variance of S/S0."""
-    snr = None if variance is None else float(1 / np.sqrt(max(variance, 1e-12)))
-    b = tuple(filled_slots(gtab).values())
-    return Facts(acquisition(gtab).directions, b, tuple(float(x) for x in voxel_mm), snr)
 
 
 def has_ranges(card: Mapping[str, Any]) -> bool:

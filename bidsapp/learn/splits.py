@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.core import BadData, MissingInput
+from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

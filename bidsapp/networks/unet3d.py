@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bidsapp.networks.neighbours import Neighbours
+from bidsapp.modalities.dwi.networks.qspace_unet import Body, SlotStem
 from bidsapp.networks.pointwise import Pointwise
-from bidsapp.networks.sphere import Sphere, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +30,6 @@ STRIDE = 8
 #: Voxels that are answered at a time where nothing is learnt: their features stay in the caches of
 #: a processor, and are few beside a whole brain's.
 AT_A_TIME = {'cpu': 2**15, 'cuda': 2**21}
-#: Channels of a slot that hold the harmonics of degree 2.
-DEGREE_2 = slice(1, 6)
 _ALL = slice(None)
 
 
@@ -70,27 +67,6 @@ class ResidualPair(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
-class SlotStem(nn.Module):
-    """(B, slots · n + rest, …) → (B, width, …), the same map for each slot of n channels.
-
-    An empty slot is all zeros and adds nothing: its map has no bias, and the channel that says
-    'filled' is the bias of one that is not empty.
-    """
-
-    def __init__(self, channels_in: int, slots: int, slot_channels: int, width: int) -> None:
-        super().__init__()
-        self.parts = [slot_channels] * slots + [channels_in - slots * slot_channels]
-        self.each = Pointwise(slot_channels, 2 * width, bias=False)
-        self.join = Pointwise(2 * width + self.parts[-1], width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The slots stand first, one after another; one that is empty everywhere is passed by."""
-        *parts, rest = x.split(self.parts, dim=1)
-        first, *more = [part for part in parts if part.any()] or parts[:1]
-        added = sum((F.relu(self.each(part)) for part in more), F.relu(self.each(first)))
-        return self.join(torch.cat([added, rest.to(added.dtype)], dim=1))
-
-
 class Encoder(nn.Module):
     """Stem and one residual pair a level; (B, C, …) → features of each level, finest first."""
 
@@ -125,112 +101,6 @@ class Decoder(nn.Module):
         for up, level, skip in zip(self.ups, self.levels, features[-2::-1], strict=True):
             x = level(torch.cat([up(x), skip], dim=1))
         return x
-
-
-class Body(nn.Module):
-    """(B, channels_in, X, Y, Z) → (B, width_out, X, Y, Z) for any X, Y, Z.
-
-    What the decoder says joins the voxel's own input, because some answers have more dimensions
-    than the finest level. Where ``harmonics`` says how many of a slot's channels are harmonics (and
-    the next one whether it is filled) and the last ``density`` channels a density of fibres, it is
-    their adaptive means that join; what these change, the degree 2 of all slots as a unit vector
-    (the axis of a lone fibre), and what `Sphere` says stand beside the features for the heads.
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        slots: int,
-        slot_channels: int,
-        harmonics: int,
-        density: int,
-        widths: tuple[int, ...],
-        features: int,
-    ) -> None:
-        super().__init__()
-        self.density = density
-        self.slots, self.slot_channels, self.harmonics = slots, slot_channels, harmonics
-        self.encoder = Encoder(channels_in, slots, slot_channels, widths)
-        self.decoder = Decoder(widths)
-        if harmonics:
-            bands = ((0, DEGREE_2.stop), (DEGREE_2.stop, harmonics))
-            self.neighbours = Neighbours(widths[0], bands)
-        axis = DEGREE_2.stop - DEGREE_2.start if harmonics else 0
-        self.mix = Pointwise(widths[0] + channels_in + axis, features)
-        self.width_out = features + slots * harmonics + axis
-        if harmonics:
-            self.sphere = Sphere(features, slots, order_of(harmonics))
-            self.width_out += Sphere.width_out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """All at once."""
-        return self.near(self.far(x), x)
-
-    def far(self, x: Tensor) -> Tensor:
-        """(B, widths[0], X, Y, Z) what the U-Net says.
-
-        Sides that are no multiple of 8 are padded with zeros and cropped again.
-        """
-        sides = x.shape[2:]
-        missing = [-side % STRIDE for side in sides]
-        padded = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else x
-        y = self.decoder(self.encoder(padded))
-        return y[..., : sides[0], : sides[1], : sides[2]]
-
-    def near(self, y: Tensor, x: Tensor, planes: slice = _ALL) -> Tensor:
-        """(B, width_out, …) what the heads see, from what is said and the input.
-
-        A voxel's answer depends on itself and its 26 neighbours in ``x``, and on itself in ``y``.
-        ``planes`` along X are answered, by default all.
-        """
-        if not self.harmonics:
-            return F.relu(self.mix(torch.cat([y, x.to(y.dtype)], dim=1)))[:, :, planes]
-        around, mean, change, axis, density = self._averaged(y, x)
-        mean, y, x, density = mean[:, :, :, planes], *(p[:, :, planes] for p in (y, x, density))
-        # Joined with parts in another memory layout, all that follows would be slow.
-        around, change, axis = (
-            part[:, :, planes].to(y.dtype, memory_format=torch.channels_last_3d)
-            for part in (around, change, axis)
-        )
-        features = F.relu(self.mix(torch.cat([y, around, axis], dim=1)))
-        said = self._on_sphere(features, mean, density, x)
-        return torch.cat([features, change, axis, said], dim=1)
-
-    def _filled(self, x: Tensor) -> Tensor:
-        """(B, 1, X, Y, Z) 1 where any slot is filled, which is in the brain."""
-        step = self.slot_channels
-        return x[:, self.harmonics : self.slots * step : step].amax(1, keepdim=True)
-
-    def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """The input with means; these (B, slots, H, …), their change, the axis, mean density."""
-        n = self.slots * self.slot_channels
-        slots = x[:, :n].float().unflatten(1, (self.slots, self.slot_channels))
-        own, filled = slots[:, :, : self.harmonics], slots[:, :, self.harmonics]
-        used = [k for k in range(self.slots) if filled[:, k].any()]
-        change, last = torch.zeros_like(own), x.shape[1] - self.density
-        density = x[:, last:].float()
-        if used:
-            means, density = self.neighbours(y, own[:, used], density, self._filled(x))
-            change[:, used] = means - own[:, used]
-        mean = own + change
-        # An empty slot is zero, and so is its mean.
-        axis = mean[:, :, DEGREE_2].sum(1)
-        axis = axis / (axis.square().sum(1, keepdim=True) + 1e-4).sqrt()
-        around = torch.cat([mean, slots[:, :, self.harmonics :]], dim=2).flatten(1, 2)
-        around = torch.cat([around, x[:, n:last], density], dim=1)
-        return around, mean, change.flatten(1, 2), axis, density
-
-    def _on_sphere(self, features: Tensor, mean: Tensor, density: Tensor, x: Tensor) -> Tensor:
-        """What `Sphere` makes of means (B, slots, H, …), (B, D, …) in the brain; zero outside."""
-        where = self._filled(x)[:, 0] > 0
-        said = self.sphere(
-            features.movedim(1, -1)[where].float(),
-            mean.permute(0, 3, 4, 5, 1, 2)[where],
-            density.movedim(1, -1)[where],
-        )
-        whole = features.new_zeros(*where.shape, Sphere.width_out)
-        whole[where] = said.to(whole.dtype)
-        return whole.movedim(-1, 1)
 
 
 class UNet3d(nn.Module):

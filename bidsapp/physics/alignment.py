@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from bidsapp.physics import brain
-from bidsapp.physics.gradients import voxel_sizes
+from bidsapp.physics.geometry import voxel_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from bidsapp.physics.alignment import (
     resampled,
     similarity_of,
 )
-from bidsapp.physics.gradients import voxel_sizes
+from bidsapp.physics.geometry import voxel_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

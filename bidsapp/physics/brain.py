@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from bidsapp.physics.gradients import grid_axes, voxel_sizes
+from bidsapp.physics.geometry import grid_axes, voxel_sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

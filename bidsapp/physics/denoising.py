@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bidsapp.core import Unavailable
+from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

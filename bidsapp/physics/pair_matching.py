@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bidsapp.physics.distortion import interpolated
-from bidsapp.physics.gradients import grid_axes, voxel_sizes
+from bidsapp.physics.geometry import grid_axes, voxel_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bidsapp.physics.gradients import grid_axes
+from bidsapp.physics.geometry import grid_axes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

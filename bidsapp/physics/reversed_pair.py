@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bidsapp.core import BadData
 from bidsapp.physics.brain import otsu
 from bidsapp.physics.distortion import sample_along
-from bidsapp.physics.gradients import grid_axes, voxel_sizes
+from bidsapp.physics.geometry import grid_axes, voxel_sizes
 from bidsapp.physics.pair_matching import Level
 from bidsapp.physics.resampling import RADIUS
+from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bidsapp.core import BadData
+from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

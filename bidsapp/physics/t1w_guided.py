@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from bidsapp.core import Unavailable
 from bidsapp.physics import alignment, anatomy, brain, distortion
-from bidsapp.physics.gradients import voxel_sizes
+from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from torch import Tensor

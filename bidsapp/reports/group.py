@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from bidsapp import tasks
+from bidsapp import registry
 from bidsapp.bids.write import write_text
-from bidsapp.core import BadData, MissingInput
 from bidsapp.learn import cards
+from bidsapp.problems import BadData, MissingInput
 from bidsapp.reports import html
 from bidsapp.reports.charts import learning_chart, paired_dots
 
@@ -63,7 +63,7 @@ def learning_curve(
 
 def direction_of(score_name: str) -> bool | None:
     """Is a higher value of a score better, by the task that is judged by it?"""
-    judged = (tasks.get(name) for name in tasks.names())
+    judged = (registry.get(name) for name in registry.names())
     return next((task.higher_is_better for task in judged if task.score == score_name), None)
 
 
@@ -76,7 +76,7 @@ def group_page(root: Path, task: str, model: Path | None = None) -> Path:
     folder = model or cards.newest_model(root / 'models', task)
     if folder is None:
         raise MissingInput(f'No model of task {task} under {root / "models"}; run `group` first.')
-    score_name = tasks.get(task).score
+    score_name = registry.get(task).score
     tidy = root / f'group_{task}.tsv'
     rows = averaged(read_table(tidy if tidy.is_file() else folder / 'metrics.tsv'))
     pieces = [html.element('h2', 'How well it does')]

@@ -7,11 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from bidsapp.bids.samples import load_table, open_image
+from bidsapp.bids.images import open_image
 from bidsapp.bids.write import write_text
-from bidsapp.core import BadData, Problem
-from bidsapp.physics.gradients import acquisition, voxel_sizes
-from bidsapp.reports import figures, html, preprocessing, restored
+from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.physics.acquisition import acquisition
+from bidsapp.modalities.dwi.reports import figures, preprocessing, restored
+from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import BadData, Problem
+from bidsapp.reports import html, maps
 from bidsapp.reports.planes import open_view
 from bidsapp.reports.written import WrittenRun, find_written, sidecar
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from bidsapp.reports.figures import Drawn
+    from bidsapp.reports.page import Drawn
 
 #: Fields of a preprocessed run's sidecar that say what was done to it, or not, in that order.
 PROCESSING = (
@@ -82,14 +85,14 @@ def _draw(run: WrittenRun) -> tuple[list[Drawn], list[str]]:
     except Problem as problem:
         return [], [str(problem)]
     wanted: list[Callable[[], Drawn | None]] = [
-        partial(figures.draw_mask, run, view),
+        partial(maps.draw_mask, run, view),
         partial(preprocessing.draw_ingested, run),
         partial(preprocessing.draw_motion, run),
         partial(preprocessing.draw_distortion, run, view),
         partial(figures.draw_anisotropy, run, view),
-        *(partial(figures.draw_labels, run, view, name) for name in figures.segmentations(run)),
+        *(partial(maps.draw_labels, run, view, name) for name in maps.segmentations(run)),
         partial(figures.draw_directions, run, view),
-        *(partial(figures.draw_parameter, run, view, name) for name in figures.parameters(run)),
+        *(partial(maps.draw_parameter, run, view, name) for name in maps.parameters(run)),
         partial(restored.draw_restored, run, view),
         partial(restored.draw_residual, run, view),
         partial(restored.draw_residual_by_volume, run),

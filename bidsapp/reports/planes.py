@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bidsapp.bids.samples import crop_to, load_volume, open_image, read_numbers, to_ras
-from bidsapp.core import B0_THRESHOLD, BadData, MissingInput
-from bidsapp.physics.gradients import voxel_sizes
+from bidsapp.bids.images import crop_to, load_volume, open_image, to_ras
+from bidsapp.modalities.dwi.bids.tables import read_numbers
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
+from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,7 @@ MARGIN = 8.0
 HEAD_SIGNAL = 0.1
 #: At both ends of a horizontal axis, by the axis that a cut is perpendicular to.
 LETTERS = (('P', 'A'), ('L', 'R'), ('L', 'R'))
+
 
 Box = tuple[slice, slice, slice]
 At = Callable[[np.ndarray], np.ndarray]  #: (X, Y, Z, …) → (H, W, …), the plane of one cut
@@ -176,11 +179,6 @@ def grey(plane: np.ndarray, high: float, low: float = 0.0) -> np.ndarray:
     """(H, W) → picture, black at ``low`` and white at ``high``."""
     scaled = np.clip((np.nan_to_num(plane) - low) / max(high - low, 1e-12), 0, 1)
     return np.repeat(scaled[..., None], 3, axis=-1)
-
-
-def coloured_directions(direction: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """World-axes vectors (H, W, 3) → red left-right, green front-back, blue up-down; by weight."""
-    return np.clip(np.abs(direction[..., :3]) * np.clip(weight, 0, 1)[..., None], 0, 1)
 
 
 def overlaid(

@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from bidsapp.bids.names import build, parse, source_entities, stem
-from bidsapp.core import BadData, Case
+from bidsapp.core import Case
+from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

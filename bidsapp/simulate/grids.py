@@ -136,3 +136,8 @@ def rigid(degrees: Tensor, shift: Tensor, centre: Tensor) -> Tensor:
     matrix[..., :3, :3] = turn
     matrix[..., :3, 3] = shift + centre - turn @ centre
     return matrix
+
+
+def chance(probability: float, generator: torch.Generator) -> bool:
+    """True with this probability."""
+    return uniform(0, 1, generator) < probability

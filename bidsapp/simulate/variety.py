@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from bidsapp.core import MAX_FIBRES
 from bidsapp.simulate.anatomy import (
     AIR,
     CSF,
@@ -19,26 +17,13 @@ from bidsapp.simulate.anatomy import (
     Template,
     draw_head,
 )
-from bidsapp.simulate.bundles import FAMILIES
-from bidsapp.simulate.fibres import (
-    Bundles,
-    density_field,
-    draw_curves,
-    lattice_of,
-    random_curves,
-)
-from bidsapp.simulate.grids import Grid, jacobian, normal, smooth_field, uniform
+from bidsapp.simulate.grids import Grid, chance, jacobian, normal, smooth_field, uniform
 
 #: Chance of a brain that resembles none: random fields for tissues, random tubes for bundles.
 ABSTRACT = 0.25
 #: Chance of large ventricles; (centre in MNI mm, width in mm) of what widens.
 WIDE_VENTRICLES = 0.3
 VENTRICLES = (((-15.0, -15.0, 15.0), 32.0), ((15.0, -15.0, 15.0), 32.0))
-
-
-def chance(probability: float, generator: torch.Generator) -> bool:
-    """True with this probability."""
-    return uniform(0, 1, generator) < probability
 
 
 def draw_varied_head(template: Template, generator: torch.Generator) -> Head:
@@ -63,24 +48,6 @@ def draw_varied_head(template: Template, generator: torch.Generator) -> Head:
     while torch.linalg.det(linear + jacobian(total, head.lattice)).min() < LEAST_JACOBIAN:
         total = total * step
     return replace(head, affine=affine, displacement=total)
-
-
-def draw_varied_bundles(template: Template, generator: torch.Generator) -> Bundles:
-    """Anatomical families, some of them missing, and as many random tubes again."""
-    curves, strengths = [], []
-    for family in FAMILIES:
-        if chance(0.75, generator):
-            curves.append(draw_curves(family, generator, jitter=4.0))
-            strengths.append(family.strength * uniform(0.5, 1.5, generator))
-    for _ in range(int(uniform(4, 20, generator))):
-        curves.append(random_curves(template, generator))
-        strengths.append(uniform(0.4, 1.4, generator))
-    lattice = lattice_of(template.grid)
-    device = template.fractions.device
-    fields = [
-        s * density_field(c.to(device), lattice) for s, c in zip(strengths, curves, strict=True)
-    ]
-    return Bundles(torch.stack(fields), lattice)
 
 
 def abstract_template(generator: torch.Generator, device: torch.device) -> Template:
@@ -112,30 +79,3 @@ def abstract_head(template: Template) -> Head:
     lattice = Grid((11, 11, 11), affine)
     still = torch.zeros(3, *lattice.shape, device=device)
     return Head(template, torch.eye(4, device=device), still, lattice)
-
-
-def straight_bundles(template: Template, generator: torch.Generator) -> Bundles:
-    """Three or four bundles of one direction each, whose shares change slowly over the box."""
-    lattice = lattice_of(template.grid)
-    n = int(uniform(MAX_FIBRES, 5, generator))
-    width = uniform(8, 25, generator)
-    shares = smooth_field(lattice.axes(), width, n, generator).mul(0.5).exp()
-    # Now and then one or two of them hardly count.
-    shares = shares * torch.rand(n, generator=generator).sqrt().to(shares)[:, None, None, None]
-    axes = torch.nn.functional.normalize(normal((n, 3), generator), dim=1)
-    bend = 0.15 * smooth_field(lattice.axes(), 25.0, 3 * n, generator).unflatten(0, (n, 3))
-    fields = (axes[:, :, None, None, None] + bend) * shares[:, None]
-    return Bundles(fields.to(template.fractions), lattice)
-
-
-def abstract_bundles(template: Template, generator: torch.Generator) -> Bundles:
-    """Random bent tubes everywhere; or, as often, straight ones that fill the box and cross."""
-    if chance(0.5, generator):
-        return straight_bundles(template, generator)
-    lattice = lattice_of(template.grid)
-    device = template.fractions.device
-    fields: list[Tensor] = []
-    for _ in range(int(uniform(15, 40, generator))):
-        curves = random_curves(template, generator).to(device)
-        fields.append(uniform(0.4, 1.4, generator) * density_field(curves, lattice))
-    return Bundles(torch.stack(fields), lattice)

@@ -13,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.write import write_text
-from bidsapp.core import (
+from bidsapp.problems import (
     BadData,
     CannotCreate,
     InputOutputError,

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from nipype import Workflow
 
-from bidsapp.workflows.run import Place, Size, Todo, init_run_wf
+from bidsapp.workflows.run import init_run_wf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bidsapp.bids.query import Run
+    from bidsapp.bids.runs import Run
+    from bidsapp.workflows.plan import Todo
+    from bidsapp.workflows.preparation import Place, Size
 
 
 class ParticipantWorkflow(Workflow):

@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bidsapp import tasks
-from bidsapp.bids.fieldmaps import choose_distortion
-from bidsapp.bids.samples import open_image, read_numbers
-from bidsapp.bids.write import files_of
-from bidsapp.core import Acquisition, BadData, Problem, Unavailable
-from bidsapp.interfaces.outputs import promised_by_preprocessing
-from bidsapp.learn.ranges import Facts, facts_of, outside
-from bidsapp.physics import gradients
-from bidsapp.physics.denoising import MIN_VOLUMES
-from bidsapp.physics.ringing import may_unring
-from bidsapp.workflows.run import EMPTY, Model, Size, Todo
+from bidsapp import registry
+from bidsapp.bids.outputs import files_of
+from bidsapp.learn.ranges import outside
+from bidsapp.modalities.dwi.bids.prepared import promised_by_preprocessing
+from bidsapp.modalities.dwi.bids.survey import look
+from bidsapp.problems import Problem, Unavailable
+from bidsapp.workflows.preparation import EMPTY, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bidsapp.bids.query import Run
+    from bidsapp.bids.runs import Run
     from bidsapp.core import Task
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition, Facts
 
 #: Task → (folder of its model, card, labels of the participants that it has learnt from).
 Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str]]]
@@ -67,40 +63,6 @@ def plan_run(found: Run, root: Path, wanted: Sequence[str], models: Models) -> R
     return made
 
 
-def look(made: RunPlan) -> None:
-    """Read header and table: cheap, and enough to know what can be promised. Raises Problem."""
-    files = made.run.case.files
-    image = open_image(files['dwi'])
-    volumes = image.shape[3] if len(image.shape) == 4 else 1
-    bvecs, bvals, findings = gradients.examine(
-        read_numbers(files['bvec']), read_numbers(files['bval']), volumes
-    )
-    if errors := [f.message for f in findings if f.severity == 'error']:
-        raise BadData(f'{files["dwi"].name}: ' + '; '.join(errors) + '.')
-    made.warnings += [f.message for f in findings]
-    if made.run.preprocessed is None:
-        made.notes += corrections(made.run, volumes)
-    table = gradients.from_fsl(bvecs, bvals, image.affine)
-    made.acquisition = gradients.acquisition(table, 't1w' in files)
-    made.size = Size(prod(image.shape[:3]), volumes)
-    made.facts = facts_of(table, gradients.voxel_sizes(image.affine))
-
-
-def corrections(run: Run, volumes: int) -> list[str]:
-    """What will be corrected, and what not and why, before anything is computed."""
-    lines = []
-    if volumes < MIN_VOLUMES:
-        lines.append(f'denoising: none, {volumes} volumes; at least {MIN_VOLUMES} are needed')
-    if (reason := may_unring(run.metadata)) is not None:
-        lines.append(f'Gibbs unringing: none, {reason}')
-    if not {'PhaseEncodingDirection', 'PhaseEncodingAxis'} & run.metadata.keys():
-        lines.append(
-            'eddy currents: the metadata do not say the phase-encoding direction; corrected '
-            'without assuming one'
-        )
-    return [*lines, choose_distortion(run).words]
-
-
 def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) -> None:
     """Fill in what this run promises, and what of it has to be made."""
     entities = made.run.case.entities
@@ -111,7 +73,7 @@ def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) ->
     made.promised = list(preprocessing)
     redo = not all((root / path).is_file() for path in preprocessing)
     for name in wanted:
-        task = tasks.get(name)
+        task = registry.get(name)
         if task.derive is not None:
             try:
                 source = task.reference(made.acquisition)
@@ -158,7 +120,7 @@ def predictions_of(made: RunPlan, models: Models) -> list[str]:
 
 def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:
     """Every file, below the root, that applying a model of ``task`` to one run leaves."""
-    outputs = tasks.get(task).writes
+    outputs = registry.get(task).writes
     return [path for output in outputs for path in files_of(entities, output, 'unet')]
 
 
@@ -182,3 +144,24 @@ def stale(made: RunPlan, root: Path) -> bool:
         for name, model in made.todo.predictions.items()
         for path in predicted_files(made.run.case.entities, name)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """What is missing for one run."""
+
+    preproc: bool = False
+    references: Mapping[str, str] = field(default_factory=dict)  #: task → source of its label
+    predictions: Mapping[str, Model] = field(default_factory=dict)  #: task → model to apply
+
+    def __bool__(self) -> bool:
+        return bool(self.preproc or self.references or self.predictions)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on disk, and whether this participant was among those it learnt from."""
+
+    folder: Path
+    sha256: str
+    seen_in_training: bool

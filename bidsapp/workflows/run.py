@@ -2,92 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nipype import Node, Workflow
 from nipype.interfaces.utility import IdentityInterface
 
-from bidsapp import tasks
-from bidsapp.bids.fieldmaps import choose_distortion
-from bidsapp.bids.write import linked_uri, raw_uri
+from bidsapp import registry
+from bidsapp.bids.derivatives import raw_uri
 from bidsapp.interfaces.anat import CorrectT1w
-from bidsapp.interfaces.labels import (
-    ApplyModel,
-    CanonicalInput,
-    FindFibres,
-    WritePrediction,
-    WriteReference,
-)
-from bidsapp.interfaces.outputs import preprocessed_files
-from bidsapp.resources import NETWORK_BYTES
+from bidsapp.interfaces.labels import ApplyModel, CanonicalInput, WritePrediction, WriteReference
+from bidsapp.modalities.dwi.bids.prepared import preprocessed_files
+from bidsapp.modalities.dwi.interfaces.fibres import FindFibres
+from bidsapp.modalities.dwi.workflows.preparation import preprocessing_wf
 from bidsapp.workflows.anat import init_anat_wf
-from bidsapp.workflows.dwi import init_dwi_ingest_wf, init_dwi_preproc_wf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from bidsapp.bids.fieldmaps import Candidate
-    from bidsapp.bids.query import Run
+    from bidsapp.bids.runs import Run
     from bidsapp.core import Case
+    from bidsapp.workflows.plan import Todo
+    from bidsapp.workflows.preparation import Place, Size
 
 DERIVATIVES = ['dwi', 'bval', 'bvec', 'mask']
-
-
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """What is missing for one run."""
-
-    preproc: bool = False
-    references: Mapping[str, str] = field(default_factory=dict)  #: task → source of its label
-    predictions: Mapping[str, Model] = field(default_factory=dict)  #: task → model to apply
-
-    def __bool__(self) -> bool:
-        return bool(self.preproc or self.references or self.predictions)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model on disk, and whether this participant was among those it learnt from."""
-
-    folder: Path
-    sha256: str
-    seen_in_training: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a call reads and writes, and what it may use."""
-
-    roots: Mapping[str, Path]  #: name in BIDS URIs → dataset: 'raw', 'qsiprep'
-    out_root: Path
-    seed: int
-    device: str
-    omp_nthreads: int
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What the memory that steps need is estimated from."""
-
-    voxels: int  #: of one volume
-    volumes: int
-
-    @property
-    def run_gb(self) -> float:
-        """GiB of all volumes as float32."""
-        return 4 * self.voxels * self.volumes / 2**30
-
-    @property
-    def network_gb(self) -> float:
-        """GiB that applying the bundled network takes beside the program itself."""
-        return NETWORK_BYTES * self.voxels / 2**30
-
-
-#: Of a run whose header could not be read.
-EMPTY = Size(0, 0)
 
 
 def init_run_wf(name: str, run: Run, todo: Todo, size: Size, place: Place) -> Workflow:
@@ -111,7 +46,7 @@ def init_run_wf(name: str, run: Run, todo: Todo, size: Size, place: Place) -> Wo
         t1w = str(case.files['t1w'])
         correct_t1w = Node(CorrectT1w(t1w=t1w), name='correct_t1w', mem_gb=1.5)
     if todo.preproc:
-        dwi_preproc_wf = _preprocessing(run, size_gb, place)
+        dwi_preproc_wf = preprocessing_wf(run, size_gb, place)
         connections = [(f'outputnode.{kind}', kind) for kind in DERIVATIVES]
         workflow.connect([(dwi_preproc_wf, preprocessed, connections)])
         if correct_t1w is not None and run.preprocessed is None:
@@ -125,50 +60,6 @@ def init_run_wf(name: str, run: Run, todo: Todo, size: Size, place: Place) -> Wo
     if todo.predictions:
         add_predictions(workflow, preprocessed, case, todo, size, place)
     return workflow
-
-
-def _preprocessing(run: Run, size_gb: float, place: Place) -> Workflow:
-    """All corrections, or none for a run that another pipeline has corrected."""
-    files = run.case.files
-    origin = run.preprocessed or 'raw'
-    written = {
-        'out_root': str(place.out_root),
-        'entities': dict(run.case.entities),
-        'sources': [linked_uri(files['dwi'], origin, place.roots[origin])],
-        'metadata': dict(run.metadata),
-        'notes': list(run.notes),
-    }
-    if run.preprocessed is not None:
-        return init_dwi_ingest_wf(run.preprocessed, files, written, size_gb)
-    choice = choose_distortion(run)
-    workflow = init_dwi_preproc_wf(
-        run.metadata,
-        [described(candidate) for candidate in choice.candidates],
-        choice.reasons,
-        written,
-        size_gb,
-        place.seed,
-        place.device,
-        place.omp_nthreads,
-    )
-    for kind in ('dwi', 'bval', 'bvec'):
-        setattr(workflow.inputs.inputnode, kind, str(files[kind]))
-    return workflow
-
-
-def described(candidate: Candidate) -> dict[str, Any]:
-    """A way to correct distortion as plain values, which a step can be told."""
-    plain: dict[str, Any] = {'method': candidate.method, 'words': candidate.words}
-    if candidate.axis is not None:
-        plain['axis'] = candidate.axis
-    if candidate.source is not None:
-        plain |= {
-            'files': {kind: str(path) for kind, path in candidate.source.files.items()},
-            'metadata': json.loads(json.dumps(candidate.source.metadata)),
-        }
-    if candidate.source is not None and candidate.method == 'pair':
-        plain['readout_ratio'] = candidate.source.readout_ratio
-    return plain
 
 
 def add_references(
@@ -194,7 +85,7 @@ def add_references(
         FindFibres(entities=entities, device=place.device, n_threads=threads),
         name='fibres', mem_gb=4 * size_gb + 1, n_procs=threads,
     )  # fmt: skip
-    reads = {task: tasks.get(task).reads for task in todo.references}
+    reads = {task: registry.get(task).reads for task in todo.references}
     if any('fibres' in kinds for kinds in reads.values()):
         workflow.connect([(preprocessed, fibres, [(k, k) for k in DERIVATIVES])])
         if anat_wf is not None:

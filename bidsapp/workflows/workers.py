@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
-from bidsapp.core import Problem, TryAgain
 from bidsapp.interfaces.base import note
+from bidsapp.problems import Problem, TryAgain
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from bidsapp.cli import main, parse
-from bidsapp.core import UnknownLevel, WrongUsage
+from bidsapp.problems import UnknownLevel, WrongUsage
 from bidsapp.settings import labels, memory_in_gb
 
 

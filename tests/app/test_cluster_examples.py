@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from nipype import IdentityInterface, Node, Workflow
 
-from bidsapp.core import WrongUsage
+from bidsapp.problems import WrongUsage
 from bidsapp.resources import Limit
 from bidsapp.workflows.execution import ask_slurm, engine
 

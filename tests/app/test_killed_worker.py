@@ -14,7 +14,7 @@ import psutil
 import pytest
 from nipype import Function, Node, Workflow, config
 
-from bidsapp.core import Problem, TryAgain
+from bidsapp.problems import Problem, TryAgain
 from bidsapp.resources import Limit
 from bidsapp.workflows.execution import configure, engine, problems_left, run_graph
 

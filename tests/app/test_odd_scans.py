@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.gradients import well_spread
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.subsets import well_spread
 from bidsapp.simulated import Design, write_dataset
 
 

@@ -12,8 +12,8 @@ import torch
 from nipype.interfaces.base import BaseInterfaceInputSpec, TraitedSpec
 
 from bidsapp import cli
-from bidsapp.core import ran_out_of_memory
 from bidsapp.interfaces.base import PROBLEM, Step
+from bidsapp.problems import ran_out_of_memory
 
 FAR_TOO_MANY = 10**15
 

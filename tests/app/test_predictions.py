@@ -17,15 +17,23 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp import tasks
-from bidsapp.bids.write import write_dataset, write_json, write_output
-from bidsapp.core import Acquisition, BadData, Checkpoint, Unavailable
+from bidsapp import registry
+from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.outputs import write_output
+from bidsapp.bids.write import write_json
+from bidsapp.core import Checkpoint
 from bidsapp.interfaces.labels import refuse_other_input
-from bidsapp.interfaces.outputs import WITH_PREPROCESSING, confounds_files, preprocessed_files
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import save
+from bidsapp.modalities.dwi.bids.prepared import (
+    WITH_PREPROCESSING,
+    confounds_files,
+    preprocessed_files,
+)
+from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+from bidsapp.modalities.dwi.physics.qspace import LAYOUT, N_CHANNELS
 from bidsapp.networks.registry import build
-from bidsapp.physics.qspace import LAYOUT, N_CHANNELS
+from bidsapp.problems import BadData, Unavailable
 
 RUN = {'subject': '01'}
 RANGES = {'directions': [6, 150], 'b': [[700, 3300]], 'voxel_mm': [1, 4.5], 'snr': [6, 60]}
@@ -34,7 +42,7 @@ RANGES = {'directions': [6, 150], 'b': [[700, 3300]], 'voxel_mm': [1, 4.5], 'snr
 def write_model(folder: Path, ranges: dict, seed: int = 0) -> Path:
     """Random weights for all tasks; the correction of restore is small."""
     torch.manual_seed(seed)
-    heads = {name: tasks.get(name).channels for name in tasks.names()}
+    heads = {name: registry.get(name).channels for name in registry.names()}
     options = {**LAYOUT, 'widths': [8, 8, 16, 16]}
     network = build('unet3d', N_CHANNELS, heads, **options)
     with torch.no_grad():
@@ -64,9 +72,9 @@ def write_preprocessed(root: Path, raw: Path, truth: Path) -> None:
     write_json(explained, {'framewise_displacement': {'Units': 'mm'}})
     table.write_text('framewise_displacement\n0.1\n')
     facts = Acquisition(30, ((1000.0, 30), (2000.0, 30)), 1.5)
-    for name in tasks.names():
+    for name in registry.names():
         try:
-            labels = tasks.get(name).labels(tasks.get(name).reference(facts))
+            labels = registry.get(name).labels(registry.get(name).reference(facts))
         except Unavailable:
             continue
         for output, source in labels:

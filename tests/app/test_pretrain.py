@@ -15,20 +15,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bidsapp import group, material, participant, pretrain
-from bidsapp.auxiliary import LONGEST_VOXEL, Auxiliary, draw_voxel, keep_run, open_run
-from bidsapp.bids.preprocessed import choose_preprocessed, with_references
+from bidsapp import group, participant, pretrain
+from bidsapp.bids.prepared import choose_preprocessed, with_references
 from bidsapp.cli import main, parse
-from bidsapp.core import GradientTable
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.predict import network_of, predict
 from bidsapp.learn.state import Kept
-from bidsapp.physics.gradients import to_fsl
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS, slots_in_use
-from bidsapp.tasks import get
-from bidsapp.tasks.restore import CHANNELS, input_harmonics
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS, slots_in_use
+from bidsapp.modalities.dwi.simulate import objectives
+from bidsapp.modalities.dwi.simulate.auxiliary import (
+    LONGEST_VOXEL,
+    Auxiliary,
+    draw_voxel,
+    keep_run,
+    open_run,
+)
+from bidsapp.modalities.dwi.tasks.restore import CHANNELS, input_harmonics
+from bidsapp.registry import get
+from bidsapp.simulate import template_head
 
 FEW = ('--steps', 4, '--device', 'cpu', '--nprocs', 1)
 #: Means of the b-values; the first is no round number.
@@ -43,7 +50,7 @@ def shrink(patch):
         'VALIDATION': 1, 'CALIBRATION': 1, 'TEST': 2,
     }.items():  # fmt: skip
         patch.setattr(pretrain, name, value)
-    patch.setattr(material, 'TEMPLATE_MM', 4.0)
+    patch.setattr(template_head, 'TEMPLATE_MM', 4.0)
     patch.setattr(group, 'PATCH', 16)
 
 
@@ -192,7 +199,7 @@ class TestSimulated:
     def test_an_autoencoder_gives_back_clean_scans_and_cannot_copy_half_of_them(
         self, out, pretrained
     ):
-        made = material.simulated('autoencoder', (), 0, 16, out / '.work' / 'pretrain')
+        made = objectives.simulated('autoencoder', (), 0, 16, out / '.work' / 'pretrain')
         sample = made.sample('train', 0)
         where = sample.target[CHANNELS:].bool().repeat_interleave(N_SH, 0)
         shown = (sample.image != 0).any(0)
@@ -203,7 +210,7 @@ class TestSimulated:
         assert wanted[where & ~shown].abs().max() > 0.1
 
     def test_splits_share_no_brain(self, out):
-        made = material.simulated('restore', (), 0, 16, out / '.work' / 'pretrain')
+        made = objectives.simulated('restore', (), 0, 16, out / '.work' / 'pretrain')
         first = {split: made.sample(split, 0).image for split in ('train', 'val', 'test')}
         assert not torch.equal(first['train'], first['val'])
         assert not torch.equal(first['val'], first['test'])

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids.fieldmaps import choose_distortion
-from bidsapp.bids.query import find_runs
 from bidsapp.bids.scans import phase_encoding, readout_time
+from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
+from bidsapp.modalities.dwi.bids.runs import find_runs
 
 LAS = np.diag([-2.0, 2, 2, 1])
 #: The same place and orientation, but rows stored from front to back: 'j' is the other way there.

@@ -11,12 +11,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp import tasks
-from bidsapp.bids.fieldmaps import choose_distortion
-from bidsapp.bids.ingest import check_derivative, ingested_table, runs_with_preprocessed
-from bidsapp.bids.query import find_preprocessed, select
-from bidsapp.bids.write import linked_uri, write_dataset, write_json, write_output, write_text
-from bidsapp.core import BadData, InvalidDataset, MissingInput, NothingSelected, WrongUsage
+from bidsapp import registry
+from bidsapp.bids.dataset import select
+from bidsapp.bids.derivatives import linked_uri, write_dataset
+from bidsapp.bids.outputs import write_output
+from bidsapp.bids.prepared import find_preprocessed
+from bidsapp.bids.write import write_json, write_text
+from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
+from bidsapp.modalities.dwi.bids.ingest import (
+    check_derivative,
+    ingested_table,
+    runs_with_preprocessed,
+)
+from bidsapp.problems import BadData, InvalidDataset, MissingInput, NothingSelected, WrongUsage
 
 LPS = np.diag([-2.0, -2, 2, 1])
 LPS[:3, 3] = 4, 5, -6
@@ -222,8 +229,8 @@ def test_outputs_keep_the_space_and_the_validator_agrees(tmp_path, raw, qsiprep)
     out, entities, like = tmp_path / 'out', run.case.entities, run.case.files['dwi']
     write_dataset(out, raw, {'qsiprep': qsiprep})
     sources = {'Sources': [linked_uri(like, 'qsiprep', qsiprep)]}
-    for name in tasks.names():
-        for output in tasks.get(name).writes:
+    for name in registry.names():
+        for output in registry.get(name).writes:
             suffix = output.entities['suffix']
             volumes = {'probseg': len(output.labels), 'dwi': nib.load(like).shape[3]}.get(suffix)
             shape = (4, 5, 6, volumes) if volumes else (4, 5, 6)

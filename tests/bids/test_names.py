@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bidsapp import tasks
+from bidsapp import registry
 from bidsapp.bids.names import ENTITIES, build, parse, source_entities, stem
-from bidsapp.bids.write import files_of
+from bidsapp.bids.outputs import files_of
 
 RUN = {'subject': '01', 'session': 'pre', 'acquisition': 'b1000', 'direction': 'AP', 'run': '02'}
 
@@ -14,8 +14,8 @@ RUN = {'subject': '01', 'session': 'pre', 'acquisition': 'b1000', 'direction': '
 def promised():
     return [
         path
-        for name in tasks.names()
-        for output in tasks.get(name).writes
+        for name in registry.names()
+        for output in registry.get(name).writes
         for source in ('unet', *output.references)
         for path in files_of(RUN, output, source)
     ]

@@ -7,15 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp.bids.query import (
-    check_dataset,
-    choose_t1w,
-    find_runs,
-    read_filters,
-    subjects_of,
-)
+from bidsapp.bids.dataset import check_dataset, choose_t1w, read_filters, subjects_of
 from bidsapp.bids.scans import inherited
-from bidsapp.core import InvalidDataset, MissingInput, NothingSelected, WrongUsage
+from bidsapp.modalities.dwi.bids.runs import find_runs
+from bidsapp.problems import InvalidDataset, MissingInput, NothingSelected, WrongUsage
 
 
 @pytest.fixture

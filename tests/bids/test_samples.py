@@ -7,22 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.bids.samples import (
-    canonical_sample,
-    load_directions,
-    load_sample,
-    load_volume,
-    onto_run,
-    onto_sample,
-    open_canonical,
-    read_numbers,
-    save_canonical,
-    to_ras,
-)
-from bidsapp.core import BadData, Case, GradientTable
-from bidsapp.physics.gradients import grid_axes, to_fsl
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.qspace import N_CHANNELS
+from bidsapp.bids.images import load_volume, onto_run, onto_sample, to_ras
+from bidsapp.core import Case
+from bidsapp.learn.inputs import open_canonical, save_canonical
+from bidsapp.modalities.dwi.bids.tables import read_numbers
+from bidsapp.modalities.dwi.learn.input import canonical_sample, load_directions, load_sample
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS
+from bidsapp.physics.geometry import grid_axes
+from bidsapp.problems import BadData
 
 OBLIQUE = np.array([[0.96, -0.2, 0.19], [0.21, 0.98, 0.02], [-0.19, 0.02, 0.98]])
 
@@ -77,8 +71,8 @@ def test_input_of_a_fibre_along_world_x_is_the_same_in_every_storage(codes, obli
     sample = canonical_sample(written_case(tmp_path, affine, rng))
     local_x = grid_axes(sample.affine).T @ [1, 0, 0]
     directions = fibonacci_hemisphere(500)
-    from bidsapp.physics import qspace
-    from bidsapp.physics.harmonics import basis, degrees
+    from bidsapp.modalities.dwi.physics import qspace
+    from bidsapp.modalities.dwi.physics.harmonics import basis, degrees
 
     voxel = sample.image[: qspace.N_SH, 2, 2, 2].numpy()
     weights = qspace.prior_deviation(1000)[degrees(qspace.ORDER) // 2]

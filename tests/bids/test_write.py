@@ -8,18 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids.write import (
-    files_of,
-    remove_leftovers,
-    whole,
-    write_dataset,
-    write_image,
-    write_output,
-)
-from bidsapp.core import CannotCreate
-from bidsapp.tasks.orientation import DIRECTION, UNCERTAINTY
-from bidsapp.tasks.restore import RESTORED
-from bidsapp.tasks.tissue import DSEG, ENTROPY, PROBSEG
+from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.outputs import files_of, write_output
+from bidsapp.bids.write import remove_leftovers, whole, write_image
+from bidsapp.modalities.dwi.tasks.orientation import DIRECTION, UNCERTAINTY
+from bidsapp.modalities.dwi.tasks.restore import RESTORED
+from bidsapp.modalities.dwi.tasks.tissue import DSEG, ENTROPY, PROBSEG
+from bidsapp.problems import CannotCreate
 
 
 @pytest.fixture

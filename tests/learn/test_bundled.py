@@ -6,24 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp import tasks
-from bidsapp.core import GradientTable, Sample
+from bidsapp import registry
+from bidsapp.core import Sample
 from bidsapp.learn.cards import BUNDLED, bundled_models, load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.learn.predict import network_of, predict_turned, split_heads, turns_of
-from bidsapp.learn.uncertainty import axis_and_spread
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.turns import turned_channels, turned_voxels
-from bidsapp.simulate import scanned
+from bidsapp.modalities.dwi.learn.losses import axis_and_spread
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.turns import turned_channels
+from bidsapp.modalities.dwi.simulate import scanned
+from bidsapp.modalities.dwi.simulate.blocks import make_block
+from bidsapp.modalities.dwi.simulate.corruption import Corruption, Table, spread_directions
+from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
+from bidsapp.modalities.dwi.simulate.substance import draw_substance
+from bidsapp.modalities.dwi.simulate.texture import Texture
+from bidsapp.physics.geometry import turned_voxels
+from bidsapp.physics.template import template_maps
 from bidsapp.simulate.anatomy import draw_head, head_template
-from bidsapp.simulate.blocks import make_block
-from bidsapp.simulate.corruption import Corruption, Table, spread_directions
-from bidsapp.simulate.fibres import draw_bundles
 from bidsapp.simulate.grids import Grid
-from bidsapp.simulate.substance import draw_substance
-from bidsapp.simulate.template import template_maps
-from bidsapp.simulate.texture import Texture
 
 SIDE, VOXEL = 32, 2.6
 
@@ -31,14 +33,14 @@ SIDE, VOXEL = 32, 2.6
 @pytest.fixture(scope='module')
 def folder():
     found = bundled_models()
-    assert set(found) == set(tasks.names())
+    assert set(found) == set(registry.names())
     (only,) = set(found.values())
     return only
 
 
 @pytest.fixture(scope='module')
 def network(folder):
-    return network_of(load(folder), tasks.names())
+    return network_of(load(folder), registry.names())
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +79,7 @@ def noisy():
 @pytest.fixture(scope='module')
 def outputs_of(folder, network):
     """A head's canonical input → each task's channels, as `participant` predicts."""
-    served, turns = [tasks.get(n) for n in tasks.names()], turns_of(load_card(folder))
+    served, turns = [registry.get(n) for n in registry.names()], turns_of(load_card(folder))
 
     def predicted(image):
         output = predict_turned(network, image, served, turns)
@@ -92,7 +94,7 @@ def test_all_heads_stand_in_one_small_folder_with_a_card(folder):
     card = load_card(folder)
     for field in ('training', 'input', 'tested_ranges', 'metrics', 'command', 'seed', 'license'):
         assert card[field] or card[field] == 0, field
-    assert {row['task'] for row in card['metrics']} == set(tasks.names())
+    assert {row['task'] for row in card['metrics']} == set(registry.names())
     assert all({'mean', 'sd', 'n'} <= row.keys() for row in card['metrics'])
 
 
@@ -106,7 +108,7 @@ def test_directions_are_nearer_to_the_truth_than_the_tensors(outputs_of, noisy):
 
 def test_what_is_restored_is_nearer_to_the_clean_scan(outputs_of, noisy):
     scan = noisy[0]
-    rows = tasks.get('restore').metrics(
+    rows = registry.get('restore').metrics(
         outputs_of(scan.image)['restore'],
         Sample(scan.image, scan.mask, np.eye(4), scan.targets['restore']),
     )

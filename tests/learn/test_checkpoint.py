@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bidsapp.core import BadData, Checkpoint, MissingInput
+from bidsapp.core import Checkpoint
 from bidsapp.learn.cards import (
     newest_model,
     next_version,
@@ -17,6 +17,7 @@ from bidsapp.learn.cards import (
 from bidsapp.learn.checkpoint import load, save
 from bidsapp.learn.predict import network_of, predict, split_heads
 from bidsapp.networks.registry import build
+from bidsapp.problems import BadData, MissingInput
 
 OPTIONS = {'widths': [4, 4, 8, 8]}
 

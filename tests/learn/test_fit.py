@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.core import Checkpoint, Output, Plan, Problem, Sample, Task, TryAgain
+from bidsapp.core import Checkpoint, Output, Plan, Sample, Task
 from bidsapp.learn.checkpoint import checkpoint_of
 from bidsapp.learn.fit import fit, learning_rate
 from bidsapp.learn.patches import PatchSource, seeded
 from bidsapp.learn.running import drawn_ahead
 from bidsapp.learn.state import Kept
 from bidsapp.networks.registry import build
+from bidsapp.problems import Problem, TryAgain
 
 
 def sample(seed: int) -> Sample:
@@ -287,7 +288,7 @@ class Block:
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
 import bidsapp.learn.fit, bidsapp.learn.checkpoint, bidsapp.networks.registry
-import bidsapp.physics.qspace, bidsapp.physics.gradients, bidsapp.learn.losses
+import bidsapp.modalities.dwi.physics.qspace, bidsapp.modalities.dwi.physics.gradients, bidsapp.learn.losses
 import importlib, pkgutil, bidsapp.simulate
 for module in pkgutil.iter_modules(bidsapp.simulate.__path__):
     importlib.import_module('bidsapp.simulate.' + module.name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp import tasks
+from bidsapp import registry
 from bidsapp.core import Sample
 from bidsapp.learn.joint import joint
 
@@ -15,7 +15,7 @@ NAMES = ('tissue', 'orientation', 'crossings', 'microstructure', 'restore')
 
 @pytest.fixture
 def parts():
-    return [tasks.get(name) for name in NAMES]
+    return [registry.get(name) for name in NAMES]
 
 
 def example(parts):

@@ -7,19 +7,18 @@ import math
 import pytest
 import torch
 
-from bidsapp.learn.losses import (
+from bidsapp.learn.losses import OF_FRACTIONS, cross_entropy_and_dice
+from bidsapp.learn.metrics import angular_errors, confusion, dice_per_class, f1_macro
+from bidsapp.modalities.dwi.learn.losses import (
     DENSITY_ORDER,
-    OF_FRACTIONS,
     correction,
-    cross_entropy_and_dice,
     dyad,
     dyadic,
     fibres,
     gaussian_nll,
     principal_axis,
 )
-from bidsapp.learn.metrics import angular_errors, confusion, dice_per_class, f1_macro
-from bidsapp.physics.harmonics import harmonics_at
+from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 
 
 @pytest.fixture

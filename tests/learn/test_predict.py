@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bidsapp import tasks
-from bidsapp.core import WrongUsage
+from bidsapp import registry
 from bidsapp.learn import predict as module
 from bidsapp.learn.patches import in_patches
 from bidsapp.learn.predict import (
@@ -17,9 +16,11 @@ from bidsapp.learn.predict import (
     resolve_device,
     turns_of,
 )
+from bidsapp.modalities.dwi.physics.qspace import LAYOUT, N_CHANNELS
+from bidsapp.modalities.dwi.physics.turns import turned_channels
 from bidsapp.networks.registry import build
-from bidsapp.physics.qspace import LAYOUT, N_CHANNELS
-from bidsapp.physics.turns import turned_channels, turned_voxels
+from bidsapp.physics.geometry import turned_voxels
+from bidsapp.problems import WrongUsage
 
 
 def test_identity_in_patches_is_the_image():
@@ -61,7 +62,7 @@ def test_the_mean_over_mirrors_is_the_same_for_a_head_and_its_image(monkeypatch)
     """Mirrored along the axis of its turns, a head gives the mirrored answer, exactly."""
     monkeypatch.setattr(module, 'precision', lambda device: None)
     torch.manual_seed(0)
-    task = tasks.get('orientation')
+    task = registry.get('orientation')
     network = build('unet3d', N_CHANNELS, task.heads, **LAYOUT, widths=(4, 4, 8, 8)).eval()
     image = torch.randn(N_CHANNELS, 8, 9, 10)
     mirror = AVERAGED[1]
@@ -74,7 +75,7 @@ def test_the_mean_over_mirrors_is_the_same_for_a_head_and_its_image(monkeypatch)
 
 
 def test_only_turns_that_were_learnt_are_averaged():
-    assert averaged_turns(tasks.get('orientation')) == AVERAGED
-    assert averaged_turns(tasks.get('tissue')) == AVERAGED[:2]
+    assert averaged_turns(registry.get('orientation')) == AVERAGED
+    assert averaged_turns(registry.get('tissue')) == AVERAGED[:2]
     assert turns_of({}) == AVERAGED[:1]
     assert turns_of({'averaged_turns': [[[1, 0, 0], [0, 1, 0], [0, 0, 1]]]}) == AVERAGED[:1]

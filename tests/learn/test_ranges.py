@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bidsapp.core import GradientTable
-from bidsapp.learn.ranges import Facts, facts_of, has_ranges, outside
-from bidsapp.physics.harmonics import fibonacci_hemisphere
+from bidsapp.learn.ranges import has_ranges, outside
+from bidsapp.modalities.dwi.physics.acquisition import Facts, facts_of
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 
 CARD = {
     'tested_ranges': {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bidsapp.core import BadData, MissingInput
 from bidsapp.learn.splits import make_split, read_split
 from bidsapp.learn.tables import COLUMNS, EXPLAINED, tsv
+from bidsapp.problems import BadData, MissingInput
 
 
 @pytest.mark.parametrize('n', [3, 4, 5, 10, 37])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.learn.losses import dyad
-from bidsapp.learn.uncertainty import axis_and_spread, entropy
+from bidsapp.learn.uncertainty import entropy
+from bidsapp.modalities.dwi.learn.losses import axis_and_spread, dyad
 
 
 def test_certain_and_ignorant_classes():

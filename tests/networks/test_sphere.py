@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.networks.sphere import DEGREE_2, N_OUT, Sphere, order_of
-from bidsapp.physics.harmonics import basis, degrees, fibonacci_hemisphere
+from bidsapp.modalities.dwi.networks.sphere import DEGREE_2, N_OUT, Sphere, order_of
+from bidsapp.modalities.dwi.physics.harmonics import basis, degrees, fibonacci_hemisphere
 
 
 @pytest.fixture

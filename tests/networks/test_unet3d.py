@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bidsapp.learn.losses import N_DENSITY
+from bidsapp.modalities.dwi.learn.losses import N_DENSITY
+from bidsapp.modalities.dwi.networks.neighbours import WeightedSum
+from bidsapp.modalities.dwi.networks.sphere import Sphere
+from bidsapp.modalities.dwi.physics.qspace import (
+    DENSITY_CHANNELS,
+    LAYOUT,
+    N_CHANNELS,
+    N_SH,
+    SLOT_CHANNELS,
+)
 from bidsapp.networks import unet3d
-from bidsapp.networks.neighbours import WeightedSum
 from bidsapp.networks.registry import build
-from bidsapp.networks.sphere import Sphere
-from bidsapp.physics.qspace import DENSITY_CHANNELS, LAYOUT, N_CHANNELS, N_SH, SLOT_CHANNELS
 
 
 @pytest.mark.parametrize('shape', [(16, 16, 16), (17, 9, 30), (5, 8, 1)])

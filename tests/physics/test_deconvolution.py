@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import Acquisition, GradientTable, Unavailable
-from bidsapp.physics import deconvolution
-from bidsapp.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics import deconvolution
+from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+from bidsapp.modalities.dwi.physics.deconvolution import (
     best_shell,
     constrained_deconvolution,
     deconvolution_order,
@@ -19,10 +19,11 @@ from bidsapp.physics.deconvolution import (
     single_fibre_response,
     supports_deconvolution,
 )
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import rotated
-from bidsapp.physics.harmonics import basis, fibonacci_hemisphere, legendre
-from bidsapp.physics.peaks import fibre_peaks
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, rotated
+from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere, legendre
+from bidsapp.modalities.dwi.physics.peaks import fibre_peaks
+from bidsapp.problems import Unavailable
 
 AXIAL, RADIAL = 1.7, 0.3  # µm²/ms
 

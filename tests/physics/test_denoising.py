@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.core import Unavailable
 from bidsapp.physics import denoising
 from bidsapp.physics.denoising import MIN_VOLUMES, denoise
+from bidsapp.problems import Unavailable
 
 GRID, N_VOLUMES, SIGMA = (15, 14, 12), 40, 0.05
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import BadData, GradientTable
-from bidsapp.physics.diffusion import fit_tensor, tensor_volumes
-from bidsapp.physics.gradients import rotated
-from bidsapp.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor, tensor_volumes
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, rotated
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.problems import BadData
 
 
 def table(shells, n_b0=1):
@@ -69,7 +69,7 @@ def test_weights_beat_ordinary_least_squares(rng):
     evecs = Rotation.random(2000, random_state=rng).as_matrix()
     clean = signals(evals, evecs, gtab)
     data = np.maximum(clean + rng.normal(size=clean.shape) * 500 / 30, 1)
-    from bidsapp.physics.gradients import tensor_design
+    from bidsapp.modalities.dwi.physics.gradients import tensor_design
 
     ordinary = (np.linalg.pinv(tensor_design(gtab)) @ np.log(data))[:3].mean(0) * 1e-3
     weighted = fit_tensor(data, gtab).md

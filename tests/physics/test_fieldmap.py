@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.core import BadData, Unavailable
-from bidsapp.physics import brain, distortion, fieldmap
+from bidsapp.physics import brain, distortion, fieldmap, phase
+from bidsapp.problems import BadData, Unavailable
 
 SHAPE = (40, 48, 28)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -51,9 +51,9 @@ def siemens(phase):
 
 def test_wraps_of_a_smooth_field_are_undone():
     _, _, inside = head()
-    phase = fieldmap.wrapped(2 * np.pi * hertz() * STEP)
+    phase = phase.wrapped(2 * np.pi * hertz() * STEP)
     assert np.abs(np.diff(phase, axis=1))[:, 1:][inside[:, 2:]].max() > np.pi
-    found = fieldmap.unwrap(phase, inside) / (2 * np.pi * STEP)
+    found = phase.unwrap(phase, inside) / (2 * np.pi * STEP)
     assert found[inside] == pytest.approx(hertz()[inside], abs=1e-6)
     assert not found[~inside].any()
 
@@ -61,16 +61,16 @@ def test_wraps_of_a_smooth_field_are_undone():
 def test_noise_in_the_phase_leaves_no_jumps(rng):
     _, _, inside = head()
     phase = 2 * np.pi * hertz() * STEP
-    noisy = fieldmap.wrapped(phase + rng.normal(0, 0.3, SHAPE))
-    found = fieldmap.unwrap(noisy, inside)
+    noisy = phase.wrapped(phase + rng.normal(0, 0.3, SHAPE))
+    found = phase.unwrap(noisy, inside)
     turns = np.rint((found - phase)[inside] / (2 * np.pi))
     assert (turns == 0).mean() > 0.999
 
 
 def test_a_common_turn_is_not_field():
     _, _, inside = head()
-    phase = fieldmap.wrapped(2 * np.pi * (hertz() + 1 / STEP) * STEP)
-    assert np.median(fieldmap.unwrap(phase, inside)[inside]) == pytest.approx(
+    phase = phase.wrapped(2 * np.pi * (hertz() + 1 / STEP) * STEP)
+    assert np.median(phase.unwrap(phase, inside)[inside]) == pytest.approx(
         np.median(2 * np.pi * hertz()[inside] * STEP)
     )
 
@@ -88,22 +88,22 @@ def test_a_common_turn_is_not_field():
 )
 def test_every_scale_means_the_same_radians(written, precision, rng):
     phase = rng.uniform(-np.pi, np.pi, (12, 12, 12))
-    found = fieldmap.radians(written(phase))
-    assert np.abs(fieldmap.wrapped(found - phase)).max() < precision
+    found = phase.radians(written(phase))
+    assert np.abs(phase.wrapped(found - phase)).max() < precision
 
 
 @pytest.mark.parametrize('values', [(0, 0), (-20, 20), (0, 900), (-40000, 40000)])
 def test_an_unknown_scale_is_refused_with_what_was_found(values):
     phase = np.linspace(*values, 27).reshape(3, 3, 3)
     with pytest.raises(BadData, match=f'values from {values[0]} to {values[1]}.*expected'):
-        fieldmap.radians(phase)
+        phase.radians(phase)
 
 
 def test_two_phases_give_what_their_difference_gives(rng):
     echo, _, inside = head()
-    offset = fieldmap.wrapped(np.cumsum(rng.normal(0, 0.2, SHAPE), axis=0))
-    difference = fieldmap.wrapped(2 * np.pi * hertz() * STEP)
-    phases = siemens(offset), siemens(fieldmap.wrapped(offset + difference))
+    offset = phase.wrapped(np.cumsum(rng.normal(0, 0.2, SHAPE), axis=0))
+    difference = phase.wrapped(2 * np.pi * hertz() * STEP)
+    phases = siemens(offset), siemens(phase.wrapped(offset + difference))
     pair = fieldmap.field_from_phase(phases, echo, AFFINE, (0.01, 0.01 + STEP))
     one = fieldmap.field_from_phase(difference, echo, AFFINE, (0.01, 0.01 + STEP))
     assert np.abs(pair.hertz - one.hertz)[inside].max() < 2

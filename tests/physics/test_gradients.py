@@ -6,22 +6,20 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.gradients import (
-    acquisition,
-    examine,
+from bidsapp.modalities.dwi.physics.acquisition import acquisition
+from bidsapp.modalities.dwi.physics.gradients import (
+    GradientTable,
     from_fsl,
-    grid_axes,
     in_grid,
     n_unique,
-    nearest_rotation,
     rotated,
     shells,
     tensor_design,
     to_fsl,
-    voxel_sizes,
 )
-from bidsapp.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.tables import examine
+from bidsapp.physics.geometry import grid_axes, nearest_rotation, voxel_sizes
 
 OBLIQUE = Rotation.from_euler('xyz', [20, -35, 50], degrees=True).as_matrix()
 AFFINES = {

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from scipy.special import eval_legendre, sph_harm_y
 
-from bidsapp.physics.harmonics import (
+from bidsapp.modalities.dwi.physics.harmonics import (
     basis,
     degrees,
     fibonacci_hemisphere,
@@ -117,7 +117,7 @@ def test_fibonacci_directions_are_unit_and_spread():
 def test_harmonics_of_tensors_are_those_of_arrays():
     import torch
 
-    from bidsapp.physics.harmonics import harmonics_at
+    from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 
     u = fibonacci_hemisphere(60)
     for order in (2, 6, 8):

@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import BadData, GradientTable
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.motion import (
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.motion import (
     Motion,
     apply_motion,
     confounds,
@@ -20,8 +20,9 @@ from bidsapp.physics.motion import (
     framewise_displacement,
     head_motion,
 )
-from bidsapp.physics.outliers import none
+from bidsapp.modalities.dwi.physics.outliers import none
 from bidsapp.physics.resampling import Warp, stretches
+from bidsapp.problems import BadData
 
 #: Centre in mm, radii in mm, fibre direction, (axial, radial) diffusivity µm²/ms, S0.
 TISSUES = (

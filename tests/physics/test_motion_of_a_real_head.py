@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.modalities.dwi.physics.gradients import from_fsl
+from bidsapp.modalities.dwi.physics.motion import apply_motion, estimate_motion
+from bidsapp.modalities.dwi.physics.outliers import none
+from bidsapp.modalities.dwi.physics.prediction import noise, residual
 from bidsapp.physics.brain import brain_mask
-from bidsapp.physics.gradients import from_fsl
-from bidsapp.physics.motion import apply_motion, estimate_motion
-from bidsapp.physics.outliers import none
-from bidsapp.physics.prediction import noise, residual
 
 
 @pytest.fixture(scope='module')

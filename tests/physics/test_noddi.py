@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import GradientTable, Unavailable
-from bidsapp.physics.gradients import acquisition
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.noddi import fit_noddi, supports_noddi
+from bidsapp.modalities.dwi.physics.acquisition import acquisition
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.noddi import fit_noddi, supports_noddi
+from bidsapp.problems import Unavailable
 
 TWO_SHELLS = ((1000, 30), (2000, 60))
 FEW = ((1000, 18), (2000, 18))

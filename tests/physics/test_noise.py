@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.noise import angular_noise, fine_variance, map_noise, noise_variance
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.noise import (
+    angular_noise,
+    fine_variance,
+    map_noise,
+    noise_variance,
+)
 
 AXIS = np.array([2.0, -1, 2]) / 3
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.motion import apply_motion, estimate_motion
-from bidsapp.physics.outliers import Outliers, low_slices
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.motion import apply_motion, estimate_motion
+from bidsapp.modalities.dwi.physics.outliers import Outliers, low_slices
 
 SHAPE, EDGE = (30, 32, 24), 5.0
 

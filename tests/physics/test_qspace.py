@@ -7,10 +7,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.gradients import rotated
-from bidsapp.physics.harmonics import basis, degrees, fibonacci_hemisphere, n_coefficients
-from bidsapp.physics.qspace import (
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, rotated
+from bidsapp.modalities.dwi.physics.harmonics import (
+    basis,
+    degrees,
+    fibonacci_hemisphere,
+    n_coefficients,
+)
+from bidsapp.modalities.dwi.physics.qspace import (
     DENSITY_CHANNELS,
     N_CHANNELS,
     N_SH,
@@ -26,7 +30,8 @@ from bidsapp.physics.qspace import (
     sh64_channels,
     slot_of,
 )
-from bidsapp.physics.turns import ALL_TURNS, turned_channels, turned_voxels
+from bidsapp.modalities.dwi.physics.turns import turned_channels
+from bidsapp.physics.geometry import ALL_TURNS, turned_voxels
 
 #: mm.
 VOXEL = np.array([1.5, 2.0, 3.0])

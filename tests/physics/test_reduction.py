@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.core import GradientTable
-from bidsapp.physics.harmonics import basis, fibonacci_hemisphere
-from bidsapp.physics.qspace import interpolation
-from bidsapp.physics.reduction import (
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.qspace import interpolation
+from bidsapp.modalities.dwi.physics.reduction import (
     N_HARMONICS,
     ORDER,
     coarser,

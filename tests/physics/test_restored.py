@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.core import GradientTable
-from bidsapp.physics import qspace
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.restored import (
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.restored import (
     attenuation_at,
     expected_residual,
     matched,

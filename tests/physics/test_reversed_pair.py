@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.core import BadData
+from bidsapp.modalities.dwi.simulate.distortion import draw_off_resonance
+from bidsapp.modalities.dwi.simulate.protocol import S0
 from bidsapp.physics.alignment import resampled
 from bidsapp.physics.brain import brain_mask, eroded
 from bidsapp.physics.distortion import distorted, jacobian
-from bidsapp.physics.gradients import voxel_sizes
+from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.reversed_pair import displacement_from_pair
+from bidsapp.physics.template import template_maps
+from bidsapp.problems import BadData
 from bidsapp.simulate.acquisition import averaged, draw_bias, rician
 from bidsapp.simulate.anatomy import draw_head, head_template
-from bidsapp.simulate.distortion import draw_off_resonance
 from bidsapp.simulate.grids import Grid, moved, rigid, rotation, sample
-from bidsapp.simulate.scan import S0, field_of_view
-from bidsapp.simulate.template import template_maps
+from bidsapp.simulate.t1w import field_of_view
 
 VOXEL, READOUT, SNR = 4.0, 0.04, 20.0
 

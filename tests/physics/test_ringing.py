@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 from scipy.special import j1
 
-from bidsapp.core import BadData
 from bidsapp.physics.ringing import may_unring, saddle_filter, shift_kernels, slice_axes, unring
+from bidsapp.problems import BadData
 
 #: centre and semi-axes as fractions of the field of view, and intensity
 ELLIPSES = (

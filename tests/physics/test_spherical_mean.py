@@ -12,9 +12,10 @@ from scipy.spatial.transform import Rotation
 from scipy.special import erf
 from scipy.stats import rice
 
-from bidsapp.core import GradientTable, Unavailable
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.spherical_mean import fit_smt, mean_magnitude, without_floor
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt, mean_magnitude, without_floor
+from bidsapp.problems import Unavailable
 
 SHELLS = ((1000, 90), (2000, 90), (3000, 90))
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bidsapp.core import Unavailable
 from bidsapp.physics import alignment, anatomy, brain, distortion, t1w_guided
-from bidsapp.simulate.template import template_maps
+from bidsapp.physics.template import template_maps
+from bidsapp.problems import Unavailable
 
 SHAPE = (36, 44, 26)
 AFFINE = np.diag([4.0, 4.0, 4.5, 1.0])

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import BadData, GradientTable
-from bidsapp.physics.gradients import examine, from_fsl, to_fsl
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.table_test import check_table, finding, in_words, turns
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.table_check import check_table, finding, in_words, turns
+from bidsapp.modalities.dwi.physics.tables import examine
+from bidsapp.problems import BadData
 
 PLANTS = {
     'flip the sign of row 1 (x) of the bvec file': np.diag([-1, 1, 1]),

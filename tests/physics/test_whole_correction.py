@@ -9,16 +9,18 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from bidsapp.core import GradientTable
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.motion import Motion, apply_motion, estimate_motion
+from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
+from bidsapp.modalities.dwi.simulate.protocol import Protocol
+from bidsapp.modalities.dwi.simulate.scan import DiffusionScan, simulate_dwi
 from bidsapp.physics.brain import brain_mask
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.motion import Motion, apply_motion, estimate_motion
 from bidsapp.physics.reversed_pair import ReversedPair, displacement_from_pair
+from bidsapp.physics.template import template_maps
 from bidsapp.simulate.acquisition import oblique
 from bidsapp.simulate.anatomy import draw_head, head_template
-from bidsapp.simulate.fibres import draw_bundles
-from bidsapp.simulate.scan import DiffusionScan, Protocol, field_of_view, simulate_dwi
-from bidsapp.simulate.template import template_maps
+from bidsapp.simulate.t1w import field_of_view
 
 #: Along the phase axis 60 Hz are three voxels, 9 mm. The head ends about 1 mm from where it began.
 PROTOCOL = Protocol(

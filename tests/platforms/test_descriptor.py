@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp import tasks
+from bidsapp import registry
 from bidsapp.arguments import DESCRIBE, build_parser
 from bidsapp.cli import main, parse
 from bidsapp.descriptor import descriptor
@@ -183,7 +183,7 @@ class TestOptions:
         assert choices == {
             'AnalysisLevel': ['participant', 'group', 'pretrain'],
             'Verbose': ['-v', '-vv'],
-            'Tasks': tasks.names(),
+            'Tasks': registry.names(),
             'Freeze': ['none', 'encoder', 'body'],
             'Compare': ['scratch', 'autoencoder'],
             'Objective': ['restore', 'autoencoder', 'supervised', 'auxiliary'],

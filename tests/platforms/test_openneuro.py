@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from bidsapp.bids.annex import leads_to
-from bidsapp.bids.query import find_runs
 from bidsapp.check import main as check
 from bidsapp.cli import main
-from bidsapp.core import MissingInput
+from bidsapp.modalities.dwi.bids.runs import find_runs
+from bidsapp.problems import MissingInput
 
 SCAN = 'sub-01/dwi/sub-01_dwi'
 T1W = 'sub-01/anat/sub-01_T1w.nii.gz'

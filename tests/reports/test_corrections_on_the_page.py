@@ -11,18 +11,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids.write import write_dataset, write_json, write_output
-from bidsapp.core import BadData
-from bidsapp.interfaces.outputs import CORRECTIONS, MASK, confounds_files
+from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.outputs import write_output
+from bidsapp.bids.write import write_json
+from bidsapp.modalities.dwi.bids.prepared import MASK, confounds_files
+from bidsapp.modalities.dwi.interfaces.outputs import CORRECTIONS
+from bidsapp.modalities.dwi.reports.preprocessing import draw_distortion, draw_ingested, draw_motion
+from bidsapp.modalities.dwi.tasks.crossings import DSEG
+from bidsapp.modalities.dwi.tasks.microstructure import ICVF, OD, SMT_DIFFUSIVITY
+from bidsapp.problems import BadData
 from bidsapp.reports.citation import citation
-from bidsapp.reports.figures import draw_labels, draw_parameter, parameters
 from bidsapp.reports.html import readable
+from bidsapp.reports.maps import draw_labels, draw_parameter, parameters
 from bidsapp.reports.participant import PROCESSING, participant_page
 from bidsapp.reports.planes import open_view
-from bidsapp.reports.preprocessing import draw_distortion, draw_ingested, draw_motion
 from bidsapp.reports.written import find_written, raw_image, read_confounds
-from bidsapp.tasks.crossings import DSEG
-from bidsapp.tasks.microstructure import ICVF, OD, SMT_DIFFUSIVITY
 
 SHAPE = (16, 18, 12)
 AFFINE = np.array([[5.0, 0, 0, -40], [0, 5, 0, -45], [0, 0, 5, -30], [0, 0, 0, 1]])

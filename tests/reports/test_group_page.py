@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from bidsapp.core import BadData, MissingInput
+from bidsapp.problems import BadData, MissingInput
 from bidsapp.reports.group import averaged, direction_of, group_page, learning_curve, spread
 
 LOG = ['step\tloss\tvalidation', '1\t1.5\t', '2\t1.0\t30.0', '3\t0.9\tn/a', '4\t0.5\t20.0',

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from bidsapp.bids.names import build
-from bidsapp.bids.write import write_image, write_json, write_output
-from bidsapp.core import GradientTable, Output
-from bidsapp.physics.gradients import to_fsl
+from bidsapp.bids.outputs import write_output
+from bidsapp.bids.write import write_image, write_json
+from bidsapp.core import Output
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
+from bidsapp.modalities.dwi.reports.figures import angles, coloured_directions
 from bidsapp.reports.canvas import draw_rows
-from bidsapp.reports.figures import angles
 from bidsapp.reports.participant import participant_page
-from bidsapp.reports.planes import Panel, coloured_directions, grey, open_view
+from bidsapp.reports.planes import Panel, grey, open_view
 from bidsapp.reports.written import find_written
 
 SHAPE, SIZES = (20, 24, 12), (4.0, 4.0, 6.0)

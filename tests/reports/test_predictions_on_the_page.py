@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bidsapp.bids.write import write_output
-from bidsapp.core import GradientTable, Output
-from bidsapp.physics.gradients import to_fsl
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.reports import figures
+from bidsapp.bids.outputs import write_output
+from bidsapp.core import Output
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.reports import figures
+from bidsapp.modalities.dwi.reports.restored import draw_restored, restored_file
+from bidsapp.modalities.dwi.tasks import crossings, microstructure, orientation, restore, tissue
+from bidsapp.reports import maps
 from bidsapp.reports.participant import participant_page
 from bidsapp.reports.planes import open_view
-from bidsapp.reports.restored import draw_restored, restored_file
 from bidsapp.reports.written import find_written
-from bidsapp.tasks import crossings, microstructure, orientation, restore, tissue
 
 RUN, SHAPE = {'subject': '01'}, (20, 24, 12)
 AFFINE = np.array([[4.0, 0, 0, -38], [0, 4, 0, -46], [0, 0, 6, -33], [0, 0, 0, 1]])
@@ -106,9 +107,9 @@ def test_uncertainty_is_a_row_below_what_it_is_about(tmp_path):
 
     def heights() -> list[int]:
         made = [
-            figures.draw_labels(run, view, 'tissue'),
+            maps.draw_labels(run, view, 'tissue'),
             figures.draw_directions(run, view),
-            figures.draw_parameter(run, view, 'od'),
+            maps.draw_parameter(run, view, 'od'),
         ]
         return [imread(one.path).shape[0] for one in made]
 

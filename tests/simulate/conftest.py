@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
+from bidsapp.physics.template import template_maps
 from bidsapp.simulate.anatomy import draw_head, head_template
-from bidsapp.simulate.fibres import draw_bundles
-from bidsapp.simulate.template import template_maps
 
 
 @pytest.fixture

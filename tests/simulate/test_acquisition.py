@@ -5,15 +5,12 @@ import math
 import pytest
 import torch
 
+from bidsapp.modalities.dwi.simulate.scheme import draw_dropout, draw_eddy, draw_scheme, eddy_shift
 from bidsapp.simulate.acquisition import (
     averaged,
     displaced,
     draw_bias,
-    draw_dropout,
-    draw_eddy,
     draw_motion,
-    draw_scheme,
-    eddy_shift,
     oblique,
     pushed,
     rician,

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.modalities.dwi.simulate.artefacts import Artefacts
+from bidsapp.modalities.dwi.simulate.protocol import Protocol
+from bidsapp.modalities.dwi.simulate.scan import simulate_dwi
 from bidsapp.physics.distortion import unwarp
 from bidsapp.simulate.acquisition import oblique
-from bidsapp.simulate.artefacts import Artefacts
 from bidsapp.simulate.grids import Grid, moved, rigid
-from bidsapp.simulate.scan import Protocol, field_of_view, simulate_dwi
+from bidsapp.simulate.t1w import field_of_view
 
 SHELLS = ((1000.0, 6),)
 

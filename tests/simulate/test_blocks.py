@@ -8,13 +8,18 @@ from itertools import pairwise
 import pytest
 import torch
 
-from bidsapp.physics.harmonics import harmonics_at
-from bidsapp.physics.qspace import prior_deviation
-from bidsapp.simulate import blocks, substance, texture
+from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
+from bidsapp.modalities.dwi.physics.qspace import prior_deviation
+from bidsapp.modalities.dwi.simulate import blocks, substance, texture
+from bidsapp.modalities.dwi.simulate.microstructure import (
+    FREE_WATER,
+    evaluate,
+    fibre_coefficients,
+    powers,
+)
+from bidsapp.modalities.dwi.simulate.protocol import S0
 from bidsapp.simulate.anatomy import CSF, GM, WM
 from bidsapp.simulate.grids import Grid, blurred
-from bidsapp.simulate.microstructure import FREE_WATER, evaluate, fibre_coefficients, powers
-from bidsapp.simulate.scan import S0
 
 
 @pytest.fixture(scope='module')

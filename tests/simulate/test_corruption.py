@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.physics import qspace
-from bidsapp.simulate import corruption as co
-from bidsapp.simulate.acquisition import eddy_shift
-from bidsapp.simulate.grids import Grid
-from bidsapp.simulate.stream import (
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.simulate import corruption as co
+from bidsapp.modalities.dwi.simulate.scheme import eddy_shift
+from bidsapp.modalities.dwi.simulate.simulator import (
     BLOCKS,
     ROUND,
     SCANS,
-    SimulatedStream,
     Simulator,
     block_of,
     scan_of_person,
 )
+from bidsapp.simulate.grids import Grid
+from bidsapp.simulate.stream import SimulatedStream
 
 GRID = Grid((24, 24, 24), torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
 
@@ -93,7 +93,7 @@ def test_motion_moves_the_head_where_it_says():
 def test_the_gradient_turns_back_under_a_turning_head():
     """A fibre along x in a head turned by 90 degrees about z is seen as one along y."""
     x = torch.eye(3)[0]
-    from bidsapp.physics.harmonics import harmonics_at
+    from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 
     coefficients = {1000.0: -harmonics_at(x, 8)[:, None, None, None] + 3}
     turn = torch.eye(4).repeat(2, 1, 1)
@@ -164,7 +164,7 @@ def test_a_clean_scan_of_many_directions_has_nothing_to_correct(template):
 
 
 def test_nothing_is_said_outside_the_brain_and_targets_fit_the_tasks(scans):
-    from bidsapp import tasks
+    from bidsapp import registry
 
     for scan in scans:
         outside = ~scan.mask[0]
@@ -173,7 +173,7 @@ def test_nothing_is_said_outside_the_brain_and_targets_fit_the_tasks(scans):
         for name in ('orientation', 'restore', 'crossings'):
             assert not scan.targets[name][:, outside].any()
         for name, target in scan.targets.items():
-            assert len(target) == tasks.get(name).targets or name == 'tissue'
+            assert len(target) == registry.get(name).targets or name == 'tissue'
             assert target.isfinite().all()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bidsapp.simulate.distortion import CAVITIES, draw_off_resonance
-from bidsapp.simulate.scan import field_of_view
+from bidsapp.modalities.dwi.simulate.distortion import CAVITIES, draw_off_resonance
+from bidsapp.simulate.t1w import field_of_view
 
 
 @pytest.fixture(scope='module')

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bidsapp.modalities.dwi.simulate.fibres import catmull_rom, fibres_at, resolve
 from bidsapp.simulate.anatomy import Head
-from bidsapp.simulate.fibres import catmull_rom, fibres_at, resolve
 from bidsapp.simulate.grids import Grid, rotation
 
 #: Places in MNI mm where one direction is known: +x right, +y front, +z up.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bidsapp.simulate.microstructure import (
+from bidsapp.modalities.dwi.simulate.microstructure import (
     draw_microstructure,
     evaluate,
     fibre_coefficients,

@@ -12,10 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids.fieldmaps import find_fieldmaps
 from bidsapp.bids.scans import read_scan
-from bidsapp.core import CannotCreate
-from bidsapp.physics.gradients import from_fsl, grid_axes, tensor_design
+from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
+from bidsapp.modalities.dwi.physics.gradients import from_fsl, tensor_design
+from bidsapp.physics.geometry import grid_axes
+from bidsapp.problems import CannotCreate
 from bidsapp.simulated import Design, main, write_dataset
 
 COARSE = Design(

@@ -5,7 +5,7 @@ import socket
 import numpy as np
 import pytest
 
-from bidsapp.simulate.template import template_maps
+from bidsapp.physics.template import template_maps
 
 
 @pytest.fixture

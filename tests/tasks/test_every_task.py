@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp import tasks
-from bidsapp.core import Acquisition, Case, Sample, Task, Unavailable, WrongUsage
-from bidsapp.learn.losses import DENSITY_ORDER, dyad
-from bidsapp.physics.gradients import grid_axes
-from bidsapp.physics.harmonics import harmonics_at
-from bidsapp.physics.qspace import DENSITY_CHANNELS, N_CHANNELS
-from bidsapp.tasks import crossings, microstructure, orientation, tissue
+from bidsapp import registry
+from bidsapp.core import Case, Sample, Task
+from bidsapp.modalities.dwi.learn.losses import DENSITY_ORDER, dyad
+from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
+from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, N_CHANNELS
+from bidsapp.modalities.dwi.tasks import crossings, microstructure, orientation, tissue
+from bidsapp.physics.geometry import grid_axes
+from bidsapp.problems import Unavailable, WrongUsage
 
 RICH = Acquisition(64, ((1000.0, 64), (2000.0, 64)), 1.5, has_t1w=True)
 CLINIC = Acquisition(64, ((1000.0, 64),), 1.5)
-LABELLED = [name for name in tasks.names() if tasks.get(name).derive is not None]
+LABELLED = [name for name in registry.names() if registry.get(name).derive is not None]
 NOWHERE = Case({'subject': '01'}, {})
 POOR = Acquisition(6, ((1000.0, 6),), 2.0)
 
@@ -39,9 +41,9 @@ def sample():
     return Sample(torch.randn(N_CHANNELS, 6, 7, 8, generator=generator), mask, affine)
 
 
-@pytest.mark.parametrize('name', tasks.names())
+@pytest.mark.parametrize('name', registry.names())
 def test_card(name):
-    task = tasks.get(name)
+    task = registry.get(name)
     assert isinstance(task, Task)
     assert task.name == name
     assert task.writes
@@ -53,7 +55,7 @@ def test_card(name):
 
 @pytest.mark.parametrize('name', LABELLED)
 def test_finish_makes_every_output_zero_outside_the_brain(name, sample):
-    task = tasks.get(name)
+    task = registry.get(name)
     arrays = task.finish(torch.randn(task.channels, 6, 7, 8), sample, NOWHERE)
     outside = ~sample.mask[0].numpy()
     for output in task.writes:
@@ -61,9 +63,9 @@ def test_finish_makes_every_output_zero_outside_the_brain(name, sample):
         assert not arrays[output.name][outside].any()
 
 
-@pytest.mark.parametrize('name', tasks.names())
+@pytest.mark.parametrize('name', registry.names())
 def test_loss_takes_what_the_network_gives_and_the_target_holds(name):
-    task = tasks.get(name)
+    task = registry.get(name)
     generator = torch.Generator().manual_seed(0)
     prediction = torch.randn(2, task.channels, 4, 4, 4, generator=generator, requires_grad=True)
     target = torch.rand(2, task.targets, 4, 4, 4, generator=generator)
@@ -74,10 +76,10 @@ def test_loss_takes_what_the_network_gives_and_the_target_holds(name):
     assert prediction.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize('name', tasks.names())
+@pytest.mark.parametrize('name', registry.names())
 def test_a_target_that_is_turned_round_is_as_before(name):
     """Four turns by a right angle about z, or two mirrors, change no value."""
-    task = tasks.get(name)
+    task = registry.get(name)
     target = torch.randn(1, task.targets, 2, 2, 2, generator=torch.Generator().manual_seed(0))
     turn = ((0, -1, 0), (1, 0, 0), (0, 0, 1))
     turned = target
@@ -94,12 +96,12 @@ def test_names_load_no_torch():
 
 def test_an_unknown_task_is_refused_with_the_names_that_exist():
     with pytest.raises(WrongUsage, match='crossings, microstructure, orientation, restore, tissue'):
-        tasks.get('weather')
+        registry.get('weather')
 
 
 TOY = """
 import torch
-from bidsapp.bids.samples import load_sample
+from bidsapp.bids.images import load_sample
 from bidsapp.core import Output, Task
 LABELS = ((1, 'Bright', 'B'),)
 BRIGHT = Output('bright', {'suffix': 'dseg', 'seg': 'bright'}, 'uint8', labels=LABELS)
@@ -118,18 +120,18 @@ task = Task(
 def test_a_third_task_is_one_new_file(tmp_path, monkeypatch):
     """Dropped into the folder, it is found, named on the command line and served."""
     (tmp_path / 'brightness.py').write_text(TOY)
-    monkeypatch.setattr(tasks, '__path__', [*tasks.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, '__path__', [*registry.__path__, str(tmp_path)])
     importlib.invalidate_caches()
-    assert 'brightness' in tasks.names()
+    assert 'brightness' in registry.names()
     from bidsapp.cli import parse
 
     assert parse(['a', 'b', 'participant', '--tasks', 'brightness']).tasks == ('brightness',)
-    from bidsapp.bids.write import files_of
+    from bidsapp.bids.outputs import files_of
 
-    task = tasks.get('brightness')
+    task = registry.get('brightness')
     names = [p.name for p in files_of({'subject': '1'}, task.writes[0], 'unet')]
     assert names[-1] == 'sub-1_seg-bright_desc-unet_dseg.nii.gz'
-    sys.modules.pop('bidsapp.tasks.brightness', None)
+    sys.modules.pop('bidsapp.registry.brightness', None)
 
 
 def test_tissue_needs_a_t1w():
@@ -273,8 +275,8 @@ def test_entropy_is_one_where_nothing_is_known_and_zero_where_it_is_certain(modu
 
 
 def test_every_task_file_is_listed():
-    folder = Path(tasks.__file__).parent
-    assert {p.stem for p in folder.glob('[!_]*.py')} == set(tasks.names())
+    folder = Path(registry.__file__).parent
+    assert {p.stem for p in folder.glob('[!_]*.py')} == set(registry.names())
 
 
 def test_calibration_makes_two_thirds_of_the_errors_lie_within_one_deviation(sample):

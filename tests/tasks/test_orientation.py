@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.learn.losses import DENSITY_ORDER, dyad, principal_axis
-from bidsapp.physics.harmonics import basis, harmonics_at
-from bidsapp.physics.turns import ALL_TURNS
-from bidsapp.tasks.orientation import fibres_of, turn_output
+from bidsapp.modalities.dwi.learn.losses import DENSITY_ORDER, dyad, principal_axis
+from bidsapp.modalities.dwi.physics.harmonics import basis, harmonics_at
+from bidsapp.modalities.dwi.tasks.orientation import fibres_of, turn_output
+from bidsapp.physics.geometry import ALL_TURNS
 
 X, Y, Z = np.eye(3)
 

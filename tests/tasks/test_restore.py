@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.bids.samples import brain_signal, canonical_sample, load_volume
-from bidsapp.core import Case, GradientTable, Unavailable
-from bidsapp.learn.losses import six
-from bidsapp.physics.diffusion import fit_tensor
-from bidsapp.physics.gradients import to_fsl
-from bidsapp.physics.harmonics import fibonacci_hemisphere
-from bidsapp.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS
-from bidsapp.tasks import orientation, restore
+from bidsapp.bids.images import load_volume
+from bidsapp.core import Case
+from bidsapp.modalities.dwi.learn.input import brain_signal, canonical_sample
+from bidsapp.modalities.dwi.learn.losses import six
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS
+from bidsapp.modalities.dwi.tasks import orientation, restore
+from bidsapp.problems import Unavailable
 
 SHAPE, NOISE = (12, 13, 11), 0.03
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, 2.0, 0, -3], [0, 0, 2.0, 1], [0, 0, 0, 1]])

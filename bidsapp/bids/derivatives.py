@@ -1,0 +1,96 @@
+"""The root files of the derivative dataset, and BIDS URIs."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from bidsapp import __version__
+from bidsapp.bids.write import BIDS_VERSION, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+#: What the validator's schema does not know. Folders stand without a trailing slash: with one,
+#: validator 3.0.2 still reports the folder itself.
+BIDSIGNORE = """\
+*.html
+.work
+figures
+logs
+models
+group_*
+*.bval
+*.bvec
+*_dwimap.*
+*_timeseries.*
+"""
+README = """\
+# TransferMRI derivatives
+
+Written by TransferMRI {version}. Each image has a JSON beside it that says what it is
+(Description), what it was made from (Sources) and, for a prediction, by which model. Open
+sub-<label>.html first.
+
+Not for clinical use.
+"""
+
+
+def write_dataset(root: Path, raw: Path, derivatives: Mapping[str, Path] | None = None) -> None:
+    """The root files that make ``root`` a BIDS-Derivatives dataset; safe to repeat in parallel.
+
+    ``derivatives`` are other datasets, by name, that outputs are made from; those that an earlier
+    call has named stay, for its outputs do.
+    """
+    container = os.environ.get('TRANSFERMRI_CONTAINER')
+    generated: dict[str, Any] = {
+        'Name': 'TransferMRI',
+        'Version': __version__,
+        'CodeURL': 'https://github.com/transfermri/transfermri',
+    }
+    if container:
+        generated['Container'] = {'Type': 'docker', 'Tag': container}
+    given = {'raw': raw, **(derivatives or {})}
+    links = _known_links(root) | {name: path.resolve().as_uri() for name, path in given.items()}
+    description = {
+        'Name': 'TransferMRI - preprocessed diffusion MRI, labels and predictions',
+        'BIDSVersion': BIDS_VERSION,
+        'DatasetType': 'derivative',
+        'GeneratedBy': [generated],
+        'SourceDatasets': [{'URL': url} for url in links.values()],
+        'DatasetLinks': links,
+    }
+    for name, text in (
+        ('dataset_description.json', json.dumps(description, indent=2) + '\n'),
+        ('.bidsignore', BIDSIGNORE),
+        ('README.md', README.format(version=__version__)),
+    ):
+        path = root / name
+        if not path.is_file() or path.read_text() != text:
+            write_text(path, text)
+
+
+def _known_links(root: Path) -> dict[str, str]:
+    """DatasetLinks that are there already; none if the file is not ours to read."""
+    try:
+        known = json.loads((root / 'dataset_description.json').read_text(encoding='utf-8'))
+        return {str(name): str(url) for name, url in known['DatasetLinks'].items()}
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def raw_uri(path: Path, raw: Path) -> str:
+    """BIDS URI of a file of the raw dataset."""
+    return linked_uri(path, 'raw', raw)
+
+
+def own_uri(path: Path, root: Path) -> str:
+    """BIDS URI of a file of this dataset."""
+    return linked_uri(path, '', root)
+
+
+def linked_uri(path: Path, name: str, root: Path) -> str:
+    """BIDS URI of a file of the dataset ``root`` that DatasetLinks calls ``name``."""
+    return f'bids:{name}:{path.relative_to(root).as_posix()}'

@@ -1,0 +1,127 @@
+"""Files of a Case → tensors of a Sample, and arrays of a Sample back onto the run's own grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bidsapp.bids.annex import check_content
+from bidsapp.bids.write import whole
+from bidsapp.problems import BadData, InputOutputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import nibabel as nib
+    from torch import Tensor
+
+    from bidsapp.core import FloatArray, Sample
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """The image, not yet its voxels. Raises BadData if it is not a NIfTI file, or MissingInput."""
+    import nibabel as nib
+
+    check_content(path.parent, [path])
+    try:
+        image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
+        return image
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+        raise BadData(f'{path} cannot be read as a NIfTI image: {error}') from error
+
+
+def load_volume(path: Path, dtype: str = 'float32') -> np.ndarray:
+    """Voxels (X, Y, Z[, N]). Raises BadData for a file that is shorter than its header says."""
+    image = open_image(path)
+    try:
+        return np.asarray(image.dataobj, dtype)
+    except (EOFError, ValueError) as error:
+        raise BadData(
+            f'{path} ends before its last voxel ({error}); it was probably cut off while copying. '
+            'Copy or convert it again.'
+        ) from error
+    except OSError as error:
+        truncated = 'Expected' in str(error) or 'end-of-stream' in str(error)
+        kind = BadData if truncated or 'CRC' in str(error) else InputOutputError
+        raise kind(f'{path} could not be read to its end: {error}. Copy it again.') from error
+
+
+def not_numbers(data: np.ndarray) -> int:
+    """How many voxels (X, Y, Z, N) are NaN or infinite; looked at a volume at a time."""
+    return sum(int((~np.isfinite(data[..., v])).sum()) for v in range(data.shape[-1]))
+
+
+def to_ras(array: np.ndarray, affine: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+    """``array`` (X, Y, Z, …) with axes permuted and flipped to the nearest RAS; its affine."""
+    import nibabel as nib
+
+    turn = nib.orientations.io_orientation(affine)
+    shape = array.shape[:3]
+    return (
+        nib.orientations.apply_orientation(array, turn),
+        affine @ nib.orientations.inv_ornt_aff(turn, shape),
+    )
+
+
+def crop_to(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """The box that holds ``mask`` (X, Y, Z)."""
+    spans = []
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        spans.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return spans[0], spans[1], spans[2]
+
+
+def onto_sample(array: FloatArray, affine: FloatArray, sample: Sample) -> np.ndarray:
+    """An array on the run's grid (X, Y, Z[, K]) → (K, X', Y', Z') on the sample's."""
+    turned, ras = to_ras(array, affine)
+    box = _box(sample, ras)
+    part = turned[box]
+    return np.moveaxis(part, -1, 0) if part.ndim == 4 else part[None]
+
+
+def onto_run(array: FloatArray, sample: Sample, like: Path) -> np.ndarray:
+    """An array (X', Y', Z'[, K]) on the sample's grid → the run's grid, zero outside."""
+    import nibabel as nib
+
+    image = open_image(like)
+    shape = image.shape[:3]
+    turn = nib.orientations.io_orientation(image.affine)
+    ras = image.affine @ nib.orientations.inv_ornt_aff(turn, shape)
+    order = np.argsort(turn[:, 0])
+    ras_shape = [shape[int(axis)] for axis in order]
+    full = np.zeros((*ras_shape, *array.shape[3:]), array.dtype)
+    full[_box(sample, ras)] = array
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
+    return np.ascontiguousarray(nib.orientations.apply_orientation(full, back))
+
+
+def _box(sample: Sample, ras: FloatArray) -> tuple[slice, slice, slice]:
+    """Where the sample lies in the run's grid in RAS. Raises ValueError if it is not on it."""
+    offset = np.linalg.inv(ras) @ sample.affine
+    start = np.round(offset[:3, 3]).astype(int)
+    if (
+        not np.allclose(offset[:3, :3], np.eye(3), atol=1e-3)
+        or np.abs(offset[:3, 3] - start).max() > 1e-2
+    ):
+        raise ValueError('the array and the sample are not on the same voxel grid')
+    i, j, k = (slice(int(a), int(a) + n) for a, n in zip(start, sample.mask.shape[1:], strict=True))
+    return i, j, k
+
+
+def write_image(path: Path, array: np.ndarray, affine: Tensor) -> None:
+    """An ``array`` (X, Y, Z[, N]) with its ``affine`` (4, 4) as NIfTI."""
+    import nibabel as nib
+
+    image = nib.Nifti1Image(array, affine.double().numpy())
+    image.set_sform(image.affine, 'scanner')
+    image.set_qform(image.affine, 'scanner')
+    image.header.set_xyzt_units('mm', 'sec')
+    with whole(path) as hidden:
+        nib.save(image, hidden)
+
+
+def scanner_units(image: Tensor) -> np.ndarray:
+    """Scanner units as whole numbers."""
+    return np.asarray(np.clip(np.rint(image.numpy()), 0, np.iinfo(np.int16).max), np.int16)

@@ -1,0 +1,106 @@
+"""Promised files of a run: their names, their sidecars, and writing them whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bidsapp.bids.derivatives import own_uri
+from bidsapp.bids.names import build, source_entities
+from bidsapp.bids.write import write_image, write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+    from bidsapp.core import Output
+
+#: Files of a gradient table.
+TABLE = ('.bval', '.bvec')
+#: Colours of the classes of a segmentation table, by index.
+COLOURS = ('#000000', '#9e9e9e', '#f5f5f5', '#3b82f6', '#ef4444', '#10b981')
+
+
+def output_path(entities: Mapping[str, str], output: Output, source: str, extension: str) -> Path:
+    """Where an output of one run stands below the dataset's root."""
+    named = {**source_entities(entities), **output.entities_from(source), 'extension': extension}
+    return build(named)
+
+
+def files_of(entities: Mapping[str, str], output: Output, source: str) -> list[Path]:
+    """Every file that one output consists of, below the root, the image last."""
+    beside = []
+    if output.dtype == 'uint8' and output.labels:
+        beside = ['.tsv']
+    elif output.entities['suffix'] == 'dwi':
+        beside = list(TABLE)
+    extensions = ('.json', *beside, '.nii.gz')
+    return [output_path(entities, output, source, extension) for extension in extensions]
+
+
+def write_output(
+    root: Path,
+    entities: Mapping[str, str],
+    output: Output,
+    source: str,
+    array: np.ndarray,
+    like: Path,
+    sidecar: Mapping[str, Any],
+) -> Path:
+    """Write one output of one run: sidecar, table of classes where it has any, and last the image.
+
+    So an image that is there has all that belongs to it. Diffusion MRI gets the gradient table
+    that stands beside ``like``.
+    """
+    for path in files_of(entities, output, source):
+        target = root / path
+        if path.suffix == '.json':
+            space = spatial_reference(root, entities, like)
+            write_json(target, {**_described(output), **space, **sidecar})
+        elif path.suffix == '.tsv':
+            write_text(target, _table(output))
+        elif path.suffix in TABLE:
+            beside = like.with_name(like.name.removesuffix('.nii.gz') + path.suffix)
+            write_text(target, beside.read_text(encoding='utf-8'))
+        else:
+            write_image(target, array, like, output.dtype)
+    return root / output_path(entities, output, source, '.nii.gz')
+
+
+def spatial_reference(root: Path, entities: Mapping[str, str], like: Path) -> dict[str, str]:
+    """What BIDS requires in the sidecar of an image with ``space-``: the image that defines it.
+
+    Empty for an image in the space of its raw run.
+    """
+    if 'space' not in entities:
+        return {}
+    inside = like.is_relative_to(root)
+    return {'SpatialReference': own_uri(like, root) if inside else like.resolve().as_uri()}
+
+
+def _described(output: Output) -> dict[str, Any]:
+    described: dict[str, Any] = {'Description': output.description}
+    if output.entities['suffix'] == 'probseg' and output.labels:
+        described['LabelMap'] = [code for _, _, code in output.labels]
+    if output.entities['suffix'] not in ('dseg', 'probseg', 'mask'):
+        described |= {'Units': output.units, 'SkullStripped': True}
+    if output.entities.get('param') == 'direction' and 'desc' not in output.entities:
+        described |= {
+            'OrientationEncoding': {
+                'Type': 'unit3vector',
+                'EncodingAxis': 3,
+                'Reference': 'xyz',
+                'FillValue': 0,
+                'AntipodalSymmetry': True,
+            },
+            'EncodingAxis': 3,
+            'Reference': 'xyz',
+        }
+    return described
+
+
+def _table(output: Output) -> str:
+    rows = ['index\tname\tabbreviation\tcolor']
+    rows += [f'{i}\t{name}\t{code}\t{COLOURS[i]}' for i, name, code in output.labels]
+    return '\n'.join(rows) + '\n'

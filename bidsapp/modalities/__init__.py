@@ -1,0 +1,1 @@
+"""One folder a modality; inside each, the floors of the house."""

@@ -1,0 +1,1 @@
+"""Which dMRI runs there are, and what is known of them."""

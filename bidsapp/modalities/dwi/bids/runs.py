@@ -1,0 +1,65 @@
+"""The dMRI runs of a raw dataset, each with its gradients, metadata, T1w image and field maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bidsapp.bids.annex import check_content
+from bidsapp.bids.dataset import Filters, choose_t1w, nothing_selected, select
+from bidsapp.bids.names import parse, source_entities
+from bidsapp.bids.runs import Run
+from bidsapp.bids.scans import inherited, read_scan
+from bidsapp.core import Case
+from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
+from bidsapp.problems import BadData, MissingInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bidsapp.bids.scans import Scan
+    from bidsapp.problems import Problem
+
+
+def find_runs(
+    root: Path,
+    subjects: Sequence[str],
+    sessions: Sequence[str] = (),
+    filters: Filters | None = None,
+    database: Path | None = None,
+) -> list[Run]:
+    """Every dMRI run of ``subjects`` in a raw dataset.
+
+    A run whose files are incomplete is returned with its ``problem``. Raises NothingSelected.
+    """
+    runs = select(root, subjects, sessions, filters, database).runs()
+    if not runs:
+        raise nothing_selected(root, subjects)
+    return runs
+
+
+def raw_run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[Scan]) -> Run:
+    entities = source_entities(parse(scan.name))
+    files = {'dwi': scan}
+    anatomy, notes = choose_t1w(entities, anatomies)
+    if anatomy is not None:
+        files['t1w'] = anatomy
+    problem: Problem | None = None
+    for kind in ('bval', 'bvec'):
+        found = inherited(root, scan, f'.{kind}')
+        if not found:
+            problem = MissingInput(
+                f'{scan.relative_to(root)} has no {kind} file: looked for '
+                f'{scan.name.split(".")[0]}.{kind} beside it and for one to inherit above it.'
+            )
+            break
+        files[kind] = found[-1]
+    try:
+        check_content(root, [*files.values(), *inherited(root, scan, '.json')])
+    except MissingInput as absent:
+        problem = problem or absent
+    own = read_scan(root, scan)
+    if own.trouble:
+        problem = problem or BadData(own.trouble)
+    fieldmaps, reasons = find_fieldmaps(own, others)
+    return Run(Case(entities, files), own.metadata, tuple(notes), problem, fieldmaps, reasons)

@@ -1,0 +1,1 @@
+"""Nipype steps of diffusion MRI."""

@@ -1,0 +1,229 @@
+"""Steps of diffusion preprocessing that leave every voxel where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+
+from bidsapp.bids.images import load_volume, not_numbers, open_image
+from bidsapp.core import Case
+from bidsapp.interfaces.base import ComputingInput, Step
+from bidsapp.interfaces.files import load_mask, save_like
+from bidsapp.modalities.dwi.bids.tables import read_numbers
+from bidsapp.modalities.dwi.interfaces.files import (
+    CorrectedOutput,
+    MaskedScanInput,
+    ScanInput,
+    mean_b0,
+    read_table,
+    save_table,
+)
+from bidsapp.modalities.dwi.physics import gradients, tables
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
+from bidsapp.problems import BadData, Unavailable
+
+
+class _Examined(TraitedSpec):
+    bval = File(exists=True)
+    bvec = File(exists=True)
+    warnings = traits.List(traits.Str)
+    table_test = traits.Dict(desc='does the table fit the data')
+
+
+class ExamineScan(Step):
+    """Look at header, table and voxels before anything is done with them."""
+
+    input_spec = ScanInput
+    output_spec = _Examined
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Raises BadData for a scan that cannot be used.
+
+        A table that does not fit the data is said, and used as it is.
+        """
+        from bidsapp.modalities.dwi.physics.table_check import check_table, finding
+
+        path = Path(self.inputs.dwi)
+        image = open_image(path)
+        if len(image.shape) != 4:
+            raise BadData(f'{path} has {len(image.shape)} dimensions; expected 4 (x, y, z, volume)')
+        bvecs, bvals, findings = tables.examine(*self.numbers(), image.shape[3])
+        if errors := [f.message for f in findings if f.severity == 'error']:
+            raise BadData(f'{path}: ' + '; '.join(errors))
+        data = load_volume(path)
+        if bad := not_numbers(data):
+            raise BadData(
+                f'{path} holds {bad} voxels that are not numbers (NaN or infinite). '
+                'Convert it again from the scanner files.'
+            )
+        if not data.any():
+            raise BadData(f'{path} holds only zeros')
+        table = gradients.from_fsl(bvecs, bvals, image.affine)
+        test = check_table(data, table, image.affine)
+        warnings = [f.message for f in (*findings, finding(test)) if f is not None]
+        return {
+            **save_table(folder, table, image.affine),
+            'warnings': warnings,
+            'table_test': {
+                'Passed': test.passed,
+                'Decided': test.decided,
+                'Margin': round(float(test.margin), 3),
+                'Statement': test.statement,
+            },
+        }
+
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """bvecs and bvals as they are stored."""
+        return read_numbers(Path(self.inputs.bvec)), read_numbers(Path(self.inputs.bval))
+
+
+class _IngestedInput(ScanInput):
+    b = File(exists=True, desc="the table in the world's axes, as MRtrix has it")
+
+
+class ExamineIngested(ExamineScan):
+    """The same look at a run that another pipeline has preprocessed, with its own conventions."""
+
+    input_spec = _IngestedInput
+
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """bvecs and bvals as BIDS would store them."""
+        from bidsapp.modalities.dwi.bids.ingest import ingested_table
+
+        kinds = [k for k in ('dwi', 'bval', 'bvec', 'b') if isdefined(getattr(self.inputs, k))]
+        case = Case({}, {kind: Path(getattr(self.inputs, kind)) for kind in kinds})
+        table = ingested_table(case)
+        return gradients.to_fsl(table, open_image(case.files['dwi']).affine), table.bvals
+
+
+class _DenoiseInput(ComputingInput):
+    dwi = File(exists=True, mandatory=True)
+
+
+class Denoise(Step):
+    """Marchenko-Pastur PCA: first, while the noise of neighbours is still independent."""
+
+    input_spec = _DenoiseInput
+    output_spec = CorrectedOutput
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """A run with too few volumes goes on as it is, which is said."""
+        from bidsapp.physics.denoising import denoise
+
+        path = Path(self.inputs.dwi)
+        try:
+            result = denoise(load_volume(path), device=self.inputs.device)
+        except Unavailable as reason:
+            return {'dwi': str(path), 'quality': {'Method': 'none', 'Reason': str(reason)}}
+        known = result.sigma[result.sigma > 0]
+        quality = {
+            'Method': 'Marchenko-Pastur principal component analysis',
+            'NoiseMedian': round(float(np.median(known)), 3) if known.size else 0.0,
+        }
+        written = save_like(folder / 'dwi.nii', result.data, path)
+        return {'dwi': str(written), 'quality': quality}
+
+
+class _UnringInput(_DenoiseInput):
+    axes = traits.Tuple(traits.Int, traits.Int, mandatory=True, desc='of a slice')
+
+
+class Unring(Step):
+    """Gibbs ringing: local subvoxel shifts in each slice."""
+
+    input_spec = _UnringInput
+    output_spec = CorrectedOutput
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Only for a scan whose k-space was sampled in full; the workflow sees to that."""
+        from bidsapp.physics.ringing import unring
+
+        path = Path(self.inputs.dwi)
+        result = unring(load_volume(path), tuple(self.inputs.axes), device=self.inputs.device)
+        written = save_like(folder / 'dwi.nii', result, path)
+        return {'dwi': str(written), 'quality': {'Method': 'local subvoxel shifts'}}
+
+
+class _Masked(TraitedSpec):
+    mask = File(exists=True)
+    warnings = traits.List(traits.Str)
+
+
+class BrainMask(Step):
+    """Which voxels are brain, from the mean b=0 and the mean weighted image."""
+
+    input_spec = ScanInput
+    output_spec = _Masked
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Raises BadData if no brain is found."""
+        from bidsapp.physics import brain
+
+        path = Path(self.inputs.dwi)
+        data, affine = load_volume(path), open_image(path).affine
+        b0 = read_numbers(Path(self.inputs.bval)).ravel() < B0_THRESHOLD
+        weighted = data.sum(-1) - data[..., b0].sum(-1)
+        mask = brain.brain_mask(data[..., b0].mean(-1), weighted / (~b0).sum(), affine)
+        if not mask.any():
+            raise BadData(f'{path}: no brain was found in it')
+        doubt = brain.plausible(mask, affine)
+        return {
+            'mask': str(save_like(folder / 'mask.nii', mask, path, 'uint8')),
+            'warnings': [doubt] if doubt else [],
+        }
+
+
+class _BiasInput(BaseInterfaceInputSpec):
+    dwi = File(exists=True, mandatory=True)
+    bval = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+
+
+class CorrectBias(Step):
+    """One smooth receive field, taken from the mean b=0 and divided out of every volume."""
+
+    input_spec = _BiasInput
+    output_spec = CorrectedOutput
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """The quality is the field's range in the brain."""
+        from bidsapp.physics.brain import bias_field
+
+        path = Path(self.inputs.dwi)
+        mask = load_mask(Path(self.inputs.mask))
+        b0 = mean_b0(path, Path(self.inputs.bval))
+        field = bias_field(b0, mask, open_image(path).affine)
+        data = load_volume(path)
+        data /= field[..., None].astype(data.dtype)
+        quality = {
+            'Method': 'N4 on the mean b=0 image',
+            'FieldRange': [round(float(np.percentile(field[mask], q)), 3) for q in (1, 99)],
+        }
+        return {'dwi': str(save_like(folder / 'dwi.nii', data, path)), 'quality': quality}
+
+
+class _Maps(TraitedSpec):
+    fa = File(exists=True)
+    md = File(exists=True)
+
+
+class TensorMaps(Step):
+    """Fractional anisotropy and mean diffusivity in the brain."""
+
+    input_spec = MaskedScanInput
+    output_spec = _Maps
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Weighted least squares on the volumes of low b."""
+        from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+
+        path = Path(self.inputs.dwi)
+        table = read_table(path, Path(self.inputs.bval), Path(self.inputs.bvec))
+        tensor = fit_tensor(load_volume(path), table, load_mask(Path(self.inputs.mask)))
+        return {
+            'fa': str(save_like(folder / 'fa.nii', tensor.fa, path)),
+            'md': str(save_like(folder / 'md.nii', tensor.md, path)),
+        }

@@ -1,0 +1,46 @@
+"""Step: fibre directions by constrained deconvolution or the tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nipype.interfaces.base import File, TraitedSpec
+
+from bidsapp.bids.images import load_volume
+from bidsapp.interfaces.base import ComputingInput, Step
+from bidsapp.interfaces.files import load_mask, save_like
+from bidsapp.interfaces.labels import CaseInput, case_of
+from bidsapp.modalities.dwi.bids.tables import load_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class _FibresInput(CaseInput, ComputingInput):
+    tissue_posteriors = File(exists=True)
+
+
+class _Fibres(TraitedSpec):
+    fibres = File(exists=True)
+
+
+class FindFibres(Step):
+    """Fibre directions in white matter, by T1w where there is one, else by anisotropy."""
+
+    input_spec = _FibresInput
+    output_spec = _Fibres
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them."""
+        from bidsapp.modalities.dwi.physics.deconvolution import fibre_directions
+
+        case = case_of(self.inputs, 'tissue_posteriors')
+        brain = load_mask(case.files['mask'])
+        white = None
+        if 'tissue_posteriors' in case.files:
+            posteriors = load_volume(case.files['tissue_posteriors'])
+            white = (posteriors.argmax(-1) == 1) & (posteriors.sum(-1) > 0)
+        fibres = fibre_directions(
+            load_volume(case.files['dwi']), load_table(case), brain, white, self.inputs.device
+        )
+        return {'fibres': str(save_like(folder / 'fibres.nii', fibres, case.files['dwi']))}

@@ -1,0 +1,57 @@
+"""Files that steps of diffusion preprocessing hand to each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
+
+from bidsapp.bids.images import open_image
+from bidsapp.modalities.dwi.bids.tables import read_numbers
+from bidsapp.modalities.dwi.physics import gradients
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, GradientTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def save_table(folder: Path, gtab: GradientTable, affine: np.ndarray) -> dict[str, str]:
+    """Write bval and bvec files; (bval, bvec) outputs."""
+    np.savetxt(folder / 'dwi.bval', gtab.bvals[None], fmt='%.6g')
+    np.savetxt(folder / 'dwi.bvec', gradients.to_fsl(gtab, affine), fmt='%.8f')
+    return {'bval': str(folder / 'dwi.bval'), 'bvec': str(folder / 'dwi.bvec')}
+
+
+def read_table(dwi: Path, bval: Path, bvec: Path) -> GradientTable:
+    """World-axes table of an examined run."""
+    affine = open_image(dwi).affine
+    return gradients.from_fsl(read_numbers(bvec), read_numbers(bval).ravel(), affine)
+
+
+def mean_b0(dwi: Path, bval: Path) -> np.ndarray:
+    """(X, Y, Z) mean of the volumes without diffusion weighting; only those are read."""
+    b0 = np.flatnonzero(read_numbers(bval).ravel() < B0_THRESHOLD)
+    voxels = open_image(dwi).dataobj
+    return np.mean([np.asarray(voxels[..., int(v)], 'float32') for v in b0], axis=0)
+
+
+class ScanInput(BaseInterfaceInputSpec):
+    """A run and its table."""
+
+    dwi = File(exists=True, mandatory=True)
+    bval = File(exists=True, mandatory=True)
+    bvec = File(exists=True, mandatory=True)
+
+
+class MaskedScanInput(ScanInput):
+    """A run, its table and its brain."""
+
+    mask = File(exists=True, mandatory=True)
+
+
+class CorrectedOutput(TraitedSpec):
+    """A run after one correction."""
+
+    dwi = File(exists=True)
+    quality = traits.Dict(desc='what shall be said of it in the sidecar')

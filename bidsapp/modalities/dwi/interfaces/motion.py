@@ -1,0 +1,165 @@
+"""Motion and eddy currents: estimated in one step, applied with the distortion in another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+
+from bidsapp.bids.images import load_volume, open_image
+from bidsapp.interfaces.base import ComputingInput, Step
+from bidsapp.interfaces.files import load_mask, save_like
+from bidsapp.modalities.dwi.interfaces.files import MaskedScanInput, read_table, save_table
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+
+if TYPE_CHECKING:
+    from bidsapp.modalities.dwi.physics.motion import Motion
+
+
+class _MotionInput(MaskedScanInput, ComputingInput):
+    phase_encoding = traits.Str(desc="'i', 'j-', …; undefined where it is not known")
+    slice_axis = traits.Int(2, usedefault=True)
+
+
+class _MotionOutput(TraitedSpec):
+    dwi = File(exists=True, desc='the run as it came, outlier slices replaced')
+    motion = File(exists=True)
+    b0 = File(exists=True, desc='mean b=0, motion corrected')
+    bval = File(exists=True)
+    bvec = File(exists=True, desc='turned with the head')
+    confounds = File(exists=True)
+    quality = traits.Dict()
+
+
+class EstimateMotion(Step):
+    """Every volume registered to its prediction from the others; nothing is moved yet."""
+
+    input_spec = _MotionInput
+    output_spec = _MotionOutput
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Only outlier slices are replaced, where they are."""
+        from bidsapp.modalities.dwi.physics import outliers
+        from bidsapp.modalities.dwi.physics.motion import apply_motion, estimate_motion
+
+        path = Path(self.inputs.dwi)
+        affine, data = open_image(path).affine, load_volume(path)
+        table = read_table(path, Path(self.inputs.bval), Path(self.inputs.bvec))
+        axis = self.inputs.phase_encoding if isdefined(self.inputs.phase_encoding) else None
+        motion = estimate_motion(
+            data, affine, table, load_mask(Path(self.inputs.mask)), axis,
+            self.inputs.slice_axis, device=self.inputs.device,
+        )  # fmt: skip
+        for n in np.unique(motion.outliers.slices[:, 0]):
+            data[..., n] = motion.outliers.replaced(data[..., n], int(n))
+            path = folder / 'dwi.nii'
+        if path.parent == folder:
+            save_like(path, data, Path(self.inputs.dwi))
+        nothing = outliers.none(len(table), self.inputs.slice_axis)
+        still = replace(motion, outliers=nothing)
+        save_motion(folder / 'motion.npz', still)
+        b0 = apply_motion(
+            data[..., table.b0], affine, replace(still, parameters=motion.parameters[table.b0])
+        ).mean(-1)
+        write_confounds(folder / 'confounds.tsv', motion)
+        return {
+            'dwi': str(path),
+            'motion': str(folder / 'motion.npz'),
+            'b0': str(save_like(folder / 'b0.nii', b0, Path(self.inputs.dwi))),
+            **save_table(folder, motion.gtab, affine),
+            'confounds': str(folder / 'confounds.tsv'),
+            'quality': said_of(motion, axis),
+        }
+
+
+def said_of(motion: Motion, axis: str | None) -> dict[str, Any]:
+    """The motion of a run in the words of a sidecar."""
+    moved = np.asarray(motion.framewise_displacement)[1:]
+    volumes = sorted({int(n) for n in motion.outliers.slices[:, 0]})
+    return {
+        'Method': 'each volume registered to its prediction from the others',
+        'EddyCurrentModel': f'affine along {axis}' if axis else 'affine, no axis assumed',
+        'FramewiseDisplacementMean': round(float(moved.mean()), 3) if moved.size else 0.0,
+        'FramewiseDisplacementMax': round(float(moved.max()), 3) if moved.size else 0.0,
+        'FramewiseDisplacement': [0.0, *(round(float(x), 3) for x in moved)],
+        'ResidualBefore': round(float(np.mean(motion.residual_before)), 4),
+        'ResidualAfter': round(float(np.mean(motion.residual_after)), 4),
+        'OutlierSlices': len(motion.outliers.slices),
+        'VolumesWithOutlierSlices': volumes,
+        'Units': 'mm; residuals are relative to the signal',
+    }
+
+
+def write_confounds(path: Path, motion: Motion) -> None:
+    """Tab-separated columns, a row a volume; what is not defined is n/a."""
+    from bidsapp.modalities.dwi.physics.motion import confounds
+
+    columns = confounds(motion)
+    rows = ['\t'.join(columns)]
+    for values in zip(*columns.values(), strict=True):
+        rows.append('\t'.join('n/a' if np.isnan(v) else f'{v:.6g}' for v in values))
+    path.write_text('\n'.join(rows) + '\n', encoding='utf-8')
+
+
+def save_motion(path: Path, motion: Motion) -> None:
+    """Keep an estimate, without replaced slices, as plain arrays."""
+    np.savez(
+        path,
+        parameters=motion.parameters,
+        centre=motion.warp.centre,
+        generators=motion.warp.generators,
+        bvecs=motion.gtab.bvecs,
+        bvals=motion.gtab.bvals,
+        framewise_displacement=motion.framewise_displacement,
+        residual_before=motion.residual_before,
+        residual_after=motion.residual_after,
+    )
+
+
+def load_motion(path: Path, slice_axis: int = 2) -> Motion:
+    """What `save_motion` has kept."""
+    from bidsapp.modalities.dwi.physics import outliers
+    from bidsapp.modalities.dwi.physics.motion import Motion
+    from bidsapp.physics.resampling import Warp
+
+    with np.load(path) as kept:
+        arrays = {key: kept[key] for key in kept.files}
+    return Motion(
+        warp=Warp(arrays.pop('centre'), arrays.pop('generators')),
+        gtab=GradientTable(arrays.pop('bvecs'), arrays.pop('bvals')),
+        outliers=outliers.none(len(arrays['parameters']), slice_axis),
+        **arrays,
+    )
+
+
+class _CorrectInput(ComputingInput):
+    dwi = File(exists=True, mandatory=True)
+    motion = File(exists=True, mandatory=True)
+    displacement = File(exists=True, desc='of susceptibility, in voxels')
+    axis = traits.Int(desc='along which')
+
+
+class _Corrected(TraitedSpec):
+    dwi = File(exists=True)
+
+
+class ApplyCorrections(Step):
+    """The one interpolation: motion, eddy currents and susceptibility together."""
+
+    input_spec = _CorrectInput
+    output_spec = _Corrected
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Every volume where the head was in the first b=0 volume."""
+        from bidsapp.modalities.dwi.physics.motion import apply_motion
+
+        path = Path(self.inputs.dwi)
+        shift, axis = None, None
+        if isdefined(self.inputs.displacement):
+            shift, axis = load_volume(Path(self.inputs.displacement)), self.inputs.axis
+        motion = load_motion(Path(self.inputs.motion))
+        result = apply_motion(load_volume(path), open_image(path).affine, motion, shift, axis)
+        return {'dwi': str(save_like(folder / 'dwi.nii', result, path))}

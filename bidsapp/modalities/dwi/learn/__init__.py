@@ -1,0 +1,1 @@
+"""The input and the losses of diffusion networks."""

@@ -1,0 +1,1 @@
+"""Mathematics of diffusion MRI: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Simulated diffusion MRI."""

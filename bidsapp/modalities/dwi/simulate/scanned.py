@@ -1,0 +1,141 @@
+"""A block on its way to a network: scanned, made canonical, and with the truth of every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import degrees
+from bidsapp.modalities.dwi.physics.noise import map_noise
+from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES
+from bidsapp.modalities.dwi.simulate.blocks import fractions_of
+from bidsapp.modalities.dwi.simulate.corruption import corrupted, true_volumes
+from bidsapp.modalities.dwi.simulate.substance import parameters, signal_at_rest, signal_harmonics
+from bidsapp.modalities.dwi.simulate.texture import textured
+from bidsapp.simulate.anatomy import GM, WM
+from bidsapp.simulate.grids import blurred
+from bidsapp.simulate.stream import Scan
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from torch import Tensor
+
+    from bidsapp.modalities.dwi.simulate.blocks import Block
+    from bidsapp.modalities.dwi.simulate.corruption import Corruption, Table
+    from bidsapp.modalities.dwi.simulate.substance import Substance
+    from bidsapp.modalities.dwi.simulate.texture import Texture
+
+
+def clean_harmonics(
+    harmonics: Mapping[float, Tensor], s0: Tensor, b_of_slot: Mapping[int, float]
+) -> Tensor:
+    """(slots · N_SH, X, Y, Z) the canonical harmonics that an endless noiseless scan would give."""
+    clean = s0.new_zeros(len(qspace.SLOTS) * qspace.N_SH, *s0.shape)
+    for slot, b in b_of_slot.items():
+        values = harmonics[b][: qspace.N_SH] / s0.clamp_min(1e-6)
+        mean = float(qspace.prior(np.array([b]), np.array([b]))[0][0])
+        values[0] -= mean * (4 * torch.pi) ** 0.5
+        spread = qspace.prior_deviation(b)[degrees(qspace.ORDER) // 2]
+        first = slot * qspace.N_SH
+        clean[first : first + qspace.N_SH] = (
+            values / torch.from_numpy(spread).to(values)[:, None, None, None]
+        )
+    return clean
+
+
+def canonical(
+    volumes: Tensor, table: Table, mask: Tensor, spacing: Sequence[float]
+) -> tuple[Tensor, GradientTable]:
+    """The canonical input (N_CHANNELS, X, Y, Z) of ``volumes`` (N, X, Y, Z), and their table."""
+    gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
+    s0 = volumes[table.bvals == 0].mean(0)
+    floor = 1e-3 * float(s0[mask].median()) + 1e-12
+    attenuation = (volumes[table.bvals > 0] / s0.clamp_min(floor)).clamp(0, 1.5).cpu().numpy()
+    brain = mask.cpu().numpy()
+    variance = map_noise(attenuation, brain, gtab[~gtab.b0], int(gtab.b0.sum()))
+    image = qspace.canonical_channels(
+        attenuation, s0.cpu().numpy(), brain, gtab, variance, np.array(spacing)
+    )
+    return torch.from_numpy(image), gtab
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """All that a scan of a block follows from; the noise follows from the generator."""
+
+    block: Block
+    substance: Substance
+    table: Table
+    corruption: Corruption
+    texture: Texture
+    generator: torch.Generator
+
+    def signal(self, b: float) -> Tensor:
+        """(K, X, Y, Z) harmonics of the uncorrupted signal at ``b`` s/mm²."""
+        at_rest = signal_at_rest(self.block, self.substance)
+        return textured(signal_harmonics(self.block, self.substance, b), at_rest, b, self.texture)
+
+    @property
+    def s0(self) -> Tensor:
+        """(X, Y, Z) the uncorrupted signal at b=0."""
+        return blurred(signal_at_rest(self.block, self.substance), self.texture.blur)
+
+
+def acquired(drawn: Drawn, harmonics: Mapping[float, Tensor]) -> Tensor:
+    """(N, X, Y, Z) the volumes that the scanner gives; ``harmonics`` of the signal at each b."""
+    volumes = true_volumes(harmonics, drawn.s0, drawn.table, drawn.corruption.motion)
+    return corrupted(volumes, drawn.corruption, drawn.block.grid, drawn.generator)
+
+
+def scan_block(drawn: Drawn) -> Scan:
+    """Scan a block and tell the truth."""
+    block, table = drawn.block, drawn.table
+    harmonics = {float(b): drawn.signal(float(b)) for b in table.bvals.unique() if b > 0}
+    volumes = acquired(drawn, harmonics)
+    image, gtab = canonical(volumes, table, block.mask, block.grid.spacing)
+    slots = qspace.filled_slots(gtab)
+    # Shells that lie close together stand in the canonical input as one, at their mean b.
+    for b in slots.values():
+        if b not in harmonics:
+            harmonics[b] = drawn.signal(b)
+    clean = clean_harmonics(harmonics, drawn.s0, slots).to(image)
+    return Scan(
+        image, block.mask[None].cpu(), targets_of(block, drawn.substance, image, clean, slots),
+        tuple(block.grid.spacing), table,
+    )  # fmt: skip
+
+
+def correction_to(clean: Tensor, image: Tensor, mask: Tensor, slots: Collection[int]) -> Tensor:
+    """(87, X, Y, Z) what task restore shall say of ``image``, whose clean harmonics are known."""
+    filled = torch.stack([mask & (slot in slots) for slot in range(len(qspace.SLOTS))]).float()
+    wanted = (clean - qspace.input_harmonics(image)) * filled.repeat_interleave(qspace.N_SH, 0)
+    return torch.cat([wanted, filled])
+
+
+def targets_of(
+    block: Block, substance: Substance, image: Tensor, clean: Tensor, slots: Mapping[int, float]
+) -> dict[str, Tensor]:
+    """What each task shall say, in its own layout, zero outside the brain."""
+    mask = block.mask.cpu()
+    fractions = fractions_of(block.tissues).cpu() * mask
+    directions = block.directions.cpu() * mask
+    n_fibres = directions.unflatten(0, (MAX_FIBRES, 3)).norm(dim=1).gt(0.5).sum(0)
+    structure = parameters(block, substance).cpu()
+    # One shell does not tell density from dispersion; and fluid has neither.
+    if len(slots) < 2:
+        structure = torch.full_like(structure, -1.0)
+    neurites = (block.tissues[[GM, WM]].sum(0) > 0.2).cpu()
+    structure[:2, ~neurites] = -1
+    return {
+        'tissue': fractions / fractions.sum(0).clamp_min(1e-6),
+        'orientation': directions,
+        'crossings': ((n_fibres + 1) * mask)[None].float(),
+        'microstructure': structure,
+        'restore': correction_to(clean, image, mask, slots),
+    }

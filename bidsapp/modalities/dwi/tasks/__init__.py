@@ -1,0 +1,1 @@
+"""What can be learnt of diffusion MRI. One file a task."""

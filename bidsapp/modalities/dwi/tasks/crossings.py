@@ -1,0 +1,120 @@
+"""How many fibres cross in a voxel; the label comes from constrained deconvolution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bidsapp.bids.images import load_volume
+from bidsapp.core import Arrays, Case, Output, Sample, Task
+from bidsapp.learn.losses import cross_entropy_and_dice
+from bidsapp.learn.metrics import class_scores
+from bidsapp.learn.predict import class_probabilities
+from bidsapp.learn.uncertainty import entropy
+from bidsapp.modalities.dwi.learn.input import load_sample
+from bidsapp.modalities.dwi.physics.deconvolution import supports_deconvolution
+from bidsapp.modalities.dwi.physics.peaks import FIBRES
+from bidsapp.modalities.dwi.physics.qspace import LAYOUT
+from bidsapp.physics.geometry import ALL_TURNS
+from bidsapp.problems import Unavailable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+
+#: Fewer directions miss too many crossings for their number to be a label.
+MIN_DIRECTIONS = 30
+#: What the network tells apart: no white matter or no fibre found in it, one, two, three.
+CLASSES = ((0, 'No Fibre', '0F'), *FIBRES)
+CODES = tuple(code for _, _, code in CLASSES)
+
+
+DSEG = Output(
+    'nfib',
+    {'suffix': 'dseg', 'seg': 'nfib'},
+    'uint8',
+    labels=FIBRES,
+    description='Number of fibres in white matter, 0 to 3; 0 elsewhere.',
+)
+PROBSEG = Output(
+    'nfib_probability',
+    {'suffix': 'probseg', 'seg': 'nfib'},
+    'float32',
+    labels=CLASSES,
+    description='Probability of each number of fibres, one volume a number, the first for none.',
+)
+ENTROPY = Output(
+    'nfib_entropy',
+    {'suffix': 'probseg', 'seg': 'nfib', 'desc': 'entropy'},
+    'float32',
+    description='Uncertainty of the predicted number of fibres: entropy of the probabilities of 0, '
+    '1, 2 and 3 over its largest value, ln 4. 0: one number for certain; 1: all four as likely.',
+)
+
+
+def load(case: Case) -> Sample:
+    """Canonical input; target (1, X, Y, Z): 1 + the number of fibres in the brain, 0 outside."""
+    sample = load_sample(case, case.files.get('nfib'))
+    if sample.target is None:
+        return sample
+    return replace(sample, target=(sample.target + 1) * sample.mask)
+
+
+def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+    """(4, X, Y, Z) logits → number of fibres, probabilities, entropy in the brain, else zero."""
+    probability = class_probabilities(output, sample.mask)
+    return {
+        'nfib': probability.argmax(-1).astype(np.uint8),
+        'nfib_probability': probability,
+        'nfib_entropy': entropy(probability),
+    }
+
+
+def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
+    """F1 macro over 0 … 3, accuracy, and Dice of each number, over brain voxels."""
+    if sample.target is None:
+        raise ValueError('metrics need a labelled sample')
+    where = sample.mask[0]
+    predicted = output.argmax(0)[where] + 1
+    return class_scores(predicted, sample.target[0][where], CODES)
+
+
+def reference(acquisition: Acquisition) -> str:
+    """Only from a shell that resolves crossings."""
+    b, directions = acquisition.best_shell
+    if directions < MIN_DIRECTIONS or not supports_deconvolution(acquisition):
+        raise Unavailable(
+            f'the number of fibres is labelled from {MIN_DIRECTIONS} directions of one shell up '
+            f'(b of 700 s/mm2 or more); the best shell here has {directions} at b={b:.0f}'
+        )
+    return 'reference'
+
+
+def derive(case: Case) -> Arrays:
+    """How many of a voxel's fibre directions are there."""
+    fibres = load_volume(case.files['fibres'])
+    lengths = np.linalg.norm(fibres.reshape(*fibres.shape[:3], -1, 3), axis=-1)
+    return {'nfib': (lengths > 0.5).sum(-1).astype(np.uint8)}
+
+
+task = Task(
+    name='crossings',
+    modality='dwi',
+    writes=(DSEG, PROBSEG, ENTROPY),
+    channels=len(CLASSES),
+    targets=1,
+    load=load,
+    loss=cross_entropy_and_dice,
+    finish=finish,
+    metrics=metrics,
+    score='f1_macro',
+    higher_is_better=True,
+    reference=reference,
+    derive=derive,
+    reads=('fibres',),
+    options=LAYOUT,
+    turns=ALL_TURNS,
+)

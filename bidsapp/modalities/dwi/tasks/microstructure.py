@@ -1,0 +1,174 @@
+"""Neurite density, dispersion and free water; the labels come from NODDI, and SMT beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bidsapp.bids.images import load_volume
+from bidsapp.bids.scans import read_object
+from bidsapp.core import Arrays, Case, Output, Sample, Task
+from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.learn.input import load_maps, load_sample
+from bidsapp.modalities.dwi.learn.losses import LOG_SD, gaussian_nll
+from bidsapp.modalities.dwi.physics.noddi import fit_noddi, supports_noddi
+from bidsapp.modalities.dwi.physics.qspace import LAYOUT, slot_of
+from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt
+from bidsapp.physics.geometry import ALL_TURNS
+from bidsapp.problems import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+
+
+def _map(name: str, param: str, description: str, source: str, units: str = 'arbitrary') -> Output:
+    entities = {'suffix': 'dwimap', 'param': param}
+    return Output(name, entities, 'float32', units, (), description, (source,))
+
+
+ICVF = _map('icvf', 'icvf', 'Intra-neurite share of the tissue without free water.', 'noddi')
+OD = _map('od', 'od', 'Orientation dispersion index, 0 parallel to 1 isotropic.', 'noddi')
+ISOVF = _map('isovf', 'isovf', 'Share of free water.', 'noddi')
+SMT_ICVF = _map('smt_icvf', 'icvf', 'Intra-neurite volume fraction.', 'smt')
+SMT_DIFFUSIVITY = _map(
+    'smt_diffusivity', 'diffusivity', 'Diffusivity along neurites.', 'smt', 'mm^2/s'
+)
+PARAMETERS = (ICVF, OD, ISOVF)
+
+
+def _uncertainty(output: Output) -> Output:
+    """One standard deviation of a parameter."""
+    words = 'One standard deviation of the predicted value, as the network expects its error.'
+    if output is not ISOVF:
+        words += ' Where there is next to no tissue it was not taught and means nothing.'
+    entities = {**output.entities, 'desc': 'uncertainty'}
+    return Output(f'{output.name}_uncertainty', entities, 'float32', output.units, (), words)
+
+
+UNCERTAINTIES = tuple(_uncertainty(output) for output in PARAMETERS)
+#: Above this share of free water, density and dispersion mean little.
+MOSTLY_WATER = 0.5
+#: Share of a normal distribution within one standard deviation.
+ONE_DEVIATION = 0.6827
+
+
+def load(case: Case) -> Sample:
+    """Canonical input; target (3, X, Y, Z): icvf, od, isovf."""
+    return load_maps(load_sample(case), [case.files.get(o.name) for o in PARAMETERS])
+
+
+def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+    """(6, X, Y, Z) logits, log deviations → values and deviations in the brain, zero outside."""
+    n = len(PARAMETERS)
+    values = (output[:n].sigmoid() * sample.mask).numpy()
+    deviations = (output[n:].clamp(*LOG_SD).exp() * sample.mask).numpy()
+    outputs = (*PARAMETERS, *UNCERTAINTIES)
+    return {o.name: array for o, array in zip(outputs, (*values, *deviations), strict=True)}
+
+
+def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
+    """Mean absolute error in the brain; of density and dispersion where water is the less.
+
+    Negative values of the target are unknown and do not count.
+    """
+    if sample.target is None:
+        raise ValueError('metrics need a labelled sample')
+    error = (output[: len(PARAMETERS)].sigmoid() - sample.target).abs()
+    known = sample.mask & (sample.target >= 0)
+    tissue = known & (sample.target[2] < MOSTLY_WATER)
+    wheres = {'icvf': tissue[0], 'od': tissue[1], 'isovf': known[2]}
+    rows = [
+        ('mae', name, float(values[where].mean()))
+        for values, (name, where) in zip(error, wheres.items(), strict=True)
+    ]
+    return [('mae', 'all', sum(value for *_, value in rows) / len(rows)), *rows]
+
+
+def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
+    """(6,) shifts of the log deviations after which 68 % of errors lie within one deviation.
+
+    Where there is tissue, and the value is known; a parameter with no such voxel is left alone.
+    """
+    n = len(PARAMETERS)
+    shift = torch.zeros(2 * n)
+    for k in range(n):
+        ratios = []
+        for output, sample in zip(outputs, samples, strict=True):
+            assert sample.target is not None
+            known = sample.mask[0] & (sample.target[k] >= 0)
+            if k < 2:
+                known &= sample.target[2] < MOSTLY_WATER
+            error = (output[k][known].sigmoid() - sample.target[k][known]).abs()
+            ratios.append(error.log() - output[n + k][known].clamp(*LOG_SD))
+        if (found := torch.cat(ratios)).numel():
+            shift[n + k] = float(np.quantile(found.numpy(), ONE_DEVIATION))
+    return shift
+
+
+def reference(acquisition: Acquisition) -> str:
+    """Two shells or more tell density from dispersion and water."""
+    if (reason := supports_noddi(acquisition)) is not None:
+        raise Unavailable(reason)
+    return 'noddi'
+
+
+def applies(acquisition: Acquisition) -> None:
+    """Only where two ranges of b are there: one alone does not tell density from diffusivity."""
+    slots = {slot_of(b) for b, _ in acquisition.shells}
+    if len(slots) < 2:
+        found = ', '.join(f'{b:.0f}' for b, _ in acquisition.shells)
+        raise Unavailable(
+            'neurite density and dispersion need shells in two of the ranges of b that end at '
+            f'1300, 2300 and above; this run has b={found} s/mm2. FA and ADC are there'
+        )
+
+
+def derive(case: Case) -> Arrays:
+    """NODDI and the spherical mean technique, in the brain."""
+    data, gtab = load_volume(case.files['dwi']), load_table(case)
+    brain = load_volume(case.files['mask']) > 0
+    noise = noise_before(case)
+    noddi = fit_noddi(data, gtab, brain, sigma=noise)
+    smt = fit_smt(data, gtab, brain, sigma=noise)
+    return {
+        'icvf': noddi.icvf, 'od': noddi.od, 'isovf': noddi.isovf,
+        'smt_icvf': smt.icvf, 'smt_diffusivity': smt.diffusivity,
+    }  # fmt: skip
+
+
+def noise_before(case: Case) -> float | None:
+    """Standard deviation of the noise before denoising, which hides it but leaves its floor."""
+    path = case.files['dwi']
+    sidecar = path.with_name(path.name.removesuffix('.nii.gz') + '.json')
+    said = read_object(sidecar) if sidecar.is_file() else {}
+    noise = said.get('Denoising', {}).get('NoiseMedian')
+    return float(noise) if noise else None
+
+
+task = Task(
+    name='microstructure',
+    modality='dwi',
+    writes=(*PARAMETERS, *UNCERTAINTIES),
+    channels=2 * len(PARAMETERS),
+    targets=len(PARAMETERS),
+    load=load,
+    loss=gaussian_nll,
+    finish=finish,
+    metrics=metrics,
+    score='mae',
+    higher_is_better=False,
+    reference=reference,
+    applies=applies,
+    derive=derive,
+    learns=3,
+    beside=((SMT_ICVF, 'smt'), (SMT_DIFFUSIVITY, 'smt')),
+    options=LAYOUT,
+    turns=ALL_TURNS,
+    calibrate=calibrate,
+)

@@ -1,0 +1,231 @@
+"""Fibre directions from diffusion MRI; the label comes from constrained deconvolution."""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bidsapp.bids.images import load_volume
+from bidsapp.core import Arrays, Case, Output, Sample, Task
+from bidsapp.learn.metrics import angular_errors
+from bidsapp.modalities.dwi.learn.input import (
+    brain_signal,
+    load_directions,
+    load_sample,
+    noise_variance_of,
+)
+from bidsapp.modalities.dwi.learn.losses import (
+    DENSITY_ORDER,
+    N_DENSITY,
+    axis_and_spread,
+    fibres,
+    principal_axis,
+    six,
+    symmetric,
+)
+from bidsapp.modalities.dwi.physics.deconvolution import supports_deconvolution
+from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+from bidsapp.modalities.dwi.physics.gradients import n_unique
+from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES, at_directions, fibre_peaks, sphere
+from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, LAYOUT, input_harmonics
+from bidsapp.modalities.dwi.physics.restored import (
+    attenuation_at,
+    restored_scan,
+    single_fibre,
+    slots_of_volumes,
+)
+from bidsapp.modalities.dwi.physics.turns import turned_harmonics
+from bidsapp.physics.geometry import ALL_TURNS, grid_axes, voxel_sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bidsapp.core import FloatArray, Turn
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+    from bidsapp.modalities.dwi.physics.gradients import GradientTable
+
+#: Numbers of a dyad, which come before the harmonics of the density.
+N_DYAD = 6
+#: Fibres cross where the network expects at least this many, and two or more peaks of the input's
+#: deconvolved density, of at least this share of its highest, are confirmed: the network's own
+#: density there is at least this share of its highest. (Under squared loss it is blurred by what is
+#: not known of directions: it says where fibres may be, and deconvolution where they are.)
+LEAST_MASS, PEAK, CONFIRMED = 0.8, 0.3, 0.2
+#: Different directions of a shell from which crossings are named. On simulated scans of 6 and 12
+#: they were named in single fibres as often as where fibres cross, off the main fibre.
+MIN_CROSSING = 20
+#: Degrees; peaks nearer to a stronger fibre than this are that fibre.
+SEPARATION = 25.0
+#: Directions among which the highest value of a density is looked for.
+_POINTS = 150
+
+
+DIRECTION = Output(
+    'direction',
+    {'suffix': 'dwimap', 'param': 'direction'},
+    'float32',
+    description='Unit vectors along fibres, x y z in world axes (RAS+), three volumes a fibre, '
+    'strongest first; zero where there is none. Of a network, where fibres do not cross: the main '
+    'axis of the volumes as it restores them.',
+    references=('csd', 'tensor'),
+)
+UNCERTAINTY = Output(
+    'direction_uncertainty',
+    {'suffix': 'dwimap', 'param': 'direction', 'desc': 'uncertainty'},
+    'float32',
+    units='degree',
+    description='Root mean square angle at which the network expects the true first fibre from the '
+    'direction that it predicts. 54.7: it does not know. It was taught where there are fibres; '
+    'elsewhere it means little. Zero outside the brain.',
+)
+
+
+def load(case: Case) -> Sample:
+    """Canonical input; target (9, X, Y, Z): unit vectors in the axes of the sample's grid."""
+    return load_directions(load_sample(case), case.files.get('direction'))
+
+
+def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+    """(51, X, Y, Z) dyads and densities → fibres in world axes and degrees, in the brain.
+
+    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, drawn to the scan's volumes where the case
+    has them (`drawn_to_data`), in every voxel of the brain but those where fibres cross
+    (`fibres_of`), which is named from MIN_CROSSING directions in a shell.
+    """
+    inside = sample.mask[0].numpy()
+    values = output[:, sample.mask[0]]
+    axes, degrees = axis_and_spread(values[:N_DYAD].T)
+    density, seen = (t.numpy() for t in (values[N_DYAD:], sample.image[DENSITY_CHANNELS, inside]))
+    first = axes.numpy()
+    if 'dwi' in case.files:
+        signal, gtab = brain_signal(case, sample)
+        first = drawn_to_data(first, signal, gtab, sample, case)
+        density = density if shows_crossings(gtab) else np.zeros_like(density)
+    vectors = fibres_of(density, first, seen)
+    world = np.zeros((*inside.shape, 3 * MAX_FIBRES), np.float32)
+    world[inside] = (vectors @ grid_axes(sample.affine).T).reshape(len(vectors), -1)
+    uncertainty = np.zeros(inside.shape, np.float32)
+    uncertainty[inside] = degrees.numpy()
+    return {'direction': world, 'direction_uncertainty': uncertainty}
+
+
+def shows_crossings(gtab: GradientTable) -> bool:
+    """Whether some shell has directions enough for crossings to be named."""
+    slots = slots_of_volumes(gtab)
+    found = (n_unique(gtab.bvecs[slots == slot]) for slot in np.unique(slots[slots >= 0]))
+    return max(found, default=0) >= MIN_CROSSING
+
+
+def drawn_to_data(
+    axes: FloatArray, signal: FloatArray, gtab: GradientTable, sample: Sample, case: Case
+) -> np.ndarray:
+    """(V, 3) main axes of the volumes (N, V) that the network's prediction restores, grid axes.
+
+    The prediction is that of the same network's `restore` head if the case has its correction,
+    else one fibre along ``axes`` (V, 3) a voxel. What it leaves of the data above the noise comes
+    back (`physics.restored`): on a scanner whose like it has not met, a network names axes that
+    the scan itself contradicts.
+    """
+    inside, noise = sample.mask[0].numpy(), float(np.sqrt(noise_variance_of(sample)))
+    s0 = signal[gtab.b0].mean(0)
+    if (kept := case.files.get('correction')) is not None:
+        harmonics = input_harmonics(sample.image).numpy()[:, inside] + np.load(kept)[:, inside]
+        predicted = s0 * attenuation_at(harmonics, gtab)
+    else:
+        predicted = s0 * single_fibre(axes, gtab)
+    size = voxel_sizes(sample.affine)
+    restored, _ = restored_scan(signal, predicted, gtab, inside, size, noise)
+    found = fit_tensor(restored, gtab).direction
+    return np.where(np.linalg.norm(found, axis=1, keepdims=True) > 0.5, found, axes)
+
+
+def fibres_of(density: FloatArray, first: FloatArray, seen: FloatArray) -> np.ndarray:
+    """(V, MAX_FIBRES, 3) unit vectors or zeros, of V voxels.
+
+    Fibres cross where at least two peaks of ``seen`` (N_DENSITY, V), what deconvolution says, are
+    confirmed by what the network expects, ``density`` (N_DENSITY, V): then they are the fibres,
+    those most expected first. Elsewhere there is one, along ``first`` (V, 3).
+    """
+    found = np.zeros((len(first), MAX_FIBRES, 3))
+    found[:, 0] = first
+    voxels = np.flatnonzero(density[0] * sqrt(4 * pi) > LEAST_MASS)
+    if not len(voxels):
+        return found
+    peaks, heights = fibre_peaks(seen[:, voxels].astype(float), DENSITY_ORDER, PEAK, SEPARATION)
+    expected = density[:, voxels].astype(float)
+    highest = (sphere(DENSITY_ORDER, _POINTS)[1] @ expected).max(0)
+    # A place without a peak has no direction; any will do where it does not count.
+    somewhere = np.where(heights[..., None] > 0, peaks, (0.0, 0.0, 1.0))
+    there = np.einsum('vnk,kv->vn', at_directions(somewhere, DENSITY_ORDER), expected)
+    good = (heights > 0) & (there >= CONFIRMED * highest[:, None])
+    order = np.argsort(-np.where(good, there, -np.inf), axis=1)[..., None]
+    sorted_ = np.take_along_axis(np.where(good[..., None], peaks, 0), order, 1)
+    crossing = good.sum(1) >= 2
+    found[voxels[crossing]] = sorted_[crossing]
+    return found
+
+
+def turn_target(target: Tensor, turn: Turn) -> Tensor:
+    """Vectors (B, 9, X, Y, Z) of a head that is turned."""
+    vectors = target.unflatten(1, (-1, 3))
+    return torch.einsum('dc,bncxyz->bndxyz', target.new_tensor(turn), vectors).flatten(1, 2)
+
+
+def turn_output(output: Tensor, turn: Turn) -> Tensor:
+    """Dyads and densities (B, 51, X, Y, Z) of a head that is turned."""
+    turned = torch.tensor(turn).to(output)
+    dyads = symmetric(output[:, :N_DYAD].movedim(1, -1))
+    density = torch.from_numpy(turned_harmonics(turn, DENSITY_ORDER)).to(output)
+    return torch.cat([
+        six(turned @ dyads @ turned.T).movedim(-1, 1),
+        torch.einsum('dc,bcxyz->bdxyz', density, output[:, N_DYAD:]),
+    ], 1)  # fmt: skip
+
+
+def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
+    """Median and mean angle (degrees) of the first fibre to the label where that has one."""
+    if sample.target is None:
+        raise ValueError('metrics need a labelled sample')
+    truth = sample.target[:3]
+    where = sample.mask[0] & (truth.square().sum(0) > 0.5)
+    axes = principal_axis(output[:N_DYAD].movedim(0, -1)[where])
+    errors = angular_errors(axes, truth.movedim(0, -1)[where])
+    return [
+        ('angular_error_median', 'WM', float(errors.median())),
+        ('angular_error_mean', 'WM', float(errors.mean())),
+    ]
+
+
+def reference(acquisition: Acquisition) -> str:
+    """'csd' where directions and b carry it, else 'tensor'."""
+    return 'csd' if supports_deconvolution(acquisition) else 'tensor'
+
+
+def derive(case: Case) -> Arrays:
+    """The fibres that the workflow has found in white matter."""
+    return {'direction': load_volume(case.files['fibres'])}
+
+
+task = Task(
+    name='orientation',
+    modality='dwi',
+    writes=(DIRECTION, UNCERTAINTY),
+    channels=N_DYAD + N_DENSITY,
+    targets=3 * MAX_FIBRES,
+    load=load,
+    loss=fibres,
+    finish=finish,
+    metrics=metrics,
+    score='angular_error_median',
+    higher_is_better=False,
+    reference=reference,
+    derive=derive,
+    reads=('fibres',),
+    options=LAYOUT,
+    turns=ALL_TURNS,
+    turn_target=turn_target,
+    turn_output=turn_output,
+)

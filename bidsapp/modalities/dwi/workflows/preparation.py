@@ -1,0 +1,256 @@
+"""Preprocessing of one dMRI run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from nipype import Node, Workflow
+from nipype.interfaces.utility import IdentityInterface
+
+from bidsapp.bids.derivatives import linked_uri
+from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
+from bidsapp.modalities.dwi.interfaces.corrections import (
+    BrainMask,
+    CorrectBias,
+    Denoise,
+    ExamineIngested,
+    ExamineScan,
+    TensorMaps,
+    Unring,
+)
+from bidsapp.modalities.dwi.interfaces.distortion import EstimateDistortion
+from bidsapp.modalities.dwi.interfaces.motion import ApplyCorrections, EstimateMotion
+from bidsapp.modalities.dwi.interfaces.outputs import NONE, WritePreprocessed
+from bidsapp.physics.ringing import may_unring, slice_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bidsapp.bids.runs import Run
+    from bidsapp.modalities.dwi.bids.fieldmaps import Candidate
+    from bidsapp.workflows.preparation import Place
+
+OUTPUTS = ('dwi', 'bval', 'bvec', 'mask')
+
+
+def init_dwi_preproc_wf(
+    metadata: Mapping[str, Any],
+    candidates: Sequence[Mapping[str, Any]],
+    reasons: Sequence[str],
+    written: Mapping[str, Any],
+    size_gb: float,
+    seed: int,
+    device: str,
+    omp_nthreads: int,
+    name: str = 'dwi_preproc_wf',
+) -> Workflow:
+    """Examine → denoise → unring → mask → motion, eddy, distortion at once → bias → write.
+
+    Motion and eddy currents are estimated first, then the distortion from their mean b=0 image;
+    the volumes are interpolated once, through both.
+
+    Parameters
+    ----------
+    metadata : of the run
+    candidates : ways to know the susceptibility distortion, the best first
+    reasons : why better ones are not among them
+    written : constant inputs of the writer (roots, entities, metadata, notes)
+    size_gb : memory of the run's voxels as float32
+
+    Inputs
+    ------
+    dwi, bval, bvec : the raw run
+    t1w : the bias-corrected T1w image, if one may have to guide the correction
+
+    Outputs
+    -------
+    dwi, bval, bvec, mask : the written derivatives
+    """
+    workflow = Workflow(name=name)
+    many = {'device': device, 'n_threads': omp_nthreads}
+    inputnode = Node(IdentityInterface(fields=['dwi', 'bval', 'bvec', 't1w']), name='inputnode')
+    outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name='outputnode')
+    examine = Node(ExamineScan(), name='examine', mem_gb=4 * size_gb + 0.3)
+    denoise = Node(Denoise(**many), name='denoise', mem_gb=4 * size_gb + 0.6, n_procs=omp_nthreads)
+    brain_mask = Node(BrainMask(), name='brain_mask', mem_gb=3 * size_gb + 0.5)
+    motion = Node(
+        EstimateMotion(slice_axis=_slice_axis(metadata), **many),
+        name='motion', mem_gb=6 * size_gb + 0.6, n_procs=omp_nthreads,
+    )  # fmt: skip
+    axis = metadata.get('PhaseEncodingDirection') or metadata.get('PhaseEncodingAxis')
+    if axis is not None:
+        motion.inputs.phase_encoding = axis
+    distortion = Node(
+        EstimateDistortion(
+            candidates=[dict(c) for c in candidates], reasons=list(reasons), seed=seed, **many
+        ),
+        name='distortion', mem_gb=1.5, n_procs=omp_nthreads,
+    )  # fmt: skip
+    correct = Node(
+        ApplyCorrections(n_threads=omp_nthreads),
+        name='correct', mem_gb=4 * size_gb + 0.6, n_procs=omp_nthreads,
+    )  # fmt: skip
+    final_mask = Node(BrainMask(), name='final_mask', mem_gb=3 * size_gb + 0.5)
+    bias = Node(CorrectBias(), name='bias', mem_gb=3 * size_gb + 0.5)
+    maps = Node(TensorMaps(), name='maps', mem_gb=3 * size_gb + 0.8)
+    ds_preproc = Node(
+        WritePreprocessed(**written), name='ds_preproc', mem_gb=2 * size_gb + 0.3, overwrite=True
+    )
+    clean = _add_unringing(workflow, denoise, ds_preproc, metadata, size_gb, many)
+    workflow.connect([
+        (inputnode, examine, [('dwi', 'dwi'), ('bval', 'bval'), ('bvec', 'bvec')]),
+        (inputnode, denoise, [('dwi', 'dwi')]),
+        (examine, brain_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (clean, brain_mask, [('dwi', 'dwi')]),
+        (clean, motion, [('dwi', 'dwi')]),
+        (examine, motion, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (brain_mask, motion, [('mask', 'mask')]),
+        (motion, distortion, [('b0', 'b0')]),
+        (brain_mask, distortion, [('mask', 'mask')]),
+        (motion, correct, [('dwi', 'dwi'), ('motion', 'motion')]),
+        (distortion, correct, [('displacement', 'displacement'), ('axis', 'axis')]),
+        (correct, final_mask, [('dwi', 'dwi')]),
+        (motion, final_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (correct, bias, [('dwi', 'dwi')]),
+        (motion, bias, [('bval', 'bval')]),
+        (final_mask, bias, [('mask', 'mask')]),
+        (bias, maps, [('dwi', 'dwi')]),
+        (motion, maps, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (final_mask, maps, [('mask', 'mask')]),
+        (inputnode, ds_preproc, [('dwi', 'like')]),
+        (examine, ds_preproc, [('warnings', 'scan_warnings'), ('table_test', 'table_test')]),
+        (denoise, ds_preproc, [('quality', 'denoising')]),
+        (final_mask, ds_preproc, [('mask', 'mask'), ('warnings', 'mask_warnings')]),
+        (motion, ds_preproc, [('bval', 'bval'), ('bvec', 'bvec'), ('quality', 'motion'),
+                              ('confounds', 'confounds')]),
+        (distortion, ds_preproc, [('quality', 'distortion')]),
+        (bias, ds_preproc, [('dwi', 'dwi'), ('quality', 'bias')]),
+        (maps, ds_preproc, [('fa', 'fa'), ('md', 'md')]),
+        (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
+    ])  # fmt: skip
+    if any(c['method'] == 't1w' for c in candidates):
+        workflow.connect([(inputnode, distortion, [('t1w', 't1w')])])
+    return workflow
+
+
+def _slice_axis(metadata: Mapping[str, Any]) -> int:
+    first, second = slice_axes(metadata)
+    return 3 - first - second
+
+
+def _add_unringing(
+    workflow: Workflow,
+    denoise: Node,
+    ds_preproc: Node,
+    metadata: Mapping[str, Any],
+    size_gb: float,
+    many: Mapping[str, Any],
+) -> Node:
+    """The node that the cleaned run comes from: unringing where it is allowed, else denoising."""
+    reason = may_unring(metadata)
+    if reason is not None:
+        ds_preproc.inputs.unringing = {'Method': NONE, 'Reason': reason}
+        return denoise
+    unring = Node(
+        Unring(axes=slice_axes(metadata), **many),
+        name='unring', mem_gb=3 * size_gb + 0.6, n_procs=many['n_threads'],
+    )  # fmt: skip
+    workflow.connect([
+        (denoise, unring, [('dwi', 'dwi')]),
+        (unring, ds_preproc, [('quality', 'unringing')]),
+    ])  # fmt: skip
+    return unring
+
+
+def init_dwi_ingest_wf(
+    pipeline: str,
+    files: Mapping[str, Path],
+    written: Mapping[str, Any],
+    size_gb: float,
+    name: str = 'dwi_preproc_wf',
+) -> Workflow:
+    """A run that another pipeline has preprocessed: examine → mask if there is none → write.
+
+    Parameters
+    ----------
+    files : that pipeline's dwi, bval, bvec, and, where it has them, b and mask
+    written : constant inputs of the writer
+    size_gb : memory of the run's voxels as float32
+
+    Outputs
+    -------
+    dwi, bval, bvec, mask : the written derivatives
+    """
+    workflow = Workflow(name=name)
+    known = {k: str(p) for k, p in files.items() if k in ('dwi', 'bval', 'bvec', 'b')}
+    dwi = str(files['dwi'])
+    outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name='outputnode')
+    examine = Node(ExamineIngested(**known), name='examine', mem_gb=4 * size_gb + 0.3)
+    maps = Node(TensorMaps(dwi=dwi), name='maps', mem_gb=3 * size_gb + 0.8)
+    ds_preproc = Node(
+        WritePreprocessed(corrected_by=pipeline, dwi=dwi, like=dwi, **written),
+        name='ds_preproc', mem_gb=2 * size_gb + 0.3, overwrite=True,
+    )  # fmt: skip
+    workflow.connect([
+        (examine, maps, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (examine, ds_preproc, [('bval', 'bval'), ('bvec', 'bvec'), ('warnings', 'scan_warnings'),
+                               ('table_test', 'table_test')]),
+        (maps, ds_preproc, [('fa', 'fa'), ('md', 'md')]),
+        (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
+    ])  # fmt: skip
+    if 'mask' in files:
+        maps.inputs.mask = ds_preproc.inputs.mask = str(files['mask'])
+        return workflow
+    brain_mask = Node(BrainMask(dwi=dwi), name='brain_mask', mem_gb=3 * size_gb + 0.5)
+    workflow.connect([
+        (examine, brain_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (brain_mask, maps, [('mask', 'mask')]),
+        (brain_mask, ds_preproc, [('mask', 'mask'), ('warnings', 'mask_warnings')]),
+    ])  # fmt: skip
+    return workflow
+
+
+def preprocessing_wf(run: Run, size_gb: float, place: Place) -> Workflow:
+    """All corrections, or none for a run that another pipeline has corrected."""
+    files = run.case.files
+    origin = run.preprocessed or 'raw'
+    written = {
+        'out_root': str(place.out_root),
+        'entities': dict(run.case.entities),
+        'sources': [linked_uri(files['dwi'], origin, place.roots[origin])],
+        'metadata': dict(run.metadata),
+        'notes': list(run.notes),
+    }
+    if run.preprocessed is not None:
+        return init_dwi_ingest_wf(run.preprocessed, files, written, size_gb)
+    choice = choose_distortion(run)
+    workflow = init_dwi_preproc_wf(
+        run.metadata,
+        [described(candidate) for candidate in choice.candidates],
+        choice.reasons,
+        written,
+        size_gb,
+        place.seed,
+        place.device,
+        place.omp_nthreads,
+    )
+    for kind in ('dwi', 'bval', 'bvec'):
+        setattr(workflow.inputs.inputnode, kind, str(files[kind]))
+    return workflow
+
+
+def described(candidate: Candidate) -> dict[str, Any]:
+    """A way to correct distortion as plain values, which a step can be told."""
+    plain: dict[str, Any] = {'method': candidate.method, 'words': candidate.words}
+    if candidate.axis is not None:
+        plain['axis'] = candidate.axis
+    if candidate.source is not None:
+        plain |= {
+            'files': {kind: str(path) for kind, path in candidate.source.files.items()},
+            'metadata': json.loads(json.dumps(candidate.source.metadata)),
+        }
+    if candidate.source is not None and candidate.method == 'pair':
+        plain['readout_ratio'] = candidate.source.readout_ratio
+    return plain
