@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from bidsapp.core import Case, Sample, Task
     from bidsapp.learn.state import State
     from bidsapp.learn.tables import Row
+    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
     from bidsapp.modalities.dwi.physics.gradients import GradientTable
-    from bidsapp.networks.unet3d import UNet3d
     from bidsapp.settings import Settings
 
 log = logging.getLogger('transfermri')

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from bidsapp.core import Case, Sample, Task
     from bidsapp.learn.state import State
-    from bidsapp.networks.unet3d import UNet3d
+    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
     from bidsapp.settings import Settings
     from bidsapp.simulate.material import Material
 

@@ -114,7 +114,8 @@ def _write_participant(
     """Simulate and write one participant; returns the voxel axes of the dMRI and of the T1w."""
     import torch
 
-    from bidsapp.modalities.dwi.simulate import fibres, protocol, scan
+    from bidsapp.modalities.dwi.simulate import fibres, scan
+    from bidsapp.modalities.dwi.simulate.protocol import Protocol
     from bidsapp.simulate import acquisition, anatomy, t1w
     from bidsapp.simulate.grids import normal
 
@@ -122,7 +123,7 @@ def _write_participant(
     dwi_axes, t1w_axes = ORIENTATIONS[index % len(ORIENTATIONS)]
     head = anatomy.draw_head(template, generator)
     bundles = fibres.draw_bundles(template, generator)
-    protocol = protocol.Protocol(
+    protocol = Protocol(
         shells=tuple((b, design.directions) for b in design.bvals),
         snr=design.snr,
         fine=max(1, int(np.ceil(design.voxel_size / design.fine_voxel_size - 1e-6))),

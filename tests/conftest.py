@@ -22,3 +22,32 @@ def multivendor() -> Path:
     if not folder.is_dir():
         pytest.skip('the real scans are not beside this checkout (../shared/data/multivendor)')
     return folder
+
+
+@pytest.fixture
+def generator():
+    import torch
+
+    return torch.Generator().manual_seed(20261121)
+
+
+@pytest.fixture(scope='session')
+def template():
+    """A coarse template of a head."""
+    import torch
+
+    from bidsapp.physics.template import template_maps
+    from bidsapp.simulate.anatomy import head_template
+
+    _, gm, wm, csf, affine = template_maps(3.0)
+    return head_template(*(torch.from_numpy(a) for a in (gm, wm, csf, affine)))
+
+
+@pytest.fixture(scope='session')
+def head(template):
+    """One coarse head."""
+    import torch
+
+    from bidsapp.simulate.anatomy import draw_head
+
+    return draw_head(template, torch.Generator().manual_seed(1))

@@ -12,16 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
 from bidsapp.bids.names import ENTITIES, parse
-from bidsapp.bids.scans import read_scan
-from bidsapp.modalities.dwi.bids.fieldmap_sources import MEASURED, PAIRED
-from bidsapp.modalities.dwi.bids.runs import raw_run
 from bidsapp.problems import InvalidDataset, MissingInput, NothingSelected, WrongUsage
 
 if TYPE_CHECKING:
     from bids import BIDSLayout
 
-    from bidsapp.bids.runs import Run
-    from bidsapp.bids.scans import Scan
 
 #: fMRIPrep's filter format: a query for each kind of file.
 Filters = Mapping[str, Mapping[str, Any]]
@@ -140,22 +135,6 @@ class Selection:
     def anatomies(self) -> list[Path]:
         """T1w images."""
         return self.files('t1w', suffix='T1w', datatype='anat')
-
-    def runs(self) -> list[Run]:
-        """dMRI runs, each with its gradients, metadata, T1w image and field maps."""
-        scans = self.files('dwi', suffix='dwi', datatype='dwi')
-        if not scans:
-            return []
-        anatomies = self.anatomies()
-        maps = self.files('fmap', suffix=[*PAIRED, *MEASURED], datatype='fmap')
-        maps += self.files('', suffix=list(PAIRED), datatype='dwi')
-        others: dict[str, list[Scan]] = {}
-        for path in maps:
-            others.setdefault(parse(path.name)['subject'], []).append(read_scan(self.root, path))
-        return [
-            raw_run(self.root, p, anatomies, others.get(parse(p.name)['subject'], []))
-            for p in scans
-        ]
 
 
 def select(

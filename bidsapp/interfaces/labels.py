@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 
 class CaseInput(BaseInterfaceInputSpec):
+    """The files of one preprocessed run."""
+
     dwi = File(exists=True, mandatory=True)
     bval = File(exists=True, mandatory=True)
     bvec = File(exists=True, mandatory=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from bidsapp.networks.unet3d import UNet3d
+    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
 
 
 def checkpoint_of(network: UNet3d, card: Mapping[str, Any]) -> Checkpoint:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bidsapp.core import Sample, Task
-    from bidsapp.networks.unet3d import UNet3d
+    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
 
 Rows = list[tuple[str, str, float]]
 

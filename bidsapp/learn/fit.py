@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bidsapp.core import Checkpoint, Plan, Sample, Task
-    from bidsapp.networks.unet3d import UNet3d
+    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
 
     Progress = Callable[[str], None]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bidsapp.core import Checkpoint, Task, Turn
-    from bidsapp.networks.unet3d import UNet3d
+    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
 
 #: Side and overlap (voxels) of the patches; the overlap hides the zero padding at patch edges.
 PATCH, OVERLAP = 96, 48

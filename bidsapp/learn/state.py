@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from bidsapp.networks.unet3d import UNet3d
+    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
 
 
 @dataclass

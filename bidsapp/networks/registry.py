@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bidsapp.networks.unet3d import UNet3d
+from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,24 +13,14 @@ and a 1x1x1 head a task. Three things differ, each for a reason:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bidsapp.modalities.dwi.networks.qspace_unet import Body, SlotStem
 from bidsapp.networks.pointwise import Pointwise
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 #: Sides of the body's input are padded to a multiple of this inside the network.
 STRIDE = 8
-#: Voxels that are answered at a time where nothing is learnt: their features stay in the caches of
-#: a processor, and are few beside a whole brain's.
-AT_A_TIME = {'cpu': 2**15, 'cuda': 2**21}
-_ALL = slice(None)
 
 
 class VoxelNorm(nn.LayerNorm):
@@ -70,11 +60,9 @@ class ResidualPair(nn.Module):
 class Encoder(nn.Module):
     """Stem and one residual pair a level; (B, C, …) → features of each level, finest first."""
 
-    def __init__(
-        self, channels_in: int, slots: int, slot_channels: int, widths: tuple[int, ...]
-    ) -> None:
+    def __init__(self, stem: nn.Module, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.stem = SlotStem(channels_in, slots, slot_channels, widths[0])
+        self.stem = stem
         inner = zip((widths[0], *widths[:-1]), widths, strict=True)
         self.levels = nn.ModuleList(ResidualPair(i, o) for i, o in inner)
 
@@ -101,48 +89,3 @@ class Decoder(nn.Module):
         for up, level, skip in zip(self.ups, self.levels, features[-2::-1], strict=True):
             x = level(torch.cat([up(x), skip], dim=1))
         return x
-
-
-class UNet3d(nn.Module):
-    """One body and a head a task, kept apart so that either can be saved, loaded or frozen alone.
-
-    ``heads`` maps names of tasks to their numbers of channels; a head is a 1x1x1 convolution.
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        heads: Mapping[str, int],
-        slots: int = 1,
-        slot_channels: int | None = None,
-        widths: tuple[int, ...] = (16, 48, 96, 128),
-        features: int = 96,
-        harmonics: int = 0,
-        density: int = 0,
-    ) -> None:
-        super().__init__()
-        if len(widths) != 4:
-            raise ValueError(f'widths names {len(widths)} levels; {STRIDE}-voxel padding needs 4')
-        per_slot = channels_in // slots if slot_channels is None else slot_channels
-        self.body = Body(channels_in, slots, per_slot, harmonics, density, tuple(widths), features)
-        self.heads = nn.ModuleDict(
-            {task: Pointwise(self.body.width_out, n) for task, n in heads.items()}
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, X, Y, Z) → the heads' channels one after another, float32."""
-        y = self.body.far(x)
-        if torch.is_grad_enabled():
-            return self._answered(y, x, _ALL)
-        planes = max(1, AT_A_TIME[x.device.type] // (x.shape[0] * x.shape[3] * x.shape[4]))
-        parts = []
-        for first in range(0, x.shape[2], planes):
-            # A plane more on either side, for the neighbours.
-            near = slice(max(first - 1, 0), first + planes + 1)
-            own = slice(first - near.start, first - near.start + planes)
-            parts.append(self._answered(y[:, :, near], x[:, :, near], own))
-        return torch.cat(parts, dim=2)
-
-    def _answered(self, y: Tensor, x: Tensor, planes: slice) -> Tensor:
-        features = self.body.near(y, x, planes)
-        return torch.cat([head(features).float() for head in self.heads.values()], dim=1)

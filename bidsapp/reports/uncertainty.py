@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bidsapp.reports.canvas import Key, Row
     from bidsapp.reports.planes import Cut, View
 
 #: Standard deviation of a parameter that is drawn brightest; all values as likely have 0.29.
 NO_VALUE = 0.3
-
 
 #: Rows, keys, and what to say of them.
 Beside = tuple[list['Row'], list['Key'], str]
@@ -36,6 +36,7 @@ def of_parameter(run: WrittenRun, view: View, cuts: Sequence[Cut], param: str) -
 
 
 def predicted_map(run: WrittenRun, param: str) -> Path | None:
+    """The map of a predicted parameter's uncertainty."""
     return run.images(param=param, desc='uncertainty', suffix='dwimap').get(PREDICTED)
 
 
@@ -48,6 +49,7 @@ def row(
     unit: str,
     words: str,
 ) -> Beside:
+    """A row of one map in the brain, its key and what to say of it; nothing without a map."""
     if path is None:
         return [], [], ''
     values, bright = view.load(path), window(view.b0, view.brain)
@@ -56,5 +58,5 @@ def row(
         lambda at: mapped(0.4 * grey(at(view.b0), bright), at(values), at(view.brain), high,
                           'inferno'),
     )  # fmt: skip
-    row = (f'Uncertainty of the network ({name})', panels)
-    return [row], [canvas.scale_bar(name, 'inferno', high, unit)], f' {words}'
+    own = (f'Uncertainty of the network ({name})', panels)
+    return [own], [canvas.scale_bar(name, 'inferno', high, unit)], f' {words}'

@@ -27,6 +27,27 @@ if TYPE_CHECKING:
 Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """What is missing for one run."""
+
+    preproc: bool = False
+    references: Mapping[str, str] = field(default_factory=dict)  #: task → source of its label
+    predictions: Mapping[str, Model] = field(default_factory=dict)  #: task → model to apply
+
+    def __bool__(self) -> bool:
+        return bool(self.preproc or self.references or self.predictions)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on disk, and whether this participant was among those it learnt from."""
+
+    folder: Path
+    sha256: str
+    seen_in_training: bool
+
+
 @dataclass(slots=True)
 class RunPlan:
     """One run, what it can give, what is promised and what is missing."""
@@ -144,24 +165,3 @@ def stale(made: RunPlan, root: Path) -> bool:
         for name, model in made.todo.predictions.items()
         for path in predicted_files(made.run.case.entities, name)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """What is missing for one run."""
-
-    preproc: bool = False
-    references: Mapping[str, str] = field(default_factory=dict)  #: task → source of its label
-    predictions: Mapping[str, Model] = field(default_factory=dict)  #: task → model to apply
-
-    def __bool__(self) -> bool:
-        return bool(self.preproc or self.references or self.predictions)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model on disk, and whether this participant was among those it learnt from."""
-
-    folder: Path
-    sha256: str
-    seen_in_training: bool

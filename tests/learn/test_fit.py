@@ -288,7 +288,8 @@ class Block:
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
 import bidsapp.learn.fit, bidsapp.learn.checkpoint, bidsapp.networks.registry
-import bidsapp.modalities.dwi.physics.qspace, bidsapp.modalities.dwi.physics.gradients, bidsapp.learn.losses
+import bidsapp.modalities.dwi.physics.qspace, bidsapp.modalities.dwi.physics.gradients
+import bidsapp.learn.losses, bidsapp.modalities.dwi.learn.losses
 import importlib, pkgutil, bidsapp.simulate
 for module in pkgutil.iter_modules(bidsapp.simulate.__path__):
     importlib.import_module('bidsapp.simulate.' + module.name)

@@ -13,6 +13,7 @@ from bidsapp.bids.names import parse, source_entities, stem
 from bidsapp.bids.runs import Run
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Case
+from bidsapp.modalities.dwi.bids.runs import runs_of
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
 from bidsapp.physics.geometry import grid_axes
@@ -78,7 +79,7 @@ def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> l
     ``derivatives`` are the roots of such datasets by name; QSIPrep may have merged what are several
     raw runs. Raises NothingSelected if no run is left, and what `check_derivative` raises.
     """
-    own = raw.runs()
+    own = runs_of(raw)
     taken: dict[tuple[str, str | None], list[Run]] = {}
     for name, root in derivatives.items():
         for run in find_ingested(name, root, raw):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bidsapp.bids.annex import check_content
-from bidsapp.bids.dataset import Filters, choose_t1w, nothing_selected, select
+from bidsapp.bids.dataset import Filters, Selection, choose_t1w, nothing_selected, select
 from bidsapp.bids.names import parse, source_entities
 from bidsapp.bids.runs import Run
 from bidsapp.bids.scans import inherited, read_scan
 from bidsapp.core import Case
+from bidsapp.modalities.dwi.bids.fieldmap_sources import MEASURED, PAIRED
 from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
 from bidsapp.problems import BadData, MissingInput
 
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 
     from bidsapp.bids.scans import Scan
     from bidsapp.problems import Problem
+
+
+def runs_of(raw: Selection) -> list[Run]:
+    """The selected dMRI runs, each with its gradients, metadata, T1w image and field maps."""
+    scans = raw.files('dwi', suffix='dwi', datatype='dwi')
+    if not scans:
+        return []
+    anatomies = raw.anatomies()
+    maps = raw.files('fmap', suffix=[*PAIRED, *MEASURED], datatype='fmap')
+    maps += raw.files('', suffix=list(PAIRED), datatype='dwi')
+    others: dict[str, list[Scan]] = {}
+    for path in maps:
+        others.setdefault(parse(path.name)['subject'], []).append(read_scan(raw.root, path))
+    return [
+        raw_run(raw.root, p, anatomies, others.get(parse(p.name)['subject'], [])) for p in scans
+    ]
 
 
 def find_runs(
@@ -32,13 +49,14 @@ def find_runs(
 
     A run whose files are incomplete is returned with its ``problem``. Raises NothingSelected.
     """
-    runs = select(root, subjects, sessions, filters, database).runs()
+    runs = runs_of(select(root, subjects, sessions, filters, database))
     if not runs:
         raise nothing_selected(root, subjects)
     return runs
 
 
 def raw_run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[Scan]) -> Run:
+    """One dMRI run of a raw dataset; what is missing or unreadable of it is its ``problem``."""
     entities = source_entities(parse(scan.name))
     files = {'dwi': scan}
     anatomy, notes = choose_t1w(entities, anatomies)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,8 +11,15 @@ from torch.nn import functional as F
 from bidsapp.modalities.dwi.networks.neighbours import Neighbours
 from bidsapp.modalities.dwi.networks.sphere import Sphere, order_of
 from bidsapp.networks.pointwise import Pointwise
-from bidsapp.networks.unet3d import _ALL, STRIDE, Decoder, Encoder
+from bidsapp.networks.unet3d import STRIDE, Decoder, Encoder
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Voxels that are answered at a time where nothing is learnt: their features stay in the caches of
+#: a processor, and are few beside a whole brain's.
+AT_A_TIME = {'cpu': 2**15, 'cuda': 2**21}
+_ALL = slice(None)
 #: Channels of a slot that hold the harmonics of degree 2.
 DEGREE_2 = slice(1, 6)
 
@@ -59,7 +68,8 @@ class Body(nn.Module):
         super().__init__()
         self.density = density
         self.slots, self.slot_channels, self.harmonics = slots, slot_channels, harmonics
-        self.encoder = Encoder(channels_in, slots, slot_channels, widths)
+        stem = SlotStem(channels_in, slots, slot_channels, widths[0])
+        self.encoder = Encoder(stem, widths)
         self.decoder = Decoder(widths)
         if harmonics:
             bands = ((0, DEGREE_2.stop), (DEGREE_2.stop, harmonics))
@@ -140,3 +150,48 @@ class Body(nn.Module):
         whole = features.new_zeros(*where.shape, Sphere.width_out)
         whole[where] = said.to(whole.dtype)
         return whole.movedim(-1, 1)
+
+
+class UNet3d(nn.Module):
+    """One body and a head a task, kept apart so that either can be saved, loaded or frozen alone.
+
+    ``heads`` maps names of tasks to their numbers of channels; a head is a 1x1x1 convolution.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        heads: Mapping[str, int],
+        slots: int = 1,
+        slot_channels: int | None = None,
+        widths: tuple[int, ...] = (16, 48, 96, 128),
+        features: int = 96,
+        harmonics: int = 0,
+        density: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(widths) != 4:
+            raise ValueError(f'widths names {len(widths)} levels; {STRIDE}-voxel padding needs 4')
+        per_slot = channels_in // slots if slot_channels is None else slot_channels
+        self.body = Body(channels_in, slots, per_slot, harmonics, density, tuple(widths), features)
+        self.heads = nn.ModuleDict(
+            {task: Pointwise(self.body.width_out, n) for task, n in heads.items()}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, X, Y, Z) → the heads' channels one after another, float32."""
+        y = self.body.far(x)
+        if torch.is_grad_enabled():
+            return self._answered(y, x, _ALL)
+        planes = max(1, AT_A_TIME[x.device.type] // (x.shape[0] * x.shape[3] * x.shape[4]))
+        parts = []
+        for first in range(0, x.shape[2], planes):
+            # A plane more on either side, for the neighbours.
+            near = slice(max(first - 1, 0), first + planes + 1)
+            own = slice(first - near.start, first - near.start + planes)
+            parts.append(self._answered(y[:, :, near], x[:, :, near], own))
+        return torch.cat(parts, dim=2)
+
+    def _answered(self, y: Tensor, x: Tensor, planes: slice) -> Tensor:
+        features = self.body.near(y, x, planes)
+        return torch.cat([head(features).float() for head in self.heads.values()], dim=1)

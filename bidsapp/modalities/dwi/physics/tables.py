@@ -105,5 +105,6 @@ def _examine_values(bvecs: FloatArray, bvals: FloatArray) -> list[Finding]:
 
 
 def listing(indices: np.ndarray) -> str:
+    """The first six of some volume numbers, and how many more there are."""
     shown = ', '.join(str(int(i)) for i in indices[:6])
     return shown + (f' and {len(indices) - 6} more' if len(indices) > 6 else '')

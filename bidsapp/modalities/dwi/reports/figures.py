@@ -8,7 +8,6 @@ import numpy as np
 
 from bidsapp.bids.images import load_volume, to_ras
 from bidsapp.modalities.dwi.bids.tables import load_table
-from bidsapp.modalities.dwi.reports import figures
 from bidsapp.reports import canvas
 from bidsapp.reports.maps import HIGHEST_ADC, comparing_cuts, seen, source_rows
 from bidsapp.reports.page import Drawn
@@ -87,7 +86,7 @@ def draw_directions(run: WrittenRun, view: View) -> Drawn | None:
         weight = np.sqrt(at(fa)) if fa is not None else np.ones(here.shape[:2])
         return coloured_directions(here, weight)
 
-    more_rows, more_keys, words = figures.of_directions(run, view, cuts)
+    more_rows, more_keys, words = of_directions(run, view, cuts)
     rows = [*source_rows(view, cuts, maps, paint), *more_rows]
     keys: list[Key] = [canvas.direction_ball, *more_keys]
     caption = 'Direction of the first fibre; brightness is the square root of anisotropy.' + words
