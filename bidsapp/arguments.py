@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from bidsapp import __version__
+from bidsapp import __version__, registry
 from bidsapp.problems import WrongUsage
 
+if TYPE_CHECKING:
+    from bidsapp.core import Option
+
 LEVELS = ('participant', 'group', 'pretrain')
-OBJECTIVES = ('restore', 'autoencoder', 'supervised', 'auxiliary')
 #: Options that scripts pass to every BIDS App and that have no meaning here.
 ACCEPTED = {
     'notrack': 'nothing is ever tracked',
@@ -25,13 +27,57 @@ ACCEPTED = {
 UNFIT = {
     'participant': ('objective', 'resume'),
     'group': ('objective', 'resume'),
-    'pretrain': ('model', 'freeze', 'compare', 'split_file', 'input_directions', 'reports_only',
-                 'derivatives'),
-}  # fmt: skip
+    'pretrain': ('model', 'freeze', 'compare', 'split_file', 'reports_only', 'derivatives'),
+}
 #: The least that a number may be.
-LEAST = {'nprocs': 1, 'omp_nthreads': 1, 'steps': 1, 'input_directions': 6, 'random_seed': 0}
+LEAST = {'nprocs': 1, 'omp_nthreads': 1, 'steps': 1, 'random_seed': 0}
 #: Given alone, prints the Boutiques descriptor.
 DESCRIBE = '--bids-exec-spec'
+
+
+def modality_options() -> dict[str, Option]:
+    """Options that mean something to one modality or more only, by their names after parsing."""
+    found = [option for m in registry.modalities() for option in registry.options(m)]
+    return {option.name: option for option in found}
+
+
+def unfit(level: str) -> tuple[str, ...]:
+    """Options that mean nothing at a level, those of modalities too."""
+    own = (name for name, option in modality_options().items() if level not in option.levels)
+    return (*UNFIT[level], *own)
+
+
+def least() -> dict[str, float]:
+    """The least that a number may be, by the option's name."""
+    own = modality_options().items()
+    return LEAST | {name: option.least for name, option in own if option.least is not None}
+
+
+def above(limit: float, kind: type[int] | type[float], end: float = float('inf')) -> Any:
+    """Reads a number above ``limit`` and below ``end``, for argparse."""
+
+    def number(text: str) -> int | float:
+        value = kind(text)
+        if not limit < value < end:
+            words = f'above {limit:g}' + (f' and below {end:g}' if end < float('inf') else '')
+            raise argparse.ArgumentTypeError(f'{text} given, a number {words} expected')
+        return value
+
+    return number
+
+
+def below(limit: float) -> Any:
+    """Reads a number of at least 0 and below ``limit``, for argparse."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not 0 <= value < limit:
+            raise argparse.ArgumentTypeError(
+                f'{text} given, a number of at least 0 and below {limit:g} expected'
+            )
+        return value
+
+    return number
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,9 +168,22 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
     add('--steps', type=int, metavar='N', help='group, pretrain: optimisation steps')
     add('--split-file', type=Path, metavar='TSV', help='group: participant_id, split')
     add('--compare', nargs='+', default=[], choices=['scratch', 'autoencoder'], help='group')
-    add('--input-directions', type=int, metavar='N', help='group: learn from N directions only')
-    add('--objective', choices=OBJECTIVES,
-        help='pretrain: undo artefacts and noise (restore), give back the input (autoencoder), '
-        'all tasks by the truth of simulated brains (supervised, the default with -), or NODDI of '
-        'an auxiliary dataset from fewer directions and coarser voxels (auxiliary)')  # fmt: skip
+    for option in modality_options().values():
+        add(option.flag, type=option.type, metavar=option.metavar, help=option.help)
+    add('--objective', choices=objectives(), help=f'pretrain to {words_of_objectives()}')
     add('--resume', action='store_true', help='pretrain: go on where a run was stopped')
+
+
+def objectives() -> list[str]:
+    """Every modality's objectives of pretraining."""
+    return list(dict.fromkeys(o for m in registry.modalities() for o in registry.objectives(m)))
+
+
+def words_of_objectives() -> str:
+    """What each teaches, in one sentence."""
+    every = {
+        f'{name}, {registry.title(m)}': own.words
+        for m in registry.modalities()
+        for name, own in registry.objectives(m).items()
+    }
+    return '; '.join(f'{words} ({name})' for name, words in every.items())

@@ -1,4 +1,4 @@
-"""Two small commands: examine gradient tables and metadata; say whether CUDA works."""
+"""Two small commands: examine the scans of a dataset; say whether CUDA works."""
 
 from __future__ import annotations
 
@@ -7,33 +7,38 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bidsapp import registry
 from bidsapp.arguments import Parser
-from bidsapp.bids.dataset import check_dataset, subjects_of
-from bidsapp.modalities.dwi.bids.runs import find_runs
-from bidsapp.modalities.dwi.bids.survey import examine_run
+from bidsapp.bids.dataset import check_dataset, nothing_selected, select, subjects_of
 from bidsapp.problems import BadData, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bidsapp.bids.runs import Run
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``transfermri-check``: exit 0, or 65 with errors."""
-    parser = Parser(prog='transfermri-check', description='Examine the dMRI of a BIDS dataset.')
+    parser = Parser(prog='transfermri-check', description='Examine the scans of a BIDS dataset.')
     parser.add_argument('bids_dir', type=Path, metavar='BIDS_DIR')
     parser.add_argument('--json', action='store_true', help='a list of findings')
     try:
         args = parser.parse_args(argv)
         root = args.bids_dir.absolute()
         check_dataset(root)
-        runs = find_runs(root, subjects_of(root))
+        chosen = select(root, subjects_of(root))
+        parts = {m: registry.files(m) for m in registry.modalities()}
+        runs: list[Run] = [run for files in parts.values() for run in files.find(chosen, {})]
+        if not runs:
+            raise nothing_selected(chosen, {f.words: f.looked_for for f in parts.values()})
     except Problem as problem:
         print(f'transfermri-check: {problem}', file=sys.stderr)
         return problem.exit_code
     found = [
-        (run.case.files['dwi'].relative_to(root).as_posix(), noticed)
+        (run.path.relative_to(root).as_posix(), noticed)
         for run in runs
-        for noticed in examine_run(run)
+        for noticed in parts[run.modality].check(run)
     ]
     errors = sum(f.severity == 'error' for _, f in found)
     if args.json:

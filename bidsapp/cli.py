@@ -8,10 +8,18 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bidsapp import __version__
-from bidsapp.arguments import ACCEPTED, DESCRIBE, LEAST, LEVELS, UNFIT, build_parser
+from bidsapp import __version__, registry
+from bidsapp.arguments import (
+    ACCEPTED,
+    DESCRIBE,
+    LEVELS,
+    build_parser,
+    least,
+    modality_options,
+    unfit,
+)
 from bidsapp.problems import (
     OUT_OF_MEMORY,
     InputOutputError,
@@ -43,12 +51,10 @@ def parse(argv: Sequence[str]) -> Settings:
             f'The analysis level {args.level!r} does not exist; choose participant, group or '
             'pretrain.'
         )
-    from bidsapp import registry
-
     for task in args.tasks or []:
-        if task not in registry.names():
+        if task not in registry.tasks():
             raise WrongUsage(
-                f'There is no task {task!r}. Choose from: {", ".join(registry.names())}.'
+                f'There is no task {task!r}. Choose from: {", ".join(registry.tasks())}.'
             )
     _check_numbers(args)
     _check_level(args, parser)
@@ -83,37 +89,52 @@ def parse(argv: Sequence[str]) -> Settings:
         steps=args.steps,
         split_file=args.split_file,
         compare=tuple(args.compare),
-        input_directions=args.input_directions,
-        objective=args.objective or ('supervised' if args.bids_dir == SIMULATED else None),
+        options=_modality_options(args),
+        objective=args.objective,
         resume=args.resume,
         argv=tuple(argv),
     )
 
 
+def _modality_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those options of modalities that were given. Raises WrongUsage where no task has them."""
+    named = args.tasks or list(registry.tasks())
+    concerned = {registry.tasks()[task] for task in named}
+    given = {n: getattr(args, n) for n in modality_options() if getattr(args, n) is not None}
+    known = {option.name for m in concerned for option in registry.options(m)}
+    if unknown := [modality_options()[n].flag for n in given if n not in known]:
+        titles = ', '.join(registry.title(m) for m in sorted(concerned))
+        raise WrongUsage(
+            f'{", ".join(unknown)} means nothing to {", ".join(named)} ({titles}). Leave it out, '
+            'or name a task that has it.'
+        )
+    return given
+
+
 def _check_level(args: argparse.Namespace, defaults: Parser) -> None:
     """Raises WrongUsage for options that mean nothing at this level."""
-    unfit = [
+    found = [
         f'--{name.replace("_", "-")}'
-        for name in UNFIT[args.level]
+        for name in unfit(args.level)
         if getattr(args, name) != defaults.get_default(name)
     ]
     if args.level == 'pretrain':
         if args.init not in ('auto', 'scratch'):
-            unfit.append('--init')
+            found.append('--init')
         reason = 'pretrain makes weights from random ones and draws no page'
     else:
         if args.bids_dir == SIMULATED:
-            unfit.append('BIDS_DIR -')
+            found.append('BIDS_DIR -')
         reason = f'that is for pretrain; {args.level} needs a BIDS dataset and goes on by itself'
-    if unfit:
-        raise WrongUsage(f'{args.level} with {", ".join(unfit)}: {reason}. Leave it out.')
+    if found:
+        raise WrongUsage(f'{args.level} with {", ".join(found)}: {reason}. Leave it out.')
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    for name, least in LEAST.items():
+    for name, lowest in least().items():
         value = getattr(args, name)
-        if value is not None and value < least:
-            raise WrongUsage(f'--{name.replace("_", "-")} {value}: expected at least {least}.')
+        if value is not None and value < lowest:
+            raise WrongUsage(f'--{name.replace("_", "-")} {value}: expected at least {lowest:g}.')
     device = args.device
     if device not in ('auto', 'cpu', 'cuda') and not (
         device.startswith('cuda:') and device[5:].isdigit()

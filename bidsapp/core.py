@@ -1,14 +1,14 @@
 """The nouns of TransferMRI. Nothing here reads a file, and importing this module loads no torch.
 
 Case (the files of one run) → Sample (its tensors on one voxel grid) → Task (what is learnt)
-→ Checkpoint (what was learnt) → Output (a file that is promised).
+→ Checkpoint (what was learnt) → Output (a file that is promised). None of them knows a modality.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
-
-    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+    from torch import Generator, Tensor
 
     FloatArray = NDArray[np.floating[Any]]
     BoolArray = NDArray[np.bool_]
@@ -29,7 +27,10 @@ TISSUES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospin
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The files of one dMRI run. ``entities`` are BIDS entities by their long names."""
+    """The files of one run. ``entities`` are BIDS entities by their long names, and ``datatype``.
+
+    Each modality has its own kinds of ``files``: 'dwi' and 'mask', or 'magnitude_1'.
+    """
 
     entities: Mapping[str, str]
     files: Mapping[str, Path]
@@ -46,25 +47,74 @@ class Case:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One Case in memory; all tensors share one voxel grid.
+    """One Case in memory; image, mask and target share one voxel grid.
 
-    The grid is the run's own, its axes permuted and flipped to the nearest RAS and cropped to the
-    brain: voxels are never interpolated, so ``affine`` is enough to put an array back.
+    The grid is the run's own, turned and cropped but never interpolated, so ``affine`` is enough to
+    put an array back. A slice is a volume one voxel thick; a complex image has two channels.
     """
 
-    image: Tensor  #: (C, X, Y, Z) float32, the network's canonical input
-    mask: Tensor  #: (1, X, Y, Z) bool, the brain
+    image: Tensor  #: (C, X, Y, Z) float32, the network's input
+    mask: Tensor  #: (1, X, Y, Z) bool, where the input counts
     affine: FloatArray  #: (4, 4) voxel index → world (RAS+) mm
     target: Tensor | None = None  #: (K, X, Y, Z) float32; a task's own encoding
-    context: Tensor | None = None  #: (P,) float32, acquisition parameters
+    context: Mapping[str, Tensor] = field(default_factory=dict)  #: what the network is told beside
+    #: the image, by name: voxel edges, B0 direction, coil maps. It is never cut into patches.
+
+
+class Batch(NamedTuple):
+    """Samples or patches of samples, stacked along a first axis."""
+
+    image: Tensor  #: (B, C, X, Y, Z)
+    target: Tensor  #: (B, K, X, Y, Z)
+    mask: Tensor  #: (B, 1, X, Y, Z) bool
+    context: Mapping[str, Tensor]  #: (B, …) by name
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something noticed in a run's files. ``severity`` is 'error' or 'warning'."""
+
+    severity: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number, or several, by which it is judged whether a model was tested for the like of a run.
+
+    A card's ``tested_ranges`` holds [lowest, highest] by ``name``, or a list of such.
+    """
+
+    name: str  #: 'directions', 'b', 'voxel_mm', 'snr', 'tilt_deg', 'acceleration'
+    values: tuple[float, ...]
+    words: str  #: what was found; ``{value}`` where each value is judged for itself
+    slack: float = 0.0  #: share by which a value may miss a range
+    upper: bool = True  #: whether more than the highest is strange too
+    each: bool = False  #: each value for itself, or the smallest and the largest together
+    limits: str = '{low:g} to {high:g}'  #: a tested range in words
+
+
+class Acquisition(Protocol):
+    """The protocol of one run, as far as promises rest on it; each modality has its own."""
+
+    @property
+    def words(self) -> str:
+        """One line for people: '64 directions at b=1000, T1w'."""
+
+    def quantities(self, sample: Sample | None = None) -> tuple[Quantity, ...]:
+        """What models are judged by; with the run's ``sample`` also what only it tells."""
+
+
+A = TypeVar('A', bound=Acquisition)
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """A file that is promised for each run.
 
-    A derived label and a prediction of it are the same Output, told apart by its *source*:
-    ``desc-<source>``, or ``model-<source>`` for a parameter map.
+    A derived label and a prediction of it are the same Output, told apart by its *source*, which
+    stands in the entity ``told_by``.
     """
 
     name: str
@@ -74,21 +124,28 @@ class Output:
     labels: tuple[tuple[int, str, str], ...] = ()  #: (index, name, abbreviation) of a dseg
     description: str = ''
     references: tuple[str, ...] = ('reference',)  #: sources a reference may have, best first
+    told_by: str = 'desc'  #: 'desc', 'model' or 'reconstruction'
+    beside: tuple[str, ...] = ()  #: extensions of files that are copied from beside the run's image
+    sidecar: Mapping[str, Any] = field(default_factory=dict)  #: further fields, always the same
+    heading: str = ''  #: on a page, in words; default: what its entities say
+    white: tuple[float, float, str] | None = None  #: on a page: the value drawn white, and the
+    #: factor and unit in its key; None: by its values
+    palette: tuple[str, ...] = ()  #: on a page: colours of labels 1, 2, … that count something
 
     def entities_from(self, source: str) -> dict[str, str]:
         """The entities that name this output when it comes from ``source``.
 
-        An output with a ``desc`` of its own that is no map of a model keeps that name.
+        An output told by ``desc`` that has one of its own keeps that name.
         """
-        if 'param' in self.entities:
-            return {**self.entities, 'model': source}
-        return {'desc': source, **self.entities}
+        if self.told_by == 'desc':
+            return {'desc': source, **self.entities}
+        return {**self.entities, self.told_by: source}
 
 
 Arrays = Mapping[str, np.ndarray]  #: by Output.name; (X, Y, Z) or (X, Y, Z, K), on the run's grid
 
 
-#: A rotation by right angles or a mirror: a (3, 3) signed permutation, by rows.
+#: A signed permutation of the voxel axes, (3, 3) by rows: a rotation by right angles or a flip.
 Turn = tuple[tuple[int, ...], ...]
 
 
@@ -97,7 +154,12 @@ def unchanged(tensor: Tensor, how: Any) -> Tensor:
     return tensor
 
 
-def anywhere(acquisition: Acquisition) -> None:
+def as_it_is(batch: Batch, generator: Generator) -> Batch:
+    """``batch`` itself: no augmentation."""
+    return batch
+
+
+def anywhere(acquisition: Any) -> None:
     """A task whose prediction makes sense for every acquisition."""
 
 
@@ -107,45 +169,116 @@ def nothing_more(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What is learnt. A task is one file in ``bidsapp/tasks``."""
+class Head:
+    """What is learnt: the last layer of a network with its loss, metrics and augmentation.
 
-    name: str  #: value on the command line, module name, folder under models/
-    modality: str  #: which preprocessing makes its input: 'dwi'
-    writes: tuple[Output, ...]  #: what a prediction writes; the first ``learns`` are learnt
+    All that `learn` needs to know of a task. Several heads are fitted as one by `learn.joint`.
+    """
+
     channels: int  #: output channels of the network
     targets: int  #: channels of the target
-    load: Callable[[Case], Sample]  #: files → tensors; with target if the Case has the label file
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]  #: prediction, target, mask (B, …) → scalar
-    finish: Callable[[Tensor, Sample, Case], Arrays]  #: (K, X, Y, Z) output → what is written
     metrics: Callable[[Tensor, Sample], list[tuple[str, str, float]]]  #: → (metric, label, value)
     score: str  #: the metric by which the best step is chosen
     higher_is_better: bool
-    reference: Callable[[Acquisition], str]  #: source of the label; raises Unavailable
-    applies: Callable[[Acquisition], None] = anywhere  #: raises Unavailable: no prediction
-    derive: Callable[[Case], Arrays] | None = None  #: files → reference label, on the run's grid
-    reads: tuple[str, ...] = ()  #: files of a Case for ``derive``: 'tissue_posteriors', 'fibres'
-    learns: int = 1
-    beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source
-    turns: tuple[Turn, ...] = ()  #: of the canonical input, under which the task is learnt
+    words: Mapping[str, str] = field(default_factory=dict)  #: metric → what it is, for people
+    turns: tuple[Turn, ...] = ()  #: of the input, under which the task is learnt
     turn_target: Callable[[Tensor, Turn], Tensor] = unchanged  #: values, not places, of a target
     turn_output: Callable[[Tensor, Turn], Tensor] = unchanged  #: the same of a network's output
+    augment: Callable[[Batch, Generator], Batch] = as_it_is  #: anew at each step: a sampling mask,
+    #: noise, a scaled field
     calibrate: Callable[[Sequence[Tensor], Sequence[Sample]], Tensor] | None = None  #: outputs of
     #: labelled samples → (K,) what to add to them so that stated uncertainty is the error found
-    details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
-    #: Output.name, from what ``finish`` returns, which may hold more than what is written
-    network: str = 'unet3d'
-    options: Mapping[str, Any] = field(default_factory=dict)  #: of the network
-    parts: Mapping[str, int] = field(default_factory=dict)  #: of a joint task: heads and channels
+    weight: float = 1.0  #: of its loss, where several heads are learnt together
+    name: str = ''  #: that of its task; the registry fills it in
+    parts: Mapping[str, int] = field(default_factory=dict)  #: of a joint head: its heads' channels
 
     @property
     def heads(self) -> Mapping[str, int]:
         """The network's heads: task → channels."""
         return self.parts or {self.name: self.channels}
 
+
+@dataclass(frozen=True, slots=True)
+class Label(Generic[A]):
+    """Where the reference of a task comes from: derived from the run, or given with it.
+
+    The label of neurite density, for example: ``source`` says 'noddi' where the shells allow it,
+    ``derive`` fits it, ``learns`` is 3 (its maps), and ``beside`` holds what is fitted along.
+    """
+
+    source: Callable[[A], str]  #: which source a run's label will have; raises Unavailable
+    derive: Callable[[Case], Arrays]  #: files → label, on the run's grid
+    reads: tuple[str, ...] = ()  #: further files of the Case for it, which the modality's
+    #: preparation knows how to make: 'tissue_posteriors', 'fibres'
+    learns: int = 1  #: the task's first outputs, so many, are what is learnt
+    beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Generic[A]):
+    """What is learnt, and what is written of it: one file in ``modalities/<modality>/tasks``.
+
+    The file's name is the task's name, its folder says the modality; the registry fills them in.
+    """
+
+    head: Head
+    writes: tuple[Output, ...]  #: what a prediction writes; the first ``label.learns`` are learnt
+    load: Callable[[Sample, Case], Sample]  #: adds the target if the Case has the label's files
+    finish: Callable[[Mapping[str, Tensor], Sample, Case], Arrays]  #: the network's output
+    #: (K, X, Y, Z) by task, its own and those that it ``uses`` → what is written
+    label: Label[A] | None = None  #: None: learnt in pretraining only
+    truth: Callable[[Mapping[str, Tensor]], Tensor] | None = None  #: what a simulator knows of a
+    #: scan, by name → target; None: not learnt from simulated scans
+    applies: Callable[[A], None] = anywhere  #: raises Unavailable: no prediction
+    uses: tuple[str, ...] = ()  #: tasks whose outputs `finish` takes where the same model has them
+    details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
+    #: Output.name, from what ``finish`` returns, which may hold more than what is written
+    name: str = ''
+    modality: str = ''
+
+    @property
+    def learnt(self) -> tuple[Output, ...]:
+        """The outputs whose references are learnt from; none without a label."""
+        return self.writes[: self.label.learns] if self.label else ()
+
     def labels(self, source: str) -> tuple[tuple[Output, str], ...]:
-        """Every (output, source) that ``derive`` makes where the label is that of ``source``."""
-        return (*((output, source) for output in self.writes[: self.learns]), *self.beside)
+        """Every (output, source) that is derived where the label is that of ``source``."""
+        beside = self.label.beside if self.label else ()
+        return (*((output, source) for output in self.learnt), *beside)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What pretraining teaches, in words, and from what: a modality lists its own by name."""
+
+    words: str  #: goes on after 'pretrained to'
+    simulated: bool = True  #: from simulated scans (BIDS_DIR is -)
+    dataset: bool = True  #: from the prepared runs of an auxiliary dataset
+    tasks: bool = False  #: every task by its truth, or those that are named
+    labels: str = ''  #: the task whose labels the runs of an auxiliary dataset must have
+    labels_words: str = ''  #: what these are, for people
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A command-line option that means something to one modality only."""
+
+    flag: str  #: '--input-directions'
+    type: type[int] | type[float] | type[str]
+    metavar: str
+    help: str
+    levels: tuple[str, ...]  #: analysis levels at which it has a meaning
+    least: float | None = None
+
+    @property
+    def name(self) -> str:
+        """After parsing: 'input_directions'."""
+        return self.flag.removeprefix('--').replace('-', '_')
+
+
+#: Shape of a patch in voxels; None is the whole axis.
+Patch = tuple[int | None, int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +286,11 @@ class Plan:
     """How a network is fitted."""
 
     steps: int
-    patch: int  #: side in voxels, a multiple of 8
+    patch: Patch
     batch: int
     lr: float
-    freeze: str = 'none'  #: 'none', 'encoder' or 'body'
+    rates: Mapping[str, float] = field(default_factory=dict)  #: part of the network → factor of
+    #: its learning rate; 0 keeps the part as it was
     seed: int = 0
     device: str = 'cpu'
     validate_every: int = 50  #: steps
@@ -170,12 +304,3 @@ class Checkpoint:
     card: Mapping[str, Any]
     body: Mapping[str, Tensor]
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  #: by task
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something noticed in a table. ``severity`` is 'error' or 'warning'."""
-
-    severity: str
-    code: str
-    message: str

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bidsapp import __version__, registry
-from bidsapp.arguments import DESCRIBE, LEAST, LEVELS, UNFIT, build_parser
+from bidsapp.arguments import DESCRIBE, LEVELS, build_parser, least, unfit
 from bidsapp.bids.write import BIDS_VERSION
 from bidsapp.problems import Problem
 
@@ -29,16 +29,29 @@ IDS = {
 #: id, name, path below the output folder; which of them there are depends on level and scans.
 OUTPUTS = (
     ('DatasetDescription', 'The derivative dataset', 'dataset_description.json'),
-    ('DwiDerivatives', 'Images, gradients and metadata', 'sub-*/dwi/*'),
-    ('DwiDerivativesOfSessions', 'The same of each session', 'sub-*/ses-*/dwi/*'),
     ('ParticipantPages', 'A page for each participant', 'sub-*.html'),
     ('Models', 'Fine-tuned weights', 'models/*/*/weights.safetensors'),
-    ('PretrainedModels', 'Pretrained weights', 'models/pretrained/*/*/weights.safetensors'),
+    ('PretrainedModels', 'Pretrained weights', 'models/pretrained/*/*/*/weights.safetensors'),
     ('GroupTables', 'Metrics of the fine-tuned models', 'group_*.tsv'),
     ('GroupPages', 'A page for each fine-tuned task', 'group_*.html'),
     ('Citation', 'Text for a methods section', 'logs/CITATION.md'),
     ('Logs', 'The log of each call', 'logs/*.log'),
 )
+
+
+def outputs() -> list[tuple[str, str, str]]:
+    """What an output folder may hold: id, name, path; the folders of every modality too."""
+    folders = dict.fromkeys(registry.files(m).prepared.datatype for m in registry.modalities())
+    own = []
+    for folder in folders:
+        name = f'{folder.capitalize()}Derivatives'
+        own += [
+            (name, f'Images and metadata in {folder}', f'sub-*/{folder}/*'),
+            (f'{name}OfSessions', f'The same of each session in {folder}',
+             f'sub-*/ses-*/{folder}/*'),
+        ]  # fmt: skip
+    first, *others = OUTPUTS
+    return [first, *own, *others]
 
 
 def descriptor() -> dict[str, Any]:
@@ -67,7 +80,7 @@ def descriptor() -> dict[str, Any]:
                 'optional': True,
                 'list': '*' in path,
             }
-            for name, title, path in OUTPUTS
+            for name, title, path in outputs()
         ],
         'error-codes': [{'code': c, 'description': d} for c, d in sorted(exit_codes().items())],
         'suggested-resources': {'cpu-cores': 4, 'ram': 8, 'nodes': 1},
@@ -115,11 +128,11 @@ def _input(action: argparse.Action) -> dict[str, Any]:
     if action.type is Path:
         found['type'] = 'File'
     elif action.type is int:
-        found |= {'type': 'Number', 'integer': True, 'minimum': LEAST[action.dest]}
+        found |= {'type': 'Number', 'integer': True, 'minimum': least()[action.dest]}
     if choices := _choices(action):
         found['value-choices'] = choices
     if action.dest == 'level':
-        found['value-disables'] = {level: [_id(n) for n in UNFIT[level]] for level in LEVELS}
+        found['value-disables'] = {level: [_id(n) for n in unfit(level)] for level in LEVELS}
     if action.nargs == '+':
         found |= {'list': True, 'min-list-entries': 1}
     if action.dest == 'bids_dir':  # the specification has a list; ours may have one entry
@@ -129,5 +142,5 @@ def _input(action: argparse.Action) -> dict[str, Any]:
 
 def _choices(action: argparse.Action) -> list[str]:
     """Permitted values; argparse does not know those that have an exit code of their own."""
-    own = {'level': LEVELS, 'tasks': registry.names()}
+    own = {'level': LEVELS, 'tasks': tuple(registry.tasks())}
     return list(own.get(action.dest) or action.choices or ())

@@ -9,58 +9,57 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bidsapp import __version__, registry
 from bidsapp.bids.dataset import read_filters
 from bidsapp.bids.derivatives import write_dataset
-from bidsapp.bids.prepared import choose_preprocessed, with_references
-from bidsapp.core import Checkpoint, Plan
+from bidsapp.bids.prepared import choose_prepared, with_references
+from bidsapp.bids.write import write_json, write_text
+from bidsapp.core import Plan
 from bidsapp.learn import cards
-from bidsapp.learn.inputs import save_canonical
+from bidsapp.learn.finetune import gather, make_card, scored
 from bidsapp.learn.processors import use_processors
-from bidsapp.learn.splits import SPLITS, make_split, read_split
-from bidsapp.modalities.dwi.bids.tables import load_table
-from bidsapp.modalities.dwi.learn.input import canonical_sample
-from bidsapp.modalities.dwi.physics.subsets import halves, well_spread
+from bidsapp.learn.splits import MIN_PARTICIPANTS, SPLITS, make_split, read_split
+from bidsapp.learn.tables import COLUMNS, explained, tsv
 from bidsapp.problems import BadData, MissingInput, Problem, WrongUsage
-from bidsapp.trained import make_card, save_model, say_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from bidsapp.core import Case, Sample, Task
+    from bidsapp.core import Case, Checkpoint, Task
+    from bidsapp.learn.finetune import Material
+    from bidsapp.learn.inputs import Input
     from bidsapp.learn.state import State
     from bidsapp.learn.tables import Row
-    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
-    from bidsapp.modalities.dwi.physics.gradients import GradientTable
+    from bidsapp.networks.base import Network
     from bidsapp.settings import Settings
 
 log = logging.getLogger('transfermri')
 
-#: Fewer participants than this cannot be divided into train, val and test.
-MIN_PARTICIPANTS = 3
-#: Steps where --steps is not given, and the shape of a batch.
-STEPS, PATCH, BATCH = 1000, 32, 2
+#: Steps where --steps is not given, and the size of a batch.
+STEPS, BATCH = 1000, 2
 #: From random weights, and from weights that know something already.
 LEARNING_RATE, FINE_RATE = 4e-3, 1e-3
+#: What --freeze keeps as it was: rates of the network's parts.
+FREEZE: Mapping[str, Mapping[str, float]] = {
+    'none': {},
+    'encoder': {'encoder': 0.0},
+    'body': {'body': 0.0},
+}
 
 
 def run(settings: Settings, log_file: Path) -> int:
     """Tell the story; returns the exit code."""
-    refuse_what_is_not_there(settings)
-    cases = choose_preprocessed(
-        settings.output_dir, settings.participants, settings.sessions,
-        read_filters(settings.filter_file),
-    )  # fmt: skip
     wanted = list(settings.tasks) or [
-        n for n in registry.names() if registry.get(n).derive is not None
+        name for name in registry.tasks() if registry.task(name).label is not None
     ]
-    by_task = {name: labelled(settings.output_dir, cases, name) for name in wanted}
+    refuse_what_is_not_there(settings, wanted)
+    by_task = labelled(settings, wanted)
     trained, skipped = trainable(by_task, bool(settings.tasks))
     subjects = {c.subject for found in by_task.values() for c in found}
     if settings.split_file is None:
@@ -83,7 +82,7 @@ def run(settings: Settings, log_file: Path) -> int:
     made = []
     for name in trained:
         try:
-            made.append(train(name, by_task[name], split, settings, device))
+            made.append(train(registry.task(name), by_task[name], split, settings, device))
         except (BadData, MissingInput) as problem:
             log.error('FAILED %s: %s', name, problem)
             failures.append(problem)
@@ -107,27 +106,46 @@ def draw_pages(names: Sequence[str], settings: Settings) -> int:
     return 0
 
 
-def refuse_what_is_not_there(settings: Settings) -> None:
-    """Options of the contract that this version cannot serve."""
-    if 'autoencoder' in settings.compare and cards.autoencoder(settings.models) is None:
+def refuse_what_is_not_there(settings: Settings, wanted: Sequence[str]) -> None:
+    """Raises WrongUsage or MissingInput for weights that were asked for and do not exist."""
+    modalities = {registry.tasks()[name] for name in wanted}
+    if 'autoencoder' in settings.compare and not any(
+        cards.autoencoder(settings.models, m) for m in modalities
+    ):
         raise WrongUsage(
             '--compare autoencoder needs a pretrained autoencoder; the package has none, nor has '
             f'{settings.models}. Make one with `pretrain --objective autoencoder`; '
             '--compare scratch works.'
         )
-    if settings.init == 'bundled' and not cards.bundled_models():
+    if settings.init == 'bundled' and not any(cards.bundled_model(m) for m in modalities):
         raise MissingInput('--init bundled: this version bundles no model. Use --init scratch.')
 
 
-def labelled(root: Path, cases: Sequence[Case], name: str) -> list[Case]:
-    """The runs that have a reference label for a task, with the label among their files.
+def labelled(settings: Settings, wanted: Sequence[str]) -> dict[str, list[Case]]:
+    """Task → the selected runs that have its reference label, with that among their files.
 
-    None for a task that is learnt by pretraining only.
+    None for a task that is learnt by pretraining only. Raises MissingInput or NothingSelected where
+    no modality of the tasks has a prepared run.
     """
-    task = registry.get(name)
-    if task.derive is None:
-        return []
-    return with_references(root, cases, task.writes[: task.learns])
+    filters = read_filters(settings.filter_file)
+    problems: list[Problem] = []
+    cases: dict[str, list[Case]] = {}
+    for modality in sorted({registry.tasks()[name] for name in wanted}):
+        try:
+            cases[modality] = choose_prepared(
+                settings.output_dir, modality, settings.participants, settings.sessions, filters
+            )
+        except Problem as problem:
+            problems.append(problem)
+    if problems and not cases:
+        raise problems[0]
+    own = {name: registry.task(name) for name in wanted}
+    return {
+        name: with_references(settings.output_dir, cases.get(task.modality, []), task.learnt)
+        if task.label
+        else []
+        for name, task in own.items()
+    }
 
 
 def trainable(by_task: Mapping[str, Sequence[Case]], named: bool) -> tuple[list[str], list[str]]:
@@ -152,147 +170,133 @@ def trainable(by_task: Mapping[str, Sequence[Case]], named: bool) -> tuple[list[
     return trained, skipped
 
 
-def kept_inputs(cases: Sequence[Case], settings: Settings, training: bool) -> list[Case]:
-    """Each run's canonical input, computed once for all tasks and calls.
-
-    To learn from, a run enters twice, each time with half of its directions: its label was
-    derived from all of them, and a network that sees exactly the volumes of the label learns to
-    repeat their noise (measured on simulated scans; docs/architecture.md).
-    """
-    folder = settings.work_dir / f'canonical-{__version__}'
-    done = []
-    for case in cases:
-        for keep in used_volumes(load_table(case), settings, training):
-            stat = case.files['dwi'].stat()
-            identity = json.dumps(
-                [str(case.files['dwi']), stat.st_mtime_ns, stat.st_size, keep.tolist()]
-            )
-            kept = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
-            if not kept.is_dir():
-                save_canonical(canonical_sample(case, keep), kept)
-            done.append(case.with_files(canonical=kept))
-    return done
-
-
-def used_volumes(gtab: GradientTable, settings: Settings, training: bool) -> list[np.ndarray]:
-    """Which volumes make an input: N directions if asked for, halves to learn from, else all."""
-    if settings.input_directions is not None:
-        return [well_spread(gtab, settings.input_directions)]
-    if training and (parts := halves(gtab)):
-        return parts
-    return [np.arange(len(gtab))]
-
-
 def start_model(settings: Settings, task: str) -> Checkpoint | None:
     """The weights to start from: bundled where there are any, a folder, or none."""
     from bidsapp.learn.checkpoint import load
 
     if settings.init in ('auto', 'bundled'):
-        bundled = cards.bundled_models()
-        folder = bundled.get(task) or next(iter(bundled.values()), None)
+        folder = cards.bundled_model(registry.tasks()[task])
         return load(folder) if folder else None
     return None if settings.init == 'scratch' else load(Path(settings.init).absolute())
 
 
-def other_starts(settings: Settings, start: Checkpoint | None) -> dict[str, Checkpoint | None]:
+def other_starts(
+    settings: Settings, start: Checkpoint | None, modality: str
+) -> dict[str, Checkpoint | None]:
     """Arm → the weights it starts from, for each that --compare asks for."""
     from bidsapp.learn.checkpoint import load
 
     arms: dict[str, Checkpoint | None] = {}
     if 'scratch' in settings.compare and start is not None:
         arms['scratch'] = None
-    if 'autoencoder' in settings.compare and (folder := cards.autoencoder(settings.models)):
+    folder = cards.autoencoder(settings.models, modality)
+    if 'autoencoder' in settings.compare and folder is not None:
         arms['autoencoder'] = load(folder)
     return arms
 
 
 def train(
-    name: str, cases: Sequence[Case], split: Mapping[str, str], settings: Settings, device: str
+    task: Task[Any],
+    cases: Sequence[Case],
+    split: Mapping[str, str],
+    settings: Settings,
+    device: str,
 ) -> Path:
     """Fit one task and save its model; returns the model's folder."""
     from bidsapp.learn.checkpoint import checkpoint_of
 
-    task = registry.get(name)
-    used = [case for case in cases if case.subject in split]
-    groups = {s: [c for c in used if split[c.subject] == s] for s in SPLITS}
-    if empty := [s for s in SPLITS if not groups[s]]:
-        raise MissingInput(
-            f'{name}: no labelled participant is in {", ".join(empty)} of the split. Label more '
-            'participants, give --split-file, or another --random-seed.'
-        )
-    log.info('%s: reading %d runs', name, len(used))
-    samples = {
-        s: [task.load(c) for c in kept_inputs(groups[s], settings, training=False)] for s in SPLITS
-    }
-    learnt_from = [task.load(c) for c in kept_inputs(groups['train'], settings, training=True)]
+    own: Input = registry.input(task.modality)
+    material = gather(
+        task, cases, split, settings.options, settings.work_dir / f'inputs-{__version__}'
+    )
     steps = settings.steps or STEPS
     plan = Plan(
-        steps=steps, patch=PATCH, batch=BATCH, lr=FINE_RATE, freeze=settings.freeze,
-        seed=settings.seed, device=device, validate_every=max(1, min(100, steps // 6)),
+        steps=steps, patch=own.network.patch, batch=BATCH, lr=FINE_RATE,
+        rates=FREEZE[settings.freeze], seed=settings.seed, device=device,
+        validate_every=max(1, min(100, steps // 6)),
     )  # fmt: skip
-    start = start_model(settings, name)
+    start = start_model(settings, task.name)
     state_files = []
 
-    def fitted(arm: str, start: Checkpoint | None, plan: Plan) -> tuple[UNet3d, State, list[Row]]:
+    def fitted(arm: str, start: Checkpoint | None, plan: Plan) -> tuple[Network, State, list[Row]]:
         from bidsapp.learn.fit import fit
         from bidsapp.learn.patches import PatchSource
 
         if start is None:
             plan = replace(plan, lr=LEARNING_RATE)
-        state_files.append(state_path(task, plan, start, groups, settings))
-        data = (PatchSource(learnt_from, plan.patch), samples['val'])
-        network, state = fit(task, *data, start, plan, state_files[-1], log.info)
-        return network, state, scored(task, arm, network, groups, samples, device)
+        state_files.append(state_path(task, plan, start, material, settings))
+        source = PatchSource(material.learnt_from, plan.patch)
+        network, state = fit(
+            own, task.head, source, material.samples['val'], start, plan, state_files[-1], log.info
+        )
+        return network, state, scored(task, arm, network, material, device)
 
     network, state, rows = fitted('scratch' if start is None else 'finetuned', start, plan)
-    for arm, other in other_starts(settings, start).items():
-        log.info('%s: the same from %s, to compare', name, arm)
-        rows = rows + fitted(arm, other, replace(plan, freeze='none'))[2]
-    if start is not None and name in start.heads and settings.init in ('auto', 'bundled'):
+    for arm, other in other_starts(settings, start, task.modality).items():
+        log.info('%s: the same from %s, to compare', task.name, arm)
+        rows = rows + fitted(arm, other, replace(plan, rates={}))[2]
+    if start is not None and task.name in start.heads and settings.init in ('auto', 'bundled'):
         from bidsapp.learn.predict import network_of
 
-        as_it_comes = network_of(start, [name])
-        rows = rows + scored(task, 'bundled', as_it_comes, groups, samples, device)
-    card = make_card(task, plan, start, learnt_from, state.best_step, rows, split)
+        as_it_comes = network_of(start, [task.name])
+        rows = rows + scored(task, 'bundled', as_it_comes, material, device)
+    card = make_card(task, plan, start, material, state.best_step, rows, split, settings.freeze)
     folder = save_model(checkpoint_of(network, card), task, rows, state.log, split, settings)
     for state_file in state_files:
         state_file.unlink(missing_ok=True)
-    say_result(task, rows)
+    log_result(task, rows)
     return folder
 
 
-def scored(
-    task: Task,
-    arm: str,
-    network: UNet3d,
-    groups: Mapping[str, Sequence[Case]],
-    samples: Mapping[str, Sequence[Sample]],
-    device: str,
-) -> list[Row]:
-    """Rows of the metrics table for one network on every split."""
-    from bidsapp.learn.evaluate import evaluate
-
-    return [
-        (f'sub-{case.subject}', split, arm, metric, label, value)
-        for split in SPLITS
-        for case, figures in zip(
-            groups[split], evaluate(task, network, samples[split], device), strict=True
-        )
-        for metric, label, value in figures
-    ]
-
-
 def state_path(
-    task: Task,
-    plan: Plan,
-    start: Checkpoint | None,
-    groups: Mapping[str, Sequence[Case]],
-    settings: Settings,
+    task: Task[Any], plan: Plan, start: Checkpoint | None, material: Material, settings: Settings
 ) -> Path:
     """Where a stopped fit of exactly this plan, start and data is kept."""
+    main = registry.files(task.modality).prepared.main
+    files = {s: [str(c.files[main]) for c in g] for s, g in material.groups.items()}
     identity = json.dumps([
-        __version__, task.name, asdict(plan), start and start.card['sha256'],
-        settings.input_directions, {s: [str(c.files['dwi']) for c in g] for s, g in groups.items()},
+        __version__, task.name, cards.described(plan, settings.freeze),
+        start and start.card['sha256'], dict(settings.options), files,
     ])  # fmt: skip
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return settings.work_dir / 'group' / f'{task.name}-{digest}.safetensors'
+
+
+def save_model(
+    checkpoint: Checkpoint,
+    task: Task[Any],
+    rows: Sequence[Row],
+    steps: Sequence[Mapping[str, float]],
+    split: Mapping[str, str],
+    settings: Settings,
+) -> Path:
+    """The next version's folder, complete at once; then the group files at the root."""
+    from bidsapp.learn.checkpoint import save_next
+    from bidsapp.reports.group import group_page, learning_curve
+
+    def add(staging: Path) -> None:
+        (staging / 'metrics.tsv').write_text(tsv(COLUMNS, rows))
+        (staging / cards.SPLIT).write_text(
+            tsv(('participant_id', 'split'), [(f'sub-{s}', v) for s, v in sorted(split.items())])
+        )
+        log_rows = [(r['step'], f'{r["loss"]:.6g}', r.get('validation', '')) for r in steps]
+        (staging / 'log.tsv').write_text(tsv(('step', 'loss', 'validation'), log_rows))
+        learning_curve(staging / 'log.tsv', staging / 'curve.png', task.head.score)
+
+    folder = save_next(checkpoint, settings.models, task.name, add)
+    words = {m: w for own in registry.tasks_of(task.modality) for m, w in own.head.words.items()}
+    write_text(settings.output_dir / f'group_{task.name}.tsv', tsv(COLUMNS, rows))
+    write_json(settings.output_dir / f'group_{task.name}.json', explained(words))
+    page = group_page(settings.output_dir, task.name)
+    log.info('page: %s', page)
+    return folder
+
+
+def log_result(task: Task[Any], rows: Sequence[Row]) -> None:
+    """The deciding metric on each split, in the log."""
+    score = task.head.score
+    for arm in dict.fromkeys(row[2] for row in rows):
+        for split in SPLITS:
+            values = [row[5] for row in rows if row[1:4] == (split, arm, score)]
+            mean = float(np.mean(values))
+            log.info('%s, %s: %s on %s %.4g', task.name, arm, score, split, mean)

@@ -6,17 +6,15 @@ The exit code follows from the files that were promised, never from a scheduler'
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bidsapp import __version__, registry
-from bidsapp.bids.dataset import read_filters, select, subjects_of
+from bidsapp import registry
+from bidsapp.bids.dataset import nothing_selected, read_filters, select, subjects_of
 from bidsapp.bids.derivatives import write_dataset
 from bidsapp.bids.write import write_text
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
-from bidsapp.modalities.dwi.bids.ingest import runs_with_preprocessed
 from bidsapp.problems import MissingInput, NothingSelected, Problem, TryAgain
 from bidsapp.workflows.execution import (
     Engine,
@@ -25,6 +23,12 @@ from bidsapp.workflows.execution import (
     engine,
     problems_left,
     run_graph,
+)
+from bidsapp.workflows.participant import (
+    clear_participant,
+    clear_runs,
+    init_participant_wf,
+    run_folder,
 )
 from bidsapp.workflows.plan import (
     Models,
@@ -61,8 +65,8 @@ def run(settings: Settings, log_file: Path) -> int:
         say_warnings(plans, settings, models)
     draw_pages(plans, settings)
     code = conclude(plans, settings, log_file)
-    if code == 0 and settings.clean_workdir:
-        shutil.rmtree(settings.work_dir, ignore_errors=True)
+    if settings.clean_workdir:
+        clean(plans, settings)
     return code
 
 
@@ -80,7 +84,17 @@ def select_runs(settings: Settings) -> list[Run]:
         log.warning(message)
     filters = read_filters(settings.filter_file)
     chosen = select(settings.bids_dir, wanted, settings.sessions, filters, settings.database_dir)
-    return runs_with_preprocessed(chosen, dict(settings.derivatives))
+    derivatives = dict(settings.derivatives)
+    parts = [registry.files(m) for m in modalities_of(selected_tasks(settings))]
+    runs: list[Run] = [run for files in parts for run in files.find(chosen, derivatives)]
+    if not runs:
+        raise nothing_selected(chosen, {files.words: files.looked_for for files in parts})
+    return runs
+
+
+def modalities_of(tasks: list[str]) -> list[str]:
+    """The modalities of these tasks, in alphabetical order."""
+    return sorted({registry.tasks()[name] for name in tasks})
 
 
 def chosen_device(settings: Settings) -> str:
@@ -97,7 +111,7 @@ def chosen_device(settings: Settings) -> str:
 
 def selected_tasks(settings: Settings) -> list[str]:
     """The tasks that were named, else all."""
-    return list(settings.tasks) or registry.names()
+    return list(settings.tasks) or list(registry.tasks())
 
 
 def models_to_apply(settings: Settings) -> Models:
@@ -133,18 +147,14 @@ def models_to_apply(settings: Settings) -> Models:
 
 def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
     """Say what was found, which labels can be derived, and what will run."""
-    log.info(
-        '%d dMRI runs of %d participants', len(plans), len({p.run.case.subject for p in plans})
-    )
+    people = len({p.run.case.subject for p in plans})
+    log.info('%s of %d participants', counted(plans), people)
     for made in plans:
-        if made.problem is not None:
+        if made.survey is None:
             log.error('%s: %s', made.run.name, made.problem)
             continue
-        facts = made.acquisition
-        assert facts is not None
-        shells = ', '.join(f'{n} directions at b={b:.0f}' for b, n in facts.shells)
-        log.info('%s: %s%s', made.run.name, shells, ', T1w' if facts.has_t1w else ', no T1w')
-        for text in (*made.run.notes, *made.warnings, *made.notes):
+        log.info('%s: %s', made.run.name, made.survey.acquisition.words)
+        for text in (*made.run.notes, *made.warnings, *made.survey.will):
             log.info('  %s', text)
         for name in selected_tasks(settings):
             if name in made.unavailable:
@@ -156,13 +166,20 @@ def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
         steps += [f'{name} prediction' for name in made.todo.predictions]
         log.info('  to do: %s', ', '.join(steps) or 'nothing, all is there')
     without = [name for name in selected_tasks(settings) if name not in models]
-    if never := [name for name in without if registry.get(name).derive is None]:
+    if never := [name for name in without if registry.task(name).label is None]:
         log.info('No model for %s, which `pretrain` alone can make.', ', '.join(never))
     if without := [name for name in without if name not in never]:
         log.info(
             'No model for %s: this run makes reference outputs only for that. Run `group`, then '
             '`participant` again.', ', '.join(without),
         )  # fmt: skip
+
+
+def counted(plans: list[RunPlan]) -> str:
+    """How many runs there are of each modality: '8 dMRI runs'."""
+    found = [p.run.modality for p in plans]
+    words = {m: registry.files(m).words for m in dict.fromkeys(found)}
+    return ' and '.join(f'{found.count(m)} {name} runs' for m, name in words.items())
 
 
 def conclude_dry_run(plans: list[RunPlan]) -> int:
@@ -173,15 +190,13 @@ def conclude_dry_run(plans: list[RunPlan]) -> int:
 
 def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     """Build one graph of all that is missing, run it, and collect what went wrong."""
-    from bidsapp.workflows.participant import init_participant_wf
-
     active = [p for p in plans if p.problem is None and p.todo]
     if not active:
         return
-    base = settings.work_dir / f'participant-{__version__}'
+    work = settings.work_dir
     plugin = engine(settings.plugin_file, settings.nprocs, settings.memory)
     logs = settings.output_dir / 'logs'
-    configure(settings.work_dir / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
+    configure(work / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
     place = Place(
         roots={'raw': settings.bids_dir, **dict(settings.derivatives)},
         out_root=settings.output_dir,
@@ -189,17 +204,17 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
         device=device,
         omp_nthreads=settings.omp_nthreads or max(1, min(8, settings.nprocs // len(active))),
     )
-    graph = init_participant_wf([(p.run, p.todo, p.size) for p in active], base, place)
-    folders = {p.run.name: base / graph.name / graph.node_name(p.run.name) for p in active}
-    for folder in folders.values():  # another call may be at work on other runs in the same place
-        clear_problems(folder)
-    log.info('Working on %d runs in %s', len(active), base)
+    known = [(p.run, p.todo, p.survey) for p in active if p.survey is not None]
+    graph = init_participant_wf(known, work, place)
+    for made in active:  # another call may be at work on other runs in the same place
+        clear_problems(run_folder(work, made.run))
+    log.info('Working on %d runs in %s', len(active), work)
     say_memory(graph.largest_need(), plugin)
     failure = run_graph(graph, plugin)
     for made in active:
         if not made.missing(settings.output_dir) and not stale(made, settings.output_dir):
             continue
-        found = problems_left(folders[made.run.name])
+        found = problems_left(run_folder(work, made.run))
         made.problem = found or failure or Problem('it was not finished; the log says more')
 
 
@@ -273,6 +288,17 @@ def conclude(plans: list[RunPlan], settings: Settings, log_file: Path) -> int:
     if any(isinstance(p.problem, TryAgain) for p in failed):
         print('Start the same command again to go on.', file=sys.stderr)
     return common_code(len(plans) - len(failed), [p.problem for p in failed if p.problem])
+
+
+def clean(plans: list[RunPlan], settings: Settings) -> None:
+    """Remove what participants left in the work folder; one of whom a run failed goes on there."""
+    failed = {p.run.case.subject for p in plans if p.problem is not None}
+    finished = [p.run for p in plans if p.run.case.subject not in failed]
+    if settings.sessions or settings.filter_file:  # another call may be at work on their other runs
+        clear_runs(settings.work_dir, finished)
+    else:
+        for subject in {run.case.subject for run in finished}:
+            clear_participant(settings.work_dir, subject)
 
 
 def write_citation(root: Path) -> None:

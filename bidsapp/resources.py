@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 #: Of the limit, the share that steps may take; the rest is for the process that starts them.
 SHARE = 0.9
-#: Bytes that applying the network takes at once for a voxel of its input, measured on the bundled
-#: shape in float32, the mean over mirrors included, as peak memory over voxels, and rounded up.
-NETWORK_BYTES = 5000
 
 
 @dataclass(frozen=True, slots=True)

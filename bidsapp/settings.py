@@ -7,12 +7,15 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bidsapp import registry
 from bidsapp.bids.write import explained
 from bidsapp.problems import InputOutputError, MissingInput, WrongUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bidsapp.resources import Limit
 
 #: Bytes that must be free in the output folder before anything starts.
@@ -53,7 +56,7 @@ class Settings:
     steps: int | None = None
     split_file: Path | None = None
     compare: tuple[str, ...] = ()
-    input_directions: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  #: of modalities, by name
     objective: str | None = None
     resume: bool = False
     argv: tuple[str, ...] = field(default=())
@@ -132,9 +135,12 @@ def labels(values: list[str] | None, prefix: str) -> tuple[str, ...]:
 
 
 def derivatives(values: list[str]) -> tuple[tuple[str, Path], ...]:
-    """'qsiprep=PATH' → (name, path). Raises WrongUsage or MissingInput."""
-    from bidsapp.modalities.dwi.bids.ingest import check_derivative, check_name
-
+    """'qsiprep=PATH' → (name, path). Raises WrongUsage, MissingInput or InvalidDataset."""
+    known = {
+        name: registry.files(m)
+        for m in registry.modalities()
+        for name in registry.files(m).pipelines
+    }
     found: dict[str, Path] = {}
     for value in values:
         name, equals, path = value.partition('=')
@@ -143,11 +149,15 @@ def derivatives(values: list[str]) -> tuple[tuple[str, Path], ...]:
                 f'-d {value}: expected NAME=PATH, such as qsiprep=/data/derivatives/qsiprep, and '
                 'the positional arguments before it.'
             )
-        check_name(name)
+        if name not in known:
+            raise WrongUsage(
+                f'-d {name}=…: results of {name!r} cannot be used; supported: {", ".join(known)}.'
+            )
         if name in found:
             raise WrongUsage(f'-d {name} is given twice; expected one folder for each name.')
         found[name] = Path(path).absolute()
-        check_derivative(name, found[name])
+        if (check := known[name].check_pipeline) is not None:
+            check(name, found[name])
     return tuple(found.items())
 
 

@@ -1,33 +1,24 @@
-"""Story: write a synthetic BIDS dataset, T1w and dMRI of simulated heads, with its truth."""
+"""Story: write a synthetic BIDS dataset, T1w and scans of simulated heads, with its truth."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from bidsapp import __version__
-from bidsapp.arguments import Parser
-from bidsapp.bids.images import scanner_units, write_image
+from bidsapp import __version__, registry
+from bidsapp.arguments import Parser, above
+from bidsapp.bids.derivatives import scans
+from bidsapp.bids.images import scanner_units, write_volume
 from bidsapp.bids.write import BIDS_VERSION, write_json, write_table, write_text
-from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
-from bidsapp.modalities.dwi.simulate.files import write_dwi, write_fieldmap, write_truth
 from bidsapp.problems import CannotCreate, Problem
-from bidsapp.simulate.t1w import SCANNER
+from bidsapp.simulate.material import SCANNER, Dataset, Person
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
 
     from bidsapp.simulate.anatomy import Template
 
@@ -36,32 +27,42 @@ GENERATED_BY = {
     'Version': __version__,
     'Description': 'Simulated heads; no person was scanned',
 }
-#: Voxel axes of the dMRI and of the T1w image; participants take them in turn.
+#: Voxel axes of the scans and of the T1w image; participants take them in turn.
 ORIENTATIONS = (('RAS', 'PSR'), ('LAS', 'RAS'), ('RAS', 'LAS'), ('LAS', 'PSR'))
 README = """# Simulated heads
 
-Written by `transfermri-simulate` (version {version}, seed {seed}): T1w and diffusion MRI of
+Written by `transfermri-simulate` (version {version}, seed {seed}): T1w and {scans} of
 {participants} simulated heads, so nothing here comes from a person. What each voxel truly holds
-(tissues, fibres, microstructure) is under `derivatives/truth`, on the grid of the diffusion run,
-with the head where the first volume has it.
+{truth}
 """
+#: What is simulated where --modality is not given.
+MODALITIES = (registry.FIRST,)
+#: mm below the brain at which the T1w image ends.
+NECK = 20.0
+
+
+def usual_scans() -> dict[str, Any]:
+    """The designs of what is simulated where nothing else is said, by modality."""
+    return {modality: dataset_of(modality).design() for modality in MODALITIES}
+
+
+def dataset_of(modality: str) -> Dataset:
+    """What a modality simulates. Raises ValueError if it simulates nothing."""
+    found: Dataset | None = registry.pretraining(modality).dataset
+    if found is None:
+        raise ValueError(f'{registry.title(modality)} simulates no dataset')
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What a simulated dataset holds. Lengths in mm, b in s/mm²."""
+    """What a simulated dataset holds. Lengths in mm."""
 
     participants: int = 5
     seed: int = 0
-    voxel_size: float = 3.0
     t1w_voxel_size: float = 1.5
-    fine_voxel_size: float = 1.5  #: of the tissue inside a dMRI voxel, at most
     template_voxel_size: float = 1.5
-    directions: int = 32  #: of each shell
-    bvals: tuple[float, ...] = (1000.0,)
-    snr: float = 12.0  #: of white matter at b=0; a quick clinical scan
-    susceptibility: float = 0.0  #: Hz, largest off-resonance in the brain
-    dropout: float = 0.0  #: share of the slices of weighted volumes that lose signal
+    scans: Mapping[str, Any] = field(default_factory=usual_scans)  #: by modality, its own design
 
 
 def write_dataset(out: Path, design: Design, say: Callable[[str], None] = print) -> None:
@@ -77,9 +78,10 @@ def write_dataset(out: Path, design: Design, say: Callable[[str], None] = print)
     rows = []
     for index in range(design.participants):
         label = f'sub-{index + 1:0{width}d}'
-        rows.append([label, *_write_participant(out, label, index, design, template)])
+        row = _write_participant(out, label, index, design, template)
+        rows.append([label, *row.values()])
         say(f'{label}: written ({index + 1} of {design.participants})')
-    write_table(out / 'participants.tsv', ['participant_id', 'dwi_axes', 'T1w_axes'], rows)
+    write_table(out / 'participants.tsv', ['participant_id', *row], rows)
 
 
 def _claim(out: Path) -> None:
@@ -110,48 +112,59 @@ def _template(resolution: float) -> Template:
 
 def _write_participant(
     out: Path, label: str, index: int, design: Design, template: Template
-) -> tuple[str, str]:
-    """Simulate and write one participant; returns the voxel axes of the dMRI and of the T1w."""
+) -> dict[str, str]:
+    """Simulate and write one participant; returns its columns of participants.tsv."""
     import torch
 
-    from bidsapp.modalities.dwi.simulate import fibres, scan
-    from bidsapp.modalities.dwi.simulate.protocol import Protocol
-    from bidsapp.simulate import acquisition, anatomy, t1w
+    from bidsapp.simulate import acquisition, t1w
+    from bidsapp.simulate.anatomy import draw_head
     from bidsapp.simulate.grids import normal
 
     generator = torch.Generator().manual_seed(design.seed * 100_003 + index)
-    dwi_axes, t1w_axes = ORIENTATIONS[index % len(ORIENTATIONS)]
-    head = anatomy.draw_head(template, generator)
-    bundles = fibres.draw_bundles(template, generator)
-    protocol = Protocol(
-        shells=tuple((b, design.directions) for b in design.bvals),
-        snr=design.snr,
-        fine=max(1, int(np.ceil(design.voxel_size / design.fine_voxel_size - 1e-6))),
-        phase_sign=1 if index % 2 else -1,
-        susceptibility_hz=design.susceptibility,
-        dropout=design.dropout,
-    )
-    tilt = torch.tensor([6.0, 3.0, 3.0]) * normal((3,), generator)
-    tilted = acquisition.oblique(tilt, dwi_axes)
-    grid = t1w.field_of_view(head, tilted, design.voxel_size)
-    run = scan.simulate_dwi(head, bundles, grid, protocol, generator)
-    write_dwi(out / label, label, run)
-    write_fieldmap(out / label, label, run)
-    write_truth(out / 'derivatives' / 'truth' / label, label, run)
+    axes, t1w_axes = ORIENTATIONS[index % len(ORIENTATIONS)]
+    head = draw_head(template, generator)
+    columns: dict[str, str] = {}
+    for place, (modality, own) in enumerate(design.scans.items()):
+        drawn = generator
+        if place:  # of its own, so that what else is scanned changes nothing
+            drawn = torch.Generator().manual_seed((design.seed * 100_003 + index) * 31 + place)
+        person = Person(label, index, head, axes, drawn)
+        columns |= dataset_of(modality).write(out, person, own)
 
     upright = acquisition.oblique(2 * normal((3,), generator), t1w_axes)
-    grid = t1w.field_of_view(head, upright, design.t1w_voxel_size, below=20)
+    grid = t1w.field_of_view(head, upright, design.t1w_voxel_size, below=NECK)
     position = t1w.draw_repositioning(torch.zeros(3), generator)
-    image = t1w.simulate_t1w(head, grid, position, protocol, generator)
+    image = t1w.simulate_t1w(head, grid, position, generator)
     write_t1w(out / label, label, image, grid.affine)
-    return dwi_axes, t1w_axes
+    return {**columns, 'T1w_axes': t1w_axes}
+
+
+def write_t1w(folder: Path, label: str, image: Tensor, affine: Tensor) -> None:
+    """``anat/``: the ``image`` (X, Y, Z) in scanner units."""
+    stem = folder / 'anat' / f'{label}_T1w'
+    write_volume(stem.with_suffix('.nii.gz'), scanner_units(image), affine)
+    sidecar = {
+        **SCANNER,
+        'EchoTime': 0.003,
+        'RepetitionTime': 2.3,
+        'InversionTime': 0.9,
+        'FlipAngle': 9,
+        'MRAcquisitionType': '3D',
+        'PulseSequenceType': 'MPRAGE',
+    }
+    write_json(stem.with_suffix('.json'), sidecar)
 
 
 def _write_dataset_files(out: Path, design: Design) -> None:
-    text = README.format(version=__version__, seed=design.seed, participants=design.participants)
+    parts = [dataset_of(modality) for modality in design.scans]
+    text = README.format(
+        version=__version__, seed=design.seed, participants=design.participants,
+        scans=scans(design.scans), truth='\n'.join(part.truth for part in parts),
+    )  # fmt: skip
+    truth = out / 'derivatives' / 'truth'
     folders = {
         out: ('Simulated heads', 'raw'),
-        out / 'derivatives' / 'truth': ('Truth of the simulated heads', 'derivative'),
+        truth: ('Truth of the simulated heads', 'derivative'),
     }
     for folder, (name, kind) in folders.items():
         description = {
@@ -164,87 +177,61 @@ def _write_dataset_files(out: Path, design: Design) -> None:
         }
         write_json(folder / 'dataset_description.json', description)
         write_text(folder / 'README.md', text)
-    write_text(out / 'derivatives' / 'truth' / '.bidsignore', '*_dwimap.*\n')
-    axes = 'Where the voxel axes point before the field of view is tilted'
-    columns = {f'{scan}_axes': {'Description': f'{axes}: {scan}'} for scan in ('dwi', 'T1w')}
-    write_json(out / 'participants.json', columns)
-
-
-def _above(limit: float, kind: type[int] | type[float]) -> Callable[[str], Any]:
-    def number(text: str) -> int | float:
-        value = kind(text)
-        if not limit < value < float('inf'):
-            raise argparse.ArgumentTypeError(f'{text} given, a number above {limit:g} expected')
-        return value
-
-    return number
-
-
-def _below(limit: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = float(text)
-        if not 0 <= value < limit:
-            raise argparse.ArgumentTypeError(
-                f'{text} given, a number of at least 0 and below {limit:g} expected'
-            )
-        return value
-
-    return number
-
-
-def _seed(text: str) -> int:
-    if not 0 <= int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f'{text} given, a number from 0 to 4294967295 expected')
-    return int(text)
+    lines = dict.fromkeys(line for part in parts for line in part.ignored)
+    write_text(truth / '.bidsignore', ''.join(f'{line}\n' for line in lines))
+    axes = 'Where the voxel axes point before the field of view is tilted: T1w'
+    columns = {name: own for part in parts for name, own in part.columns.items()}
+    write_json(out / 'participants.json', {**columns, 'T1w_axes': {'Description': axes}})
 
 
 def _parser() -> Parser:
+    known = [m for m in registry.modalities() if registry.pretraining(m).dataset is not None]
     parser = Parser(
         prog='transfermri-simulate',
-        description='Write a synthetic BIDS dataset (T1w and dMRI of simulated heads) with its '
-        'truth under derivatives/truth.',
+        description=f'Write a synthetic BIDS dataset (T1w and {scans(known)} of simulated heads) '
+        'with its truth under derivatives/truth.',
     )
-    parser.add_argument('out', type=Path, metavar='OUT', help='new or empty folder')
-    count, amount = _above(0, int), _above(0, float)
-    for flag, kind, symbol, text in (
-        ('participants', count, 'N', 'how many heads'),
-        ('seed', _seed, 'S', 'the same seed gives the same voxels'),
-        ('voxel-size', amount, 'MM', 'edge of a dMRI voxel'),
-        ('directions', count, 'N', 'gradient directions of each shell'),
-        ('snr', amount, 'SNR', 'b=0 signal of white matter over the noise'),
-        ('susceptibility', _below(1000), 'HZ', 'largest off-resonance; adds a reversed b=0'),
-        ('dropout', _below(1), 'SHARE', 'share of weighted slices that lose signal'),
-    ):
-        usual = getattr(Design(), flag.replace('-', '_'))
-        parser.add_argument(
-            f'--{flag}', type=kind, default=usual, metavar=symbol, help=f'{text} ({usual:g})'
-        )
-    parser.add_argument(
-        '--bval',
-        type=_above(B0_THRESHOLD, float),
-        nargs='+',
-        default=list(Design().bvals),
-        metavar='B',
-        help='b-values in s/mm², one a shell (1000)',
-    )
-    parser.add_argument('--version', action='version', version=__version__)
+    add = parser.add_argument
+    add('out', type=Path, metavar='OUT', help='new or empty folder')
+    usual = Design()
+    add('--participants', type=above(0, int), default=usual.participants, metavar='N',
+        help=f'how many heads ({usual.participants})')  # fmt: skip
+    add('--seed', type=above(-1, int, 2**32), default=usual.seed, metavar='S',
+        help=f'the same seed gives the same voxels ({usual.seed})')  # fmt: skip
+    add('--modality', nargs='+', choices=known, default=list(MODALITIES),
+        help=f'what is scanned beside T1w ({" ".join(MODALITIES)})')  # fmt: skip
+    for modality in known:
+        dataset = dataset_of(modality)
+        own = dataset.design()
+        group = parser.add_argument_group(registry.title(modality))
+        for flag in dataset.flags:
+            value = getattr(own, flag.name.replace('-', '_'))
+            words = ' '.join(f'{v:g}' for v in (value if flag.several else (value,)))
+            group.add_argument(
+                f'--{flag.name}', type=flag.type, default=value, metavar=flag.metavar,
+                help=f'{flag.help} ({words})', nargs='+' if flag.several else None,
+            )  # fmt: skip
+    add('--version', action='version', version=__version__)
     return parser
+
+
+def design_of(options: Any) -> Design:
+    """The dataset that parsed options ask for."""
+    scans = {}
+    for modality in dict.fromkeys(options.modality):
+        dataset = dataset_of(modality)
+        names = [flag.name.replace('-', '_') for flag in dataset.flags]
+        values = {name: getattr(options, name) for name in names}
+        scans[modality] = dataset.design(
+            **{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        )
+    return Design(participants=options.participants, seed=options.seed, scans=scans)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``transfermri-simulate``; returns the exit code."""
     try:
-        options = _parser().parse_args(argv)
-        design = Design(
-            participants=options.participants,
-            seed=options.seed,
-            voxel_size=options.voxel_size,
-            directions=options.directions,
-            bvals=tuple(options.bval),
-            snr=options.snr,
-            susceptibility=options.susceptibility,
-            dropout=options.dropout,
-        )
+        design = design_of(options := _parser().parse_args(argv))
         write_dataset(options.out, design, say=lambda line: print(line, flush=True))
     except Problem as problem:
         print(f'transfermri-simulate: {problem}', file=sys.stderr)
@@ -252,17 +239,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_t1w(folder: Path, label: str, image: Tensor, affine: Tensor) -> None:
-    """``anat/``: the ``image`` (X, Y, Z) in scanner units."""
-    stem = folder / 'anat' / f'{label}_T1w'
-    write_image(stem.with_suffix('.nii.gz'), scanner_units(image), affine)
-    sidecar = {
-        **SCANNER,
-        'EchoTime': 0.003,
-        'RepetitionTime': 2.3,
-        'InversionTime': 0.9,
-        'FlipAngle': 9,
-        'MRAcquisitionType': '3D',
-        'PulseSequenceType': 'MPRAGE',
-    }
-    write_json(stem.with_suffix('.json'), sidecar)
+if __name__ == '__main__':
+    sys.exit(main())

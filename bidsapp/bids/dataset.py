@@ -1,4 +1,4 @@
-"""Asking BIDS: the dMRI runs of a raw dataset, and the preprocessed runs of a derivative one."""
+"""Asking BIDS: what labels and filters select of a raw dataset (pybids queries)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: fMRIPrep's filter format: a query for each kind of file.
 Filters = Mapping[str, Mapping[str, Any]]
-#: Kinds of file that a filter can be about here; others are accepted and mean nothing.
-FILTERED = ('dwi', 't1w', 'fmap')
 
 
 def check_dataset(root: Path) -> None:
@@ -149,12 +147,14 @@ def select(
     return Selection(root, layout, tuple(subjects), tuple(sessions), filters or {})
 
 
-def nothing_selected(root: Path, subjects: Sequence[str]) -> NothingSelected:
-    """The problem that no dMRI run is left."""
+def nothing_selected(raw: Selection, looked_for: Mapping[str, str]) -> NothingSelected:
+    """The problem that no run is left; ``looked_for`` is where runs were, by what they are."""
+    kinds = ' and no '.join(looked_for)
+    places = ' and '.join(looked_for.values())
     return NothingSelected(
-        f'The labels and filters select no dMRI run of {root} (looked for '
-        f'sub-*/[ses-*/]dwi/*_dwi.nii.gz of {len(subjects)} participants). '
-        'Take a filter away, or see with --dry-run what is there.'
+        f'The labels and filters select no {kinds} run of {raw.root} (looked for {places} of '
+        f'{len(raw.subjects)} participants). Take a filter away, or see with --dry-run what is '
+        'there.'
     )
 
 

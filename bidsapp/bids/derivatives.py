@@ -6,11 +6,11 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from bidsapp import __version__
+from bidsapp import __version__, registry
 from bidsapp.bids.write import BIDS_VERSION, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 #: What the validator's schema does not know. Folders stand without a trailing slash: with one,
@@ -22,10 +22,6 @@ figures
 logs
 models
 group_*
-*.bval
-*.bvec
-*_dwimap.*
-*_timeseries.*
 """
 README = """\
 # TransferMRI derivatives
@@ -54,8 +50,9 @@ def write_dataset(root: Path, raw: Path, derivatives: Mapping[str, Path] | None 
         generated['Container'] = {'Type': 'docker', 'Tag': container}
     given = {'raw': raw, **(derivatives or {})}
     links = _known_links(root) | {name: path.resolve().as_uri() for name, path in given.items()}
+    every = scans(registry.modalities())
     description = {
-        'Name': 'TransferMRI - preprocessed diffusion MRI, labels and predictions',
+        'Name': f'TransferMRI - preprocessed {every}, labels and predictions',
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'GeneratedBy': [generated],
@@ -64,12 +61,24 @@ def write_dataset(root: Path, raw: Path, derivatives: Mapping[str, Path] | None 
     }
     for name, text in (
         ('dataset_description.json', json.dumps(description, indent=2) + '\n'),
-        ('.bidsignore', BIDSIGNORE),
+        ('.bidsignore', ignored()),
         ('README.md', README.format(version=__version__)),
     ):
         path = root / name
         if not path.is_file() or path.read_text() != text:
             write_text(path, text)
+
+
+def scans(modalities: Iterable[str]) -> str:
+    """Modalities for people, in a sentence: 'diffusion MRI'."""
+    titles = [registry.title(modality) for modality in modalities]
+    return ' and '.join(title[:1].lower() + title[1:] for title in titles)
+
+
+def ignored() -> str:
+    """The .bidsignore: what no validator knows, and what every modality adds to it."""
+    own = [line for modality in registry.modalities() for line in registry.files(modality).ignored]
+    return BIDSIGNORE + ''.join(f'{line}\n' for line in dict.fromkeys(own))
 
 
 def _known_links(root: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from bidsapp.bids.write import whole
 from bidsapp.problems import BadData, InputOutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import nibabel as nib
@@ -73,44 +75,83 @@ def crop_to(mask: np.ndarray) -> tuple[slice, slice, slice]:
     return spans[0], spans[1], spans[2]
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a sample lies in its run: for each of its axes the run's axis, flip and first voxel."""
+
+    axes: tuple[int, ...]
+    flipped: tuple[bool, ...]
+    start: tuple[int, ...]  #: after flipping
+
+    def box(self, sample: Sample) -> tuple[slice, ...]:
+        """The sample in the run whose axes are permuted and flipped to the sample's."""
+        lengths = sample.mask.shape[1:]
+        return tuple(slice(a, a + n) for a, n in zip(self.start, lengths, strict=True))
+
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        """``array`` (X, Y, Z[, K]) of the run with its axes permuted and flipped."""
+        moved = array.transpose(*self.axes, *range(3, array.ndim))
+        return np.flip(moved, [k for k in range(3) if self.flipped[k]])
+
+    def back(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of `turned`."""
+        flipped = np.flip(array, [k for k in range(3) if self.flipped[k]])
+        return flipped.transpose(*np.argsort(self.axes), *range(3, array.ndim))
+
+
+def _place(sample: Sample, affine: FloatArray, shape: Sequence[int]) -> _Place:
+    """Of a sample in the run of ``affine`` and ``shape``. Raises ValueError if it is not on it."""
+    offset = np.linalg.inv(affine) @ sample.affine
+    turn, start = np.round(offset[:3, :3]), np.round(offset[:3, 3])
+    if (
+        not np.allclose(offset[:3, :3], turn, atol=1e-3)
+        or not np.array_equal(np.abs(turn).sum(0), np.ones(3))
+        or np.abs(offset[:3, 3] - start).max() > 1e-2
+    ):
+        raise ValueError('the array and the sample are not on the same voxel grid')
+    axes = tuple(int(axis) for axis in np.abs(turn).argmax(0))
+    flipped = tuple(bool(turn[axis, k] < 0) for k, axis in enumerate(axes))
+    first = tuple(
+        int(shape[axis] - 1 - start[axis] if flip else start[axis])
+        for axis, flip in zip(axes, flipped, strict=True)
+    )
+    return _Place(axes, flipped, first)
+
+
 def onto_sample(array: FloatArray, affine: FloatArray, sample: Sample) -> np.ndarray:
     """An array on the run's grid (X, Y, Z[, K]) → (K, X', Y', Z') on the sample's."""
-    turned, ras = to_ras(array, affine)
-    box = _box(sample, ras)
-    part = turned[box]
+    place = _place(sample, affine, array.shape)
+    part = place.turned(array)[place.box(sample)]
     return np.moveaxis(part, -1, 0) if part.ndim == 4 else part[None]
 
 
 def onto_run(array: FloatArray, sample: Sample, like: Path) -> np.ndarray:
     """An array (X', Y', Z'[, K]) on the sample's grid → the run's grid, zero outside."""
-    import nibabel as nib
-
     image = open_image(like)
-    shape = image.shape[:3]
-    turn = nib.orientations.io_orientation(image.affine)
-    ras = image.affine @ nib.orientations.inv_ornt_aff(turn, shape)
-    order = np.argsort(turn[:, 0])
-    ras_shape = [shape[int(axis)] for axis in order]
-    full = np.zeros((*ras_shape, *array.shape[3:]), array.dtype)
-    full[_box(sample, ras)] = array
-    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
-    return np.ascontiguousarray(nib.orientations.apply_orientation(full, back))
+    place = _place(sample, image.affine, image.shape)
+    shape = [image.shape[axis] for axis in place.axes]
+    full = np.zeros((*shape, *array.shape[3:]), array.dtype)
+    full[place.box(sample)] = array
+    return np.ascontiguousarray(place.back(full))
 
 
-def _box(sample: Sample, ras: FloatArray) -> tuple[slice, slice, slice]:
-    """Where the sample lies in the run's grid in RAS. Raises ValueError if it is not on it."""
-    offset = np.linalg.inv(ras) @ sample.affine
-    start = np.round(offset[:3, 3]).astype(int)
-    if (
-        not np.allclose(offset[:3, :3], np.eye(3), atol=1e-3)
-        or np.abs(offset[:3, 3] - start).max() > 1e-2
-    ):
-        raise ValueError('the array and the sample are not on the same voxel grid')
-    i, j, k = (slice(int(a), int(a) + n) for a, n in zip(start, sample.mask.shape[1:], strict=True))
-    return i, j, k
+def with_label(sample: Sample, label: Path | None) -> Sample:
+    """``sample`` with a label image as target (1, X, Y, Z); as it is without one."""
+    return sample if label is None else with_maps(sample, [label])
 
 
-def write_image(path: Path, array: np.ndarray, affine: Tensor) -> None:
+def with_maps(sample: Sample, labels: Sequence[Path | None]) -> Sample:
+    """``sample`` with maps as target (K, X, Y, Z); as it is if any is missing."""
+    import torch
+
+    paths = [path for path in labels if path is not None]
+    if len(paths) < len(labels):
+        return sample
+    parts = [onto_sample(load_volume(p), open_image(p).affine, sample) for p in paths]
+    return replace(sample, target=torch.from_numpy(np.concatenate(parts).astype(np.float32)))
+
+
+def write_volume(path: Path, array: np.ndarray, affine: Tensor) -> None:
     """An ``array`` (X, Y, Z[, N]) with its ``affine`` (4, 4) as NIfTI."""
     import nibabel as nib
 

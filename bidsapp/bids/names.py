@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 #: Given to pybids as a configuration, and read here for naming.
 ENTITIES = Path(__file__).with_name('entities.json')
 
-#: Keys of a name that are not entities of the recording itself. A space is one: only dMRI that
-#: another pipeline has preprocessed carries it, and all that is made from that is in the same.
+#: Keys of a name that are not entities of the recording itself. A space is one: only what another
+#: pipeline has preprocessed carries it, and all that is made from that is in the same.
 DERIVED = ('segmentation', 'res', 'label', 'model', 'param', 'desc', 'suffix', 'extension')
 
 
@@ -50,17 +50,17 @@ def source_entities(entities: Mapping[str, str]) -> dict[str, str]:
 
 
 def build(entities: Mapping[str, str]) -> Path:
-    """Path below the dataset's root; ``datatype`` is 'dwi' unless given.
+    """Path below the dataset's root, in the folder ``datatype``.
 
-    Raises ValueError for an entity that the pattern does not know.
+    Raises ValueError for an entity that the pattern does not know, or without a datatype.
 
-    >>> build({'subject': '01', 'desc': 'brain', 'suffix': 'mask', 'extension': '.json'}).as_posix()
-    'sub-01/dwi/sub-01_desc-brain_mask.json'
+    >>> named = {'subject': '01', 'datatype': 'anat', 'suffix': 'mask', 'extension': '.json'}
+    >>> build({**named, 'desc': 'brain'}).as_posix()
+    'sub-01/anat/sub-01_desc-brain_mask.json'
     """
-    values = {
-        'datatype': 'dwi',
-        **{('segmentation' if k == 'seg' else k): v for k, v in entities.items()},
-    }
+    values = {('segmentation' if k == 'seg' else k): v for k, v in entities.items()}
+    if 'datatype' not in values:
+        raise ValueError(f'a path needs a datatype; these entities have none: {dict(entities)}')
     known = set(re.findall(r'\{(\w+)\}', pattern()))
     if unknown := values.keys() - known:
         raise ValueError(f'entities without a place in a file name: {", ".join(sorted(unknown))}')
@@ -74,5 +74,5 @@ def build(entities: Mapping[str, str]) -> Path:
 
 def stem(entities: Mapping[str, str]) -> str:
     """What all files of one recording begin with: 'sub-01_ses-pre_run-1'."""
-    bare = {**source_entities(entities), 'suffix': 'x', 'extension': ''}
+    bare = {'datatype': 'x', **source_entities(entities), 'suffix': 'x', 'extension': ''}
     return build(bare).name.removesuffix('_x')

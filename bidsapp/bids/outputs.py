@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from bidsapp.core import Output
 
-#: Files of a gradient table.
-TABLE = ('.bval', '.bvec')
 #: Colours of the classes of a segmentation table, by index.
 COLOURS = ('#000000', '#9e9e9e', '#f5f5f5', '#3b82f6', '#ef4444', '#10b981')
 
@@ -30,12 +28,8 @@ def output_path(entities: Mapping[str, str], output: Output, source: str, extens
 
 def files_of(entities: Mapping[str, str], output: Output, source: str) -> list[Path]:
     """Every file that one output consists of, below the root, the image last."""
-    beside = []
-    if output.dtype == 'uint8' and output.labels:
-        beside = ['.tsv']
-    elif output.entities['suffix'] == 'dwi':
-        beside = list(TABLE)
-    extensions = ('.json', *beside, '.nii.gz')
+    table = ('.tsv',) if output.dtype == 'uint8' and output.labels else ()
+    extensions = ('.json', *table, *output.beside, '.nii.gz')
     return [output_path(entities, output, source, extension) for extension in extensions]
 
 
@@ -50,8 +44,8 @@ def write_output(
 ) -> Path:
     """Write one output of one run: sidecar, table of classes where it has any, and last the image.
 
-    So an image that is there has all that belongs to it. Diffusion MRI gets the gradient table
-    that stands beside ``like``.
+    So an image that is there has all that belongs to it. What the output has ``beside`` it is what
+    stands beside ``like``.
     """
     for path in files_of(entities, output, source):
         target = root / path
@@ -60,7 +54,7 @@ def write_output(
             write_json(target, {**_described(output), **space, **sidecar})
         elif path.suffix == '.tsv':
             write_text(target, _table(output))
-        elif path.suffix in TABLE:
+        elif path.suffix in output.beside:
             beside = like.with_name(like.name.removesuffix('.nii.gz') + path.suffix)
             write_text(target, beside.read_text(encoding='utf-8'))
         else:
@@ -85,19 +79,7 @@ def _described(output: Output) -> dict[str, Any]:
         described['LabelMap'] = [code for _, _, code in output.labels]
     if output.entities['suffix'] not in ('dseg', 'probseg', 'mask'):
         described |= {'Units': output.units, 'SkullStripped': True}
-    if output.entities.get('param') == 'direction' and 'desc' not in output.entities:
-        described |= {
-            'OrientationEncoding': {
-                'Type': 'unit3vector',
-                'EncodingAxis': 3,
-                'Reference': 'xyz',
-                'FillValue': 0,
-                'AntipodalSymmetry': True,
-            },
-            'EncodingAxis': 3,
-            'Reference': 'xyz',
-        }
-    return described
+    return {**described, **output.sidecar}
 
 
 def _table(output: Output) -> str:

@@ -1,4 +1,4 @@
-"""Steps from a T1w image to tissue probabilities on the grid of the dMRI."""
+"""Steps from a T1w image to tissue probabilities on the grid of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, tr
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.interfaces.base import Step
 from bidsapp.interfaces.files import save_like
-from bidsapp.modalities.dwi.interfaces.files import mean_b0
 from bidsapp.problems import BadData
 
 #: Of the 15 starts of the registration, fewer than this agreeing is said as a warning.
@@ -47,8 +46,7 @@ class CorrectT1w(Step):
 
 
 class _RegisterInput(_T1w):
-    dwi = File(exists=True, mandatory=True)
-    bval = File(exists=True, mandatory=True)
+    image = File(exists=True, mandatory=True, desc='(X, Y, Z) of the run that it is led to')
     mask = File(exists=True, mandatory=True)
     seed = traits.Int(0, usedefault=True)
 
@@ -59,25 +57,25 @@ class _Registered(TraitedSpec):
 
 
 class RegisterT1w(Step):
-    """The rigid step from the dMRI's world to the T1w's, and how well many starts agree on it."""
+    """The rigid step from a run's world to the T1w's, and how well many starts agree on it."""
 
     input_spec = _RegisterInput
     output_spec = _Registered
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """The matrix takes world mm of the dMRI to world mm of the T1w."""
+        """The matrix takes world mm of the run to world mm of the T1w."""
         from bidsapp.physics.alignment import register_t1w
 
-        t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
+        t1w, image = Path(self.inputs.t1w), Path(self.inputs.image)
         found = register_t1w(
             load_volume(t1w),
             open_image(t1w).affine,
-            mean_b0(dwi, Path(self.inputs.bval)),
-            open_image(dwi).affine,
+            load_volume(image),
+            open_image(image).affine,
             load_volume(Path(self.inputs.mask)) > 0,
             np.random.default_rng(self.inputs.seed),
         )
-        np.savetxt(folder / 'dwi_to_t1w.txt', found.matrix, fmt='%.8f')
+        np.savetxt(folder / 'run_to_t1w.txt', found.matrix, fmt='%.8f')
         quality = {
             'Method': 'rigid, mutual information of the T1w and the logarithm of the b=0 image',
             'Starts': int(found.n_starts),
@@ -91,14 +89,13 @@ class RegisterT1w(Step):
             'look at the tissue picture before these labels are used'
         )
         return {
-            'matrix': str(folder / 'dwi_to_t1w.txt'),
+            'matrix': str(folder / 'run_to_t1w.txt'),
             'quality': {'Registration': quality, 'Warnings': [warning] if few else []},
         }
 
 
 class _SegmentInput(_T1w):
     matrix = File(exists=True, mandatory=True)
-    dwi = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
     quality = traits.Dict(desc='what the registration said')
     seed = traits.Int(0, usedefault=True)
@@ -110,7 +107,7 @@ class _Segmented(TraitedSpec):
 
 
 class SegmentTissue(Step):
-    """GM, WM and CSF probabilities from the T1w, on the grid of the dMRI."""
+    """GM, WM and CSF probabilities from the T1w, on the grid of the run, which is the mask's."""
 
     input_spec = _SegmentInput
     output_spec = _Segmented
@@ -120,14 +117,14 @@ class SegmentTissue(Step):
         from bidsapp.physics import anatomy
         from bidsapp.physics.template import template_maps
 
-        t1w, dwi = Path(self.inputs.t1w), Path(self.inputs.dwi)
-        mask = load_volume(Path(self.inputs.mask)) > 0
+        t1w, like = Path(self.inputs.t1w), Path(self.inputs.mask)
+        mask = load_volume(like) > 0
         posteriors, covered = anatomy.tissue_on_dwi(
             load_volume(t1w),
             open_image(t1w).affine,
             np.loadtxt(self.inputs.matrix),
             mask,
-            open_image(dwi).affine,
+            open_image(like).affine,
             template_maps(2.0),
             np.random.default_rng(self.inputs.seed),
         )
@@ -140,6 +137,6 @@ class SegmentTissue(Step):
         ]
         said['Warnings'] = [*said.get('Warnings', []), *look]
         return {
-            'posteriors': str(save_like(folder / 'posteriors.nii', array, dwi)),
+            'posteriors': str(save_like(folder / 'posteriors.nii', array, like)),
             'quality': said,
         }

@@ -8,8 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    DynamicTraitedSpec,
+    File,
+    SimpleInterface,
+    isdefined,
+    traits,
+)
 
+from bidsapp.core import Case
 from bidsapp.problems import (
     OUT_OF_MEMORY,
     InputOutputError,
@@ -20,7 +28,7 @@ from bidsapp.problems import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: Written to the folder of a step that met a problem.
 PROBLEM = 'problem.json'
@@ -66,6 +74,34 @@ class Step(SimpleInterface):
                 note(folder, InputOutputError(f'Reading or writing failed: {error}'))
             raise
         return runtime
+
+
+class CaseInput(DynamicTraitedSpec, ComputingInput):
+    """A prepared run: its entities, and an input for each kind of its files."""
+
+    modality = traits.Str(mandatory=True)
+    entities = traits.Dict(mandatory=True)
+
+
+class CaseStep(Step):
+    """A step on a prepared run, whose kinds of files are those of its modality.
+
+    ``kinds`` are inputs that must be connected, ``aids`` inputs that may be.
+    """
+
+    input_spec = CaseInput
+
+    def __init__(self, kinds: Sequence[str] = (), aids: Sequence[str] = (), **inputs: Any) -> None:
+        super().__init__(**inputs)
+        self._kinds = (*kinds, *aids)
+        for kind in self._kinds:
+            self.inputs.add_trait(kind, File(exists=True, mandatory=kind in kinds))
+
+    def case(self) -> Case:
+        """The run, with those of its files that are defined."""
+        known = {kind: getattr(self.inputs, kind) for kind in self._kinds}
+        files = {kind: Path(path) for kind, path in known.items() if isdefined(path)}
+        return Case(dict(self.inputs.entities), files)
 
 
 @contextmanager

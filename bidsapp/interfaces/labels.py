@@ -1,4 +1,4 @@
-"""Steps around tasks: the canonical input, reference labels and predictions."""
+"""Steps around tasks: the network's input, reference labels and predictions."""
 
 from __future__ import annotations
 
@@ -6,83 +6,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
-    Directory,
-    File,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
 
+from bidsapp import registry
 from bidsapp.bids.derivatives import own_uri
-from bidsapp.bids.images import open_image
 from bidsapp.bids.outputs import write_output
-from bidsapp.core import Case
-from bidsapp.interfaces.base import ComputingInput, Step
+from bidsapp.interfaces.base import CaseInput, CaseStep, ComputingInput, Step
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.ranges import has_ranges, outside
-from bidsapp.modalities.dwi.bids.tables import load_table
-from bidsapp.modalities.dwi.physics.acquisition import facts_of
-from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bidsapp.core import Sample
+    from torch import Tensor
+
+    from bidsapp.core import Case, Sample
 
 
-class CaseInput(BaseInterfaceInputSpec):
-    """The files of one preprocessed run."""
-
-    dwi = File(exists=True, mandatory=True)
-    bval = File(exists=True, mandatory=True)
-    bvec = File(exists=True, mandatory=True)
-    mask = File(exists=True, mandatory=True)
-    entities = traits.Dict(mandatory=True)
+class _Prepared(TraitedSpec):
+    network_input = Directory(exists=True)
 
 
-def case_of(inputs: Any, *more: str) -> Case:
-    """The Case of a preprocessed run, with further files that are defined."""
-    kinds = ['dwi', 'bval', 'bvec', 'mask', *(k for k in more if isdefined(getattr(inputs, k)))]
-    return Case(dict(inputs.entities), {kind: Path(getattr(inputs, kind)) for kind in kinds})
+class NetworkInput(CaseStep):
+    """What a network sees of a run, worked out once for all tasks."""
 
-
-class _Canonical(TraitedSpec):
-    canonical = Directory(exists=True)
-
-
-class CanonicalInput(Step):
-    """The network's fixed input, computed once for all tasks."""
-
-    input_spec = CaseInput
-    output_spec = _Canonical
+    output_spec = _Prepared
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """Any gradient table becomes the same channels."""
-        from bidsapp.learn.inputs import save_canonical
-        from bidsapp.modalities.dwi.learn.input import canonical_sample
+        """All of the run's data."""
+        from bidsapp.learn.inputs import save_input
 
-        kept = save_canonical(canonical_sample(case_of(self.inputs)), folder / 'canonical')
-        return {'canonical': str(kept)}
+        sample = registry.input(self.inputs.modality).sample(self.case(), {})
+        return {'network_input': str(save_input(sample, folder / 'input'))}
 
 
 class _Outputs(TraitedSpec):
     out_files = traits.List(File(exists=True))
 
 
-class _ReferenceInput(CaseInput, ComputingInput):
+class _ReferenceInput(CaseInput):
     task = traits.Str(mandatory=True)
     source = traits.Str(mandatory=True)
     out_root = traits.Str(mandatory=True)
-    tissue_posteriors = File(exists=True)
-    fibres = File(exists=True)
     more_sources = traits.List(traits.Str)
     quality = traits.Dict()
 
 
-class WriteReference(Step):
+class WriteReference(CaseStep):
     """A task's reference label, derived and written."""
 
     input_spec = _ReferenceInput
@@ -90,34 +61,29 @@ class WriteReference(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Only outputs for which the task has a reference are written."""
-        from bidsapp import registry
-
-        task = registry.get(self.inputs.task)
-        if task.derive is None:
+        task = registry.task(self.inputs.task)
+        if task.label is None:
             raise ValueError(f'task {task.name} derives no reference')
-        case = case_of(self.inputs, 'tissue_posteriors', 'fibres')
-        root = Path(self.inputs.out_root)
-        arrays = task.derive(case)
+        case = self.case()
+        root, like = Path(self.inputs.out_root), main_file(case, task.modality)
+        arrays = task.label.derive(case)
         sidecar: dict[str, Any] = {
-            'Sources': [own_uri(case.files['dwi'], root), *(self.inputs.more_sources or [])]
+            'Sources': [own_uri(like, root), *(self.inputs.more_sources or [])]
         }
         if isdefined(self.inputs.quality):
             sidecar |= self.inputs.quality
         written = [
-            write_output(root, case.entities, output, source, arrays[output.name],
-                         case.files['dwi'], sidecar)
+            write_output(root, case.entities, output, source, arrays[output.name], like, sidecar)
             for output, source in task.labels(self.inputs.source)
-        ]  # fmt: skip
+        ]
         return {'out_files': [str(path) for path in written]}
 
 
-class _ModelInput(ComputingInput):
-    canonical = Directory(exists=True, mandatory=True)
+class _ApplyInput(ComputingInput):
+    modality = traits.Str(mandatory=True)
+    network_input = Directory(exists=True, mandatory=True)
     model = Directory(exists=True, mandatory=True)
     model_sha256 = traits.Str(mandatory=True, desc='so that another model is another step')
-
-
-class _ApplyInput(_ModelInput):
     tasks = traits.List(traits.Str, mandatory=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
@@ -135,19 +101,19 @@ class ApplyModel(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """What comes out of each head, unfinished."""
-        from bidsapp import registry
         from bidsapp.learn.checkpoint import load
-        from bidsapp.learn.inputs import open_canonical
-        from bidsapp.learn.predict import network_of, predict_turned, split_heads, turns_of
+        from bidsapp.learn.inputs import open_input
+        from bidsapp.learn.predict import network_of, predict_tta, split_heads, turns_of
 
         checkpoint = load(Path(self.inputs.model))
-        sample = open_canonical(Path(self.inputs.canonical))
+        sample = open_input(Path(self.inputs.network_input))
         refuse_other_input(checkpoint.card, len(sample.image))
         device, names = self.inputs.device, list(self.inputs.tasks)
-        served = [registry.get(name) for name in names]
-        output = predict_turned(
-            network_of(checkpoint, names), sample.image, served, turns_of(checkpoint.card), device
-        )
+        network = network_of(checkpoint, names)
+        served = [registry.task(name).head for name in names]
+        turned = registry.input(self.inputs.modality).turned
+        turns = turns_of(checkpoint.card)
+        output = predict_tta(network, sample, served, turns, turned, device)
         heads = {name: checkpoint.card['heads'][name] for name in names}
         kept = folder / 'applied'
         kept.mkdir(exist_ok=True)
@@ -156,7 +122,10 @@ class ApplyModel(Step):
         return {'applied': str(kept), 'applied_on': device_name(device)}
 
 
-class _PredictionInput(CaseInput, _ModelInput):
+class _PredictionInput(CaseInput):
+    network_input = Directory(exists=True, mandatory=True)
+    model = Directory(exists=True, mandatory=True)
+    model_sha256 = traits.Str(mandatory=True, desc='so that another model is another step')
     task = traits.Str(mandatory=True)
     applied = Directory(exists=True, mandatory=True)
     applied_on = traits.Str(mandatory=True)
@@ -164,7 +133,7 @@ class _PredictionInput(CaseInput, _ModelInput):
     out_root = traits.Str(mandatory=True)
 
 
-class WritePrediction(Step):
+class WritePrediction(CaseStep):
     """What a network said of one run, turned into a task's outputs and written."""
 
     input_spec = _PredictionInput
@@ -172,24 +141,17 @@ class WritePrediction(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Every output says which model made it, where, and whether it was made for such scans."""
-        import torch
-
-        from bidsapp import registry
         from bidsapp.bids.images import onto_run
-        from bidsapp.modalities.dwi.learn.input import load_sample
+        from bidsapp.learn.inputs import open_input
 
-        task = registry.get(self.inputs.task)
-        case = case_of(self.inputs, 'canonical')
-        root, like = Path(self.inputs.out_root), case.files['dwi']
-        sample = load_sample(case)
-        applied = Path(self.inputs.applied)
-        output = torch.from_numpy(np.load(applied / f'{task.name}.npy'))
-        if (correction := applied / 'restore.npy').is_file():
-            case = case.with_files(correction=correction)
-        arrays = task.finish(output, sample, case)
+        task = registry.task(self.inputs.task)
+        case = self.case()
+        root, like = Path(self.inputs.out_root), main_file(case, task.modality)
+        sample = open_input(Path(self.inputs.network_input))
+        arrays = task.finish(self.outputs(task.name, *task.uses), sample, case)
         sidecar = {
-            'Sources': [own_uri(like, root), own_uri(case.files['mask'], root)],
-            **self.about_model(case, sample),
+            'Sources': [own_uri(path, root) for path in sources_of(case, task.modality)],
+            **self.about_model(task.modality, case, sample),
         }
         further = task.details(arrays)
         written = [
@@ -200,12 +162,18 @@ class WritePrediction(Step):
         ]  # fmt: skip
         return {'out_files': [str(path) for path in written]}
 
-    def about_model(self, case: Case, sample: Sample) -> dict[str, Any]:
+    def outputs(self, *names: str) -> dict[str, Tensor]:
+        """The network's output for tasks of the same model, where it has them."""
+        import torch
+
+        paths = {name: Path(self.inputs.applied) / f'{name}.npy' for name in names}
+        return {n: torch.from_numpy(np.load(p)) for n, p in paths.items() if p.is_file()}
+
+    def about_model(self, modality: str, case: Case, sample: Sample) -> dict[str, Any]:
         """Fields of a sidecar on the model, and on this run as one of those it is good for."""
         card = load_card(Path(self.inputs.model))
-        variance = None if sample.context is None else float(sample.context[3])
-        size = voxel_sizes(open_image(case.files['dwi']).affine)
-        strange = outside(card, facts_of(load_table(case), size, variance))
+        facts = registry.files(modality).acquisition(case)
+        strange = outside(card, facts.quantities(sample))
         said = {
             'ModelName': card['name'],
             'ModelVersion': card['version'],
@@ -217,8 +185,20 @@ class WritePrediction(Step):
         return said | ({'WithinTestedRange': not strange} if has_ranges(card) else {})
 
 
+def main_file(case: Case, modality: str) -> Path:
+    """The file that a prepared run is known by; all outputs are on its grid."""
+    return case.files[registry.files(modality).prepared.main]
+
+
+def sources_of(case: Case, modality: str) -> list[Path]:
+    """The images that a prediction is made from, the main one first."""
+    main = main_file(case, modality)
+    images = [path for path in case.files.values() if path.name.endswith('.nii.gz')]
+    return [main, *(path for path in images if path != main)]
+
+
 def refuse_other_input(card: Mapping[str, Any], channels: int) -> None:
-    """Raises BadData for a model that was made for another canonical input."""
+    """Raises BadData for a model that was made for another input."""
     if (wanted := card['network']['channels_in']) != channels:
         raise BadData(
             f'Model {card["name"]} {card["version"]} takes {wanted} input channels; this version '

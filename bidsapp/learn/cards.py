@@ -1,19 +1,23 @@
-"""Models on disk, known by their cards; nothing here loads torch."""
+"""Models on disk, known by their cards, and what a card says; nothing here loads torch."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
+import platform
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bidsapp import __version__, registry
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
+
+    from bidsapp.core import Head, Plan
 
 WEIGHTS, CARD, SPLIT = 'weights.safetensors', 'card.json', 'split.tsv'
 #: Models that come with the package.
@@ -62,20 +66,38 @@ def newest_model(models: Path, task: str) -> Path | None:
     return found[-1] if found else None
 
 
+def modality_of(card: Mapping[str, Any]) -> str:
+    """The modality that a model is of: said by its card, or that of the tasks it has heads for."""
+    known = registry.tasks()
+    found = (known[head] for head in card['heads'] if head in known)
+    return str(card.get('modality') or next(found, registry.FIRST))
+
+
+def bundled_model(modality: str) -> Path | None:
+    """Folder of the newest pretrained model in the package, one for all tasks of a modality."""
+    return newest_model(BUNDLED, modality)
+
+
 def bundled_models() -> dict[str, Path]:
-    """Task → folder of the newest pretrained model in the package, one for all its heads."""
-    newest = newest_model(BUNDLED, 'pretrained')
-    return dict.fromkeys(load_card(newest)['heads'], newest) if newest is not None else {}
+    """Task → folder of the bundled model that has a head for it."""
+    found = [folder for m in registry.modalities() if (folder := bundled_model(m)) is not None]
+    return {task: folder for folder in found for task in load_card(folder)['heads']}
 
 
-def pretrained(models: Path) -> Path:
-    """Where a user's own pretrained models stand, a folder an objective."""
-    return models / 'pretrained'
+def pretrained(models: Path, modality: str) -> Path:
+    """Where a user's own pretrained models of a modality stand, a folder an objective."""
+    return models / 'pretrained' / modality
 
 
-def autoencoder(models: Path) -> Path | None:
-    """The newest autoencoder of the user's own, else that of the package."""
-    return newest_model(pretrained(models), 'autoencoder') or newest_model(BUNDLED, 'autoencoder')
+def autoencoder(models: Path, modality: str) -> Path | None:
+    """The newest autoencoder of the user's own.
+
+    Before there were several modalities it stood one folder higher.
+    """
+    earlier = models / 'pretrained' if modality == registry.FIRST else None
+    return newest_model(pretrained(models, modality), 'autoencoder') or (
+        newest_model(earlier, 'autoencoder') if earlier else None
+    )
 
 
 def training_participants(folder: Path) -> set[str]:
@@ -88,3 +110,60 @@ def training_participants(folder: Path) -> set[str]:
         return {
             row['participant_id'].removeprefix('sub-') for row in rows if row['split'] != 'test'
         }
+
+
+def described(plan: Plan, freeze: str = 'none') -> dict[str, Any]:
+    """A plan as cards have it: the side of a cubic patch is one number."""
+    sides = set(plan.patch)
+    return {
+        'steps': plan.steps,
+        'patch': plan.patch[0] if len(sides) == 1 and all(plan.patch) else list(plan.patch),
+        'batch': plan.batch,
+        'lr': plan.lr,
+        'freeze': freeze,
+        'seed': plan.seed,
+        'device': plan.device,
+        'validate_every': plan.validate_every,
+        'average': plan.average,
+    }
+
+
+def make_card(
+    kind: Mapping[str, str],
+    name: str,
+    description: str,
+    network: Mapping[str, Any],
+    head: Head,
+    about: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    best_step: int,
+    further: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything about a model but its weights; version and hash are added on saving.
+
+    ``kind`` says what it was made for, {'task': …} or {'objective': …}; ``about`` is what the
+    modality says of the input, with what training there was; ``further`` is how well it does.
+    """
+    import torch
+
+    from bidsapp.learn.predict import averaged_turns
+
+    return {
+        'name': f'transfermri-{name}',
+        **kind,
+        'description': description,
+        'intended_use': 'Research. Not for clinical use.',
+        'network': dict(network),
+        'heads': dict(head.heads),
+        'averaged_turns': averaged_turns(head.turns),
+        **about,
+        'plan': dict(plan),
+        'best_step': best_step,
+        **further,
+        'software': {
+            'transfermri': __version__,
+            'torch': torch.__version__,
+            'python': platform.python_version(),
+        },
+        'license': further.get('license', "the user's own"),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from bidsapp.core import Checkpoint
-from bidsapp.learn.cards import CARD, WEIGHTS, load_card, sha256
+from bidsapp.learn.cards import CARD, WEIGHTS, load_card, next_version, sha256
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
+    from bidsapp.networks.base import Network
 
 
-def checkpoint_of(network: UNet3d, card: Mapping[str, Any]) -> Checkpoint:
+def checkpoint_of(network: Network, card: Mapping[str, Any]) -> Checkpoint:
     """A network's weights, on the CPU, with their card."""
 
     def part(module: Module) -> dict[str, Tensor]:
@@ -55,6 +56,14 @@ def save(checkpoint: Checkpoint, folder: Path, add: Callable[[Path], None] | Non
         add(staging)
     staging.rename(folder)
     return folder
+
+
+def save_next(
+    checkpoint: Checkpoint, models: Path, name: str, add: Callable[[Path], None] | None = None
+) -> Path:
+    """`save` as the next version of the model ``name`` under ``models``; returns its folder."""
+    folder = next_version(models, name)
+    return save(replace(checkpoint, card={**checkpoint.card, 'version': folder.name}), folder, add)
 
 
 def load(folder: Path) -> Checkpoint:

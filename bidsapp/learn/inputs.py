@@ -1,10 +1,14 @@
-"""The part `input`; inputs kept on disk, mapped into memory."""
+"""The part `input` that every modality has: what a network sees of a run; inputs kept on disk."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,30 +17,89 @@ from bidsapp.core import Sample
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
 
-def save_canonical(sample: Sample, folder: Path) -> Path:
+    from bidsapp.core import Case, Patch, Turn
+
+#: Some of a run's data as plain values, of which JSON can be made: they name the kept file.
+Part = Mapping[str, Any]
+#: (image, context) of a sample or batch, and a turn → both for the scan whose axes are turned.
+Turned = Callable[
+    ['Tensor', Mapping[str, 'Tensor'], 'Turn'], tuple['Tensor', Mapping[str, 'Tensor']]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What an input is for: to learn from or to be judged by, under a modality's own options."""
+
+    training: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)  #: `core.Option.name` → value
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The network that a modality's tasks are learnt by, and the patches that it is shown."""
+
+    name: str  #: as cards have it; looked up in the modality's ``networks``
+    words: str = '3D U-Net'  #: for people
+    options: Mapping[str, Any] = field(default_factory=dict)
+    patch: Patch = (32, 32, 32)  #: voxels; None: the whole axis
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a modality's networks see; its package ``learn`` has one, called ``input``."""
+
+    modality: str
+    parts: Callable[[Case, Use], Sequence[Part]]  #: a run enters once for each: all of it, halves
+    sample: Callable[[Case, Part], Sample]  #: prepared files → input, without target
+    turned: Turned
+    network: Shape
+    about: Callable[[Sequence[Sample]], Mapping[str, Any]]  #: what a card says of its input
+
+
+def save_input(sample: Sample, folder: Path) -> Path:
     """Keep a sample's input on disk, to be mapped into memory later; written whole."""
     staging = folder.with_name(f'.{os.getpid()}.{folder.name}')
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    (staging / 'context').mkdir(parents=True)
     np.save(staging / 'image.npy', sample.image.numpy())
     np.save(staging / 'mask.npy', sample.mask.numpy())
     np.save(staging / 'affine.npy', sample.affine)
-    if sample.context is not None:
-        np.save(staging / 'context.npy', sample.context.numpy())
+    for name, value in sample.context.items():
+        np.save(staging / 'context' / f'{name}.npy', value.numpy())
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     return folder
 
 
-def open_canonical(folder: Path) -> Sample:
+def open_input(folder: Path) -> Sample:
     """A kept sample. Its image is mapped copy-on-write, so only what is used is read."""
     import torch
 
-    kept = folder / 'context.npy'
     return Sample(
         torch.from_numpy(np.load(folder / 'image.npy', mmap_mode='c')),
         torch.from_numpy(np.load(folder / 'mask.npy')),
         np.load(folder / 'affine.npy'),
-        context=torch.from_numpy(np.load(kept)) if kept.is_file() else None,
+        context={
+            path.stem: torch.from_numpy(np.load(path)) for path in folder.glob('context/*.npy')
+        },
     )
+
+
+def kept_inputs(own: Input, case: Case, main: str, use: Use, folder: Path) -> list[Path]:
+    """Folders with a run's inputs, each computed once for all tasks and calls.
+
+    ``main`` is the kind of file that the run is known by: another file is another input.
+    """
+    path = case.files[main]
+    stat = path.stat()
+    found = []
+    for part in own.parts(case, use):
+        identity = json.dumps([str(path), stat.st_mtime_ns, stat.st_size, part])
+        place = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        if not place.is_dir():
+            save_input(own.sample(case, part), place)
+        found.append(place)
+    return found

@@ -1,4 +1,4 @@
-"""Several tasks as one: a body with all their heads, fitted by the same loop."""
+"""Several heads as one: a body with all of them, fitted by the same loop."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bidsapp.core import Arrays, Case, Sample, Task
-from bidsapp.problems import Unavailable
+from bidsapp.core import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-    from bidsapp.core import Turn
-    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+    from bidsapp.core import Sample, Turn
 
 
-def joint(tasks: Sequence[Task], weights: Mapping[str, float]) -> Task:
-    """The task of doing all ``tasks`` on one input: the weighted sum of their losses.
+def joint(heads: Sequence[Head]) -> Head:
+    """The head of doing all ``heads`` on one input: the weighted sum of their losses.
 
-    Outputs and targets stand one after another in the order of ``tasks``. It is scored by that
-    sum on whole validation blocks, lower is better.
+    Outputs and targets stand one after another in the order of ``heads``. It is scored by that sum
+    on whole validation samples, lower is better. How a batch is augmented is the first one's word.
     """
-    channels = [task.channels for task in tasks]
-    targets = [task.targets for task in tasks]
+    channels = [head.channels for head in heads]
+    targets = [head.targets for head in heads]
 
     def losses(prediction: Tensor, target: Tensor, mask: Tensor) -> list[Tensor]:
-        parts = zip(tasks, prediction.split(channels, 1), target.split(targets, 1), strict=True)
-        return [weights[task.name] * task.loss(p, t, mask) for task, p, t in parts]
+        parts = zip(heads, prediction.split(channels, 1), target.split(targets, 1), strict=True)
+        return [head.weight * head.loss(p, t, mask) for head, p, t in parts]
 
     def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return torch.stack(losses(prediction, target, mask)).sum()
@@ -38,47 +36,28 @@ def joint(tasks: Sequence[Task], weights: Mapping[str, float]) -> Task:
         if sample.target is None:
             raise ValueError('metrics need a labelled sample')
         values = losses(output[None], sample.target[None], sample.mask[None])
-        named = [('loss', task.name, float(v)) for task, v in zip(tasks, values, strict=True)]
+        named = [('loss', head.name, float(v)) for head, v in zip(heads, values, strict=True)]
         return [('total', 'all', sum(v for *_, v in named)), *named]
 
     def turn_target(target: Tensor, turn: Turn) -> Tensor:
-        parts = zip(tasks, target.split(targets, 1), strict=True)
-        return torch.cat([task.turn_target(part, turn) for task, part in parts], 1)
+        parts = zip(heads, target.split(targets, 1), strict=True)
+        return torch.cat([head.turn_target(part, turn) for head, part in parts], 1)
 
     def turn_output(output: Tensor, turn: Turn) -> Tensor:
-        parts = zip(tasks, output.split(channels, 1), strict=True)
-        return torch.cat([task.turn_output(part, turn) for task, part in parts], 1)
+        parts = zip(heads, output.split(channels, 1), strict=True)
+        return torch.cat([head.turn_output(part, turn) for head, part in parts], 1)
 
-    return Task(
+    return Head(
         name='joint',
-        modality=tasks[0].modality,
-        writes=(),
         channels=sum(channels),
         targets=sum(targets),
-        load=_not_from_files,
         loss=loss,
-        finish=_nothing,
         metrics=metrics,
         score='total',
         higher_is_better=False,
-        reference=_no_reference,
-        learns=0,
-        turns=max((task.turns for task in tasks), key=len),
+        turns=max((head.turns for head in heads), key=len),
         turn_target=turn_target,
         turn_output=turn_output,
-        network=tasks[0].network,
-        options=tasks[0].options,
-        parts={task.name: task.channels for task in tasks},
+        augment=heads[0].augment,
+        parts={head.name: head.channels for head in heads},
     )
-
-
-def _not_from_files(case: Case) -> Sample:
-    raise ValueError('a joint task is learnt from simulated or auxiliary scans')
-
-
-def _nothing(output: Tensor, sample: Sample, case: Case) -> Arrays:
-    return {}
-
-
-def _no_reference(acquisition: Acquisition) -> str:
-    raise Unavailable('a joint task has no label of its own')

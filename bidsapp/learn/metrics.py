@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: What `class_scores` gives, for people.
+CLASS_WORDS = {
+    'f1_macro': 'mean over classes of F1, in labelled brain voxels',
+    'accuracy': 'share of labelled brain voxels with the right class',
+    'dice': 'Dice overlap of one class, in labelled brain voxels',
+}
+
+
 def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
     """(V,) labels 1 … K each → (K, K) counts, truth along the rows."""
     index = (truth.long() - 1) * classes + (predicted.long() - 1)

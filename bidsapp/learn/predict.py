@@ -6,29 +6,32 @@ a better one, and differs less between a head and its mirror image.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from bidsapp.learn.cards import modality_of
 from bidsapp.learn.patches import in_patches
-from bidsapp.modalities.dwi.physics.turns import turned_channels
+from bidsapp.networks.registry import build
 from bidsapp.physics.geometry import turned_voxels
 from bidsapp.problems import WrongUsage
-from bidsapp.resources import NETWORK_BYTES, here
+from bidsapp.resources import here
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
-    from bidsapp.core import Checkpoint, Task, Turn
-    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
+    from bidsapp.core import Checkpoint, Head, Sample, Turn
+    from bidsapp.learn.inputs import Turned
+    from bidsapp.networks.base import Network
 
 #: Side and overlap (voxels) of the patches; the overlap hides the zero padding at patch edges.
 PATCH, OVERLAP = 96, 48
 #: As it is, and mirrored along each axis; where a network learnt with turns, the mean of these.
-AVERAGED: tuple[Turn, ...] = (
+TTA_FLIPS: tuple[Turn, ...] = (
     ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     ((-1, 0, 0), (0, 1, 0), (0, 0, 1)),
     ((1, 0, 0), (0, -1, 0), (0, 0, 1)),
@@ -61,14 +64,14 @@ def precision(device: str) -> torch.dtype | None:
     return torch.bfloat16 if flags.get('avx512_bf16') or flags.get('amx_bf16') else None
 
 
-def network_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> UNet3d:
+def network_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> Network:
     """The network that a checkpoint describes, with the heads of ``tasks``, ready to apply."""
-    from bidsapp.networks.registry import build
-
     card = checkpoint.card
     shape: Mapping[str, Any] = card['network']
     heads = {task: card['heads'][task] for task in tasks}
-    network = build(shape['name'], shape['channels_in'], heads, **shape['options'])
+    network = build(
+        modality_of(card), shape['name'], shape['channels_in'], heads, **shape['options']
+    )
     network.body.load_state_dict(checkpoint.body)
     for task in tasks:
         network.heads[task].load_state_dict(checkpoint.heads[task])
@@ -91,55 +94,68 @@ def _memory_for_features(device: str) -> int:
 
 @torch.inference_mode()
 def predict(
-    network: UNet3d, image: Tensor, device: str = 'cpu', whole: bool | None = None
+    network: Network,
+    sample: Sample,
+    device: str = 'cpu',
+    whole: bool | None = None,
 ) -> Tensor:
-    """``network`` over ``image`` (C, X, Y, Z) → (K, X, Y, Z) float32 on the CPU.
+    """``network`` over the image (C, X, Y, Z) of ``sample`` → (K, X, Y, Z) float32 on the CPU.
 
     ``whole``: in one piece, or in patches; None decides by the memory that is free. The two agree
     within 2 % of the output's standard deviation (tests/learn/test_predict.py).
     """
     network = network.to(device).eval()
     dtype = precision(device)
+    image = sample.image
+    context = {name: value[None].to(device) for name, value in sample.context.items()}
 
     def run(batch: Tensor) -> Tensor:
         with torch.autocast(device.partition(':')[0], dtype=dtype, enabled=dtype is not None):
-            result: Tensor = network(batch.contiguous(memory_format=torch.channels_last_3d))
+            batch = batch.contiguous(memory_format=torch.channels_last_3d)
+            result: Tensor = network(batch, context)
         return result.float()
 
     if whole is None:
         voxels = image[0].numel()
-        whole = voxels * NETWORK_BYTES < 0.5 * _memory_for_features(device)
+        whole = voxels * network.bytes_per_voxel < 0.5 * _memory_for_features(device)
     if whole:
         return run(image[None].to(device)).cpu()[0]
-    return in_patches(run, image, PATCH, OVERLAP, device)
+    sides = tuple(PATCH if cut else None for cut in network.cut)
+    return in_patches(run, image, sides, OVERLAP, network.stride, device)
 
 
-def averaged_turns(task: Task) -> tuple[Turn, ...]:
-    """Those of AVERAGED that a network has met which learnt ``task``."""
-    return AVERAGED[:1] + tuple(turn for turn in AVERAGED[1:] if turn in task.turns)
+def averaged_turns(turns: Collection[Turn]) -> tuple[Turn, ...]:
+    """Those of TTA_FLIPS that a network has met which learnt under ``turns``."""
+    return TTA_FLIPS[:1] + tuple(turn for turn in TTA_FLIPS[1:] if turn in turns)
 
 
 def turns_of(card: Mapping[str, Any]) -> tuple[Turn, ...]:
     """What a model's card says of them."""
-    said = card.get('averaged_turns', AVERAGED[:1])
+    said = card.get('averaged_turns', TTA_FLIPS[:1])
     return tuple(tuple(tuple(row) for row in turn) for turn in said)
 
 
-def predict_turned(
-    network: UNet3d,
-    image: Tensor,
-    tasks: Sequence[Task],
+def predict_tta(
+    network: Network,
+    sample: Sample,
+    heads: Sequence[Head],
     turns: Sequence[Turn],
+    turned: Turned,
     device: str = 'cpu',
 ) -> Tensor:
-    """Mean of `predict` over ``turns`` of the head, turned back; ``tasks`` as the heads are."""
-    channels = [task.channels for task in tasks]
+    """Test-time augmentation: the mean of `predict` over ``turns`` of the head, turned back.
+
+    ``heads`` as the network has them; ``turned`` is the modality's (`learn.inputs.Input`).
+    """
+    channels = [head.channels for head in heads]
     total: Tensor | None = None
     for turn in turns:
         back: Turn = tuple(zip(*turn, strict=True))
-        output = turned_voxels(predict(network, turned_channels(image, turn), device), back)
-        parts = zip(tasks, output[None].split(channels, 1), strict=True)
-        output = torch.cat([task.turn_output(part, back) for task, part in parts], 1)[0]
+        image, context = turned(sample.image, sample.context, turn)
+        moved = replace(sample, image=image, context=context)
+        output = turned_voxels(predict(network, moved, device), back)
+        parts = zip(heads, output[None].split(channels, 1), strict=True)
+        output = torch.cat([head.turn_output(part, back) for head, part in parts], 1)[0]
         total = output if total is None else total.add_(output)
     assert total is not None
     return total / len(turns)

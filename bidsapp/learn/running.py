@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor
-
-    Batch = tuple[Tensor, Tensor, Tensor]
+    from bidsapp.core import Batch
 
 
 @contextmanager

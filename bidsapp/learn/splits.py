@@ -11,10 +11,12 @@ import numpy as np
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 SPLITS = ('train', 'val', 'test')
+#: Fewer participants than this cannot be divided into train, val and test.
+MIN_PARTICIPANTS = 3
 #: Shares of val and test; at least one participant each.
 VAL_SHARE, TEST_SHARE = 0.2, 0.2
 
@@ -26,6 +28,17 @@ def make_split(subjects: Sequence[str], seed: int) -> dict[str, str]:
     n_val = max(1, round(VAL_SHARE * len(shuffled)))
     names = ['test'] * n_test + ['val'] * n_val + ['train'] * (len(shuffled) - n_test - n_val)
     return {str(s): name for s, name in zip(shuffled, names, strict=True)}
+
+
+def divide(subjects: Iterable[str], seed: int, why: str, where: Path) -> dict[str, str]:
+    """`make_split` of those who have ``why``. Raises MissingInput if they are too few."""
+    people = sorted(set(subjects))
+    if len(people) < MIN_PARTICIPANTS:
+        raise MissingInput(
+            f'{len(people)} participants in {where} have {why}; at least {MIN_PARTICIPANTS} are '
+            'needed, one each to learn from, to choose by and to hold out.'
+        )
+    return make_split(people, seed)
 
 
 def read_split(path: Path) -> dict[str, str]:

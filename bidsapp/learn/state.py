@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
+    from bidsapp.networks.base import Network
 
 
 @dataclass
@@ -34,13 +34,13 @@ class State:
 class Kept:
     """The weights to keep: the best so far, and their moving average where one is wanted."""
 
-    def __init__(self, network: UNet3d, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.decay = decay
         self.best = copied(network.state_dict())
         self.average = copied(network.state_dict()) if decay else None
 
     @torch.no_grad()
-    def follow(self, network: UNet3d, step: int) -> None:
+    def follow(self, network: Network, step: int) -> None:
         """One step of the average; at first it follows closely."""
         if self.average is None:
             return
@@ -49,7 +49,7 @@ class Kept:
             self.average[name].lerp_(value.detach().cpu(), 1 - decay)
 
     @contextmanager
-    def averaged(self, network: UNet3d) -> Iterator[None]:
+    def averaged(self, network: Network) -> Iterator[None]:
         """``network`` with the average for weights inside, with its own again outside."""
         if self.average is None:
             yield
@@ -67,7 +67,7 @@ def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_state(
     path: Path,
-    network: UNet3d,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     state: State,
     kept: Kept,
@@ -86,7 +86,7 @@ def save_state(
 
 
 def restore_state(
-    path: Path, network: UNet3d, optimizer: torch.optim.Optimizer, kept: Kept
+    path: Path, network: Network, optimizer: torch.optim.Optimizer, kept: Kept
 ) -> State:
     """Put a saved run back into ``network``, ``optimizer`` and ``kept``; a fresh State if none."""
     if not path.is_file():

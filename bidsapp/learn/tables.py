@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 Row = tuple[str, str, str, str, str, float]
 COLUMNS = ('participant_id', 'split', 'model', 'metric', 'label', 'value')
-EXPLAINED = {
+_EXPLAINED: dict[str, dict[str, Any]] = {
     'participant_id': {'Description': 'Participant; one with several runs has several rows'},
     'split': {'Levels': {'train': 'learnt from', 'val': 'chose the best step', 'test': 'held out'}},
     'model': {'Levels': {
@@ -20,18 +20,16 @@ EXPLAINED = {
         'scratch': 'started from random weights and learnt from train',
         'autoencoder': 'started from an autoencoder and learnt from train',
     }},
-    'metric': {'Levels': {
-        'f1_macro': 'mean over classes of F1, in labelled brain voxels',
-        'accuracy': 'share of labelled brain voxels with the right class',
-        'dice': 'Dice overlap of one class, in labelled brain voxels',
-        'angular_error_median': 'median angle to the reference direction in white matter, degrees',
-        'angular_error_mean': 'mean angle to the reference direction in white matter, degrees',
-        'mae': 'mean absolute error of a parameter; of density and dispersion where there is less '
-               'water than tissue',
-    }},
     'label': {'Description': 'Class or region that the value is about'},
     'value': {'Description': 'The figure, against the reference label of the participant level'},
 }  # fmt: skip
+
+
+def explained(words: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What each column is, for the JSON beside a table; ``words``: metric → what it is."""
+    before = {k: v for k, v in _EXPLAINED.items() if k not in ('label', 'value')}
+    after = {k: _EXPLAINED[k] for k in ('label', 'value')}
+    return {**before, 'metric': {'Levels': dict(words)}, **after}
 
 
 def tsv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,19 +1,49 @@
-"""Networks by the name that stands in a task and in a model card."""
+"""Networks by the name that stands in a model card; a class is loaded when it is built."""
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bidsapp.modalities.dwi.networks.qspace_unet import UNet3d
+from bidsapp import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NETWORKS = {'unet3d': UNet3d}
+    from bidsapp.networks.base import Network
 
 
-def build(name: str, channels_in: int, heads: Mapping[str, int], **options: Any) -> UNet3d:
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network that can be built: where its class is, and what applying it costs."""
+
+    path: str  #: 'package.module:Class'
+    bytes_per_voxel: int  #: that applying it takes at once, float32
+
+    def build(self, channels_in: int, heads: Mapping[str, int], **options: Any) -> Network:
+        """A new network of ``channels_in``, with ``heads``: task → channels."""
+        module, _, name = self.path.partition(':')
+        cls = getattr(importlib.import_module(module), name)
+        network: Network = cls(channels_in, heads, **options)
+        network.bytes_per_voxel = self.bytes_per_voxel
+        return network
+
+
+#: Networks of no modality in particular. Bytes as measured: peak memory over voxels, rounded up.
+SHARED = {'unet': Architecture('bidsapp.networks.unet3d:UNet', 3000)}
+
+
+def architecture(modality: str, name: str) -> Architecture:
+    """The network that a modality, or all, know by ``name``. Raises ValueError for another."""
+    known: Mapping[str, Architecture] = {**SHARED, **registry.networks(modality)}
+    if name not in known:
+        raise ValueError(f'No network named {name!r}. Known: {", ".join(sorted(known))}.')
+    return known[name]
+
+
+def build(
+    modality: str, name: str, channels_in: int, heads: Mapping[str, int], **options: Any
+) -> Network:
     """A new network with a ``body`` and ``heads``. Raises ValueError for an unknown name."""
-    if name not in _NETWORKS:
-        raise ValueError(f'No network named {name!r}. Known: {", ".join(sorted(_NETWORKS))}.')
-    return _NETWORKS[name](channels_in, heads, **options)
+    return architecture(modality, name).build(channels_in, heads, **options)

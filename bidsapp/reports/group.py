@@ -63,8 +63,8 @@ def learning_curve(
 
 def direction_of(score_name: str) -> bool | None:
     """Is a higher value of a score better, by the task that is judged by it?"""
-    judged = (registry.get(name) for name in registry.names())
-    return next((task.higher_is_better for task in judged if task.score == score_name), None)
+    judged = (registry.task(name).head for name in registry.tasks())
+    return next((head.higher_is_better for head in judged if head.score == score_name), None)
 
 
 def group_page(root: Path, task: str, model: Path | None = None) -> Path:
@@ -76,7 +76,7 @@ def group_page(root: Path, task: str, model: Path | None = None) -> Path:
     folder = model or cards.newest_model(root / 'models', task)
     if folder is None:
         raise MissingInput(f'No model of task {task} under {root / "models"}; run `group` first.')
-    score_name = registry.get(task).score
+    score_name = registry.task(task).head.score
     tidy = root / f'group_{task}.tsv'
     rows = averaged(read_table(tidy if tidy.is_file() else folder / 'metrics.tsv'))
     pieces = [html.element('h2', 'How well it does')]

@@ -1,4 +1,4 @@
-"""What is drawn of one run: anatomy, anisotropy, labels, directions, other maps."""
+"""What can be drawn of a run of any modality: its mask, labels, parameter maps."""
 
 from __future__ import annotations
 
@@ -12,30 +12,22 @@ from bidsapp.bids.names import parse
 from bidsapp.reports import canvas, uncertainty
 from bidsapp.reports.page import Drawn
 from bidsapp.reports.planes import View, grey, overlaid, window
-from bidsapp.reports.titles import begun, heading_of, title_of
-from bidsapp.reports.written import PREDICTED, WrittenRun, sidecar
+from bidsapp.reports.titles import begun, heading_of, output_named, title_of
+from bidsapp.reports.written import PREDICTED, WrittenRun, outputs_of, sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from bidsapp.reports.canvas import Row
+    from bidsapp.reports.page import Figure
     from bidsapp.reports.planes import At, Cut
 
 #: Colours of labels 1, 2, …: apart from each other, from grey, and for colour-blind eyes.
 LABEL_COLOURS = ('#e69f00', '#2ec4b6', '#3f6fff', '#cc79a7', '#f0e442')
 DIFFERENT = '#ff3b30'
-#: Numbers from dark to bright, where labels count something.
-COUNTING = {'nfib': ('#3f6fff', '#2ec4b6', '#f0e442')}
 #: How much of their colour is laid over the image: their brightness must be seen.
 COUNTED = 0.75
-#: mm²/s; free water at body temperature has 3.0e-3.
-HIGHEST_ADC = 3.0e-3
-#: Parameter → the value drawn white, and its factor and unit in the key; shown in this order.
-SCALES = {
-    'icvf': (1.0, 1.0, ''), 'od': (1.0, 1.0, ''), 'isovf': (1.0, 1.0, ''),
-    'diffusivity': (HIGHEST_ADC, 1e3, ' · 10⁻³ mm²/s'),
-}  # fmt: skip
 
 
 def comparing_cuts(view: View) -> list[Cut]:
@@ -59,12 +51,12 @@ def source_rows(
 
 def draw_mask(run: WrittenRun, view: View) -> Drawn:
     """The mask's outline on the mean b=0 of the whole head."""
-    high = window(view.b0, view.brain)
+    high = window(view.background, view.brain)
     axial = view.cuts(2, 8, 0.06, 0.94)
     others = [*view.cuts(0, 2, 0.35, 0.53), *view.cuts(1, 2, 0.35, 0.6)]
 
     def paint(at: At) -> np.ndarray:
-        return grey(at(view.b0), high)
+        return grey(at(view.background), high)
 
     rows = [('', view.panels(cuts, paint, view.head_box, view.brain))
             for cuts in (axial[:4], axial[4:], others)]  # fmt: skip
@@ -73,7 +65,7 @@ def draw_mask(run: WrittenRun, view: View) -> Drawn:
     canvas.draw_rows(path, rows, [canvas.swatches([('#ff4d4d', 'outline of the brain mask')])])
     return Drawn(
         'Brain mask', path,
-        f'Brain mask on the mean image without diffusion weighting; {volume:.0f} ml. '
+        f'Brain mask on the {view.background_words}; {volume:.0f} ml. '
         'The line should follow the edge of the brain everywhere.',
     )  # fmt: skip
 
@@ -104,31 +96,36 @@ def draw_labels(run: WrittenRun, view: View, segmentation: str) -> Drawn | None:
     maps = {source: view.load(path) for source, path in files.items()}
     names = classes_of(next(iter(files.values())))
     indices = sorted({int(i) for m in maps.values() for i in np.unique(m)} - {0})
-    palette = COUNTING.get(segmentation, LABEL_COLOURS)
-    strength = COUNTED if segmentation in COUNTING else 0.45
+    output = output_named(run.modality, segmentation)
+    counting = output.palette if output else ()
+    palette, strength = (counting, COUNTED) if counting else (LABEL_COLOURS, 0.45)
     colours = {i: palette[(i - 1) % len(palette)] for i in indices}
-    cuts, high = comparing_cuts(view), window(view.b0, view.brain, 98)
+    cuts, high = comparing_cuts(view), window(view.background, view.brain, 98)
 
     def paint(labels: np.ndarray, at: At) -> np.ndarray:
-        return overlaid(grey(at(view.b0), high), at(labels), colours, strength)
+        return overlaid(grey(at(view.background), high), at(labels), colours, strength)
 
     rows = source_rows(view, cuts, maps, paint)
     more_rows, more_keys, words = uncertainty.of_labels(run, view, cuts, segmentation)
     rows += more_rows
     pairs = [(colours[i], names.get(i, f'label {i}')) for i in indices]
-    caption = f'Labels “{segmentation}” over the mean b=0 image.{words}'
+    caption = f'Labels “{segmentation}” over the {view.background_name}.{words}'
     if PREDICTED in maps and len(maps) > 1:
         first = next(source for source in maps if source != PREDICTED)
         one, other = maps[first], maps[PREDICTED]
         wrong = (one > 0) & (other > 0) & (one != other)
-        rows.append(('Differences', view.panels(
-            cuts, lambda at: overlaid(0.8 * grey(at(view.b0), high), at(wrong), {1: DIFFERENT}, 0.9)
-        )))  # fmt: skip
+        panels = view.panels(
+            cuts,
+            lambda at: overlaid(
+                0.8 * grey(at(view.background), high), at(wrong), {1: DIFFERENT}, 0.9
+            ),
+        )
+        rows.append(('Differences', panels))
         pairs.append((DIFFERENT, 'different'))
         caption += ' ' + agreement(one, other, names) + seen(files[PREDICTED])
     path = run.figure(segmentation=segmentation, desc='comparison', suffix='dseg')
     canvas.draw_rows(path, rows, [canvas.swatches(pairs), *more_keys])
-    return Drawn(heading_of('Labels', segmentation), path, caption)
+    return Drawn(heading_of(run.modality, 'Labels', segmentation), path, caption)
 
 
 def agreement(one: np.ndarray, other: np.ndarray, names: Mapping[int, str]) -> str:
@@ -152,11 +149,22 @@ def segmentations(run: WrittenRun) -> list[str]:
     return sorted(found - {''})
 
 
-def parameters(run: WrittenRun) -> list[str]:
-    """Names of the parameter maps of one volume that a run has, those of one model together."""
+def parameters(run: WrittenRun, but: Collection[str] = ()) -> list[str]:
+    """Names of the parameter maps that a run has, ``but`` some; those with a scale come first."""
     named = (parse(path.name) for path in run.files())
-    found = {n['param'] for n in named if 'param' in n} - {'direction', 'residual'}
-    return [*(p for p in SCALES if p in found), *sorted(found - SCALES.keys())]
+    found = {n['param'] for n in named if 'param' in n} - set(but)
+    scaled = {str(o.entities.get('param')): None for o in outputs_of(run.modality) if o.white}
+    first = [name for name in scaled if name in found]
+    return [*first, *sorted(found - scaled.keys())]
+
+
+def usual_figures(run: WrittenRun, view: View) -> list[Figure]:
+    """What can be drawn of any modality: mask, every segmentation, every parameter map."""
+    return [
+        partial(draw_mask, run, view),
+        *(partial(draw_labels, run, view, name) for name in segmentations(run)),
+        *(partial(draw_parameter, run, view, name) for name in parameters(run)),
+    ]
 
 
 def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
@@ -166,8 +174,9 @@ def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
     maps = {source: m for source, m in maps.items() if m.ndim == 3}
     if not maps:
         return None
-    if param in SCALES:
-        high, factor, unit = SCALES[param]
+    output = output_named(run.modality, param)
+    if output is not None and output.white:
+        high, factor, unit = output.white
     else:
         high, factor = max(window(m, view.brain & (m != 0)) for m in maps.values()), 1.0
         unit = f' {sidecar(next(iter(files.values()))).get("Units", "")}'
@@ -182,4 +191,4 @@ def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
     caption += words
     if PREDICTED in files:
         caption += seen(files[PREDICTED])
-    return Drawn(heading_of('Parameter', param), path, caption)
+    return Drawn(heading_of(run.modality, 'Parameter', param), path, caption)

@@ -1,34 +1,27 @@
-"""The page of one participant: every dMRI run of all its sessions."""
+"""The page of one participant: every run of all its sessions and modalities."""
 
 from __future__ import annotations
 
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from bidsapp import registry
+from bidsapp.bids.derivatives import scans
 from bidsapp.bids.images import open_image
 from bidsapp.bids.write import write_text
-from bidsapp.modalities.dwi.bids.tables import load_table
-from bidsapp.modalities.dwi.physics.acquisition import acquisition
-from bidsapp.modalities.dwi.reports import figures, preprocessing, restored
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import BadData, Problem
-from bidsapp.reports import html, maps
+from bidsapp.reports import html
 from bidsapp.reports.planes import open_view
 from bidsapp.reports.written import WrittenRun, find_written, sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from bidsapp.reports.page import Drawn
+    from bidsapp.reports.page import Drawn, Page
 
-#: Fields of a preprocessed run's sidecar that say what was done to it, or not, in that order.
-PROCESSING = (
-    'CorrectedBy', 'Denoising', 'GibbsUnringing', 'MotionCorrection', 'DistortionCorrection',
-    'BiasFieldCorrection', 'Registration', 'SkullStripped', 'Notes',
-)  # fmt: skip
 #: Fields that say how a prediction came about.
 PREDICTION = (
     'ModelName', 'ModelVersion', 'ModelSHA256', 'Device', 'SeenInTraining', 'WithinTestedRange',
@@ -43,9 +36,6 @@ ELSEWHERE = (
     'Description', 'Sources', 'Warnings', 'OrientationEncoding', 'EncodingAxis', 'Reference',
     'Units', 'LabelMap', 'SkullStripped', 'Type', 'ByVolume', *PREDICTION,
 )  # fmt: skip
-
-#: What there is to say of a table of confounds.
-CONFOUNDS = 'Motion of the head and slices replaced, by volume.'
 
 
 def participant_page(
@@ -67,10 +57,13 @@ def participant_page(
         sections.append(_section(run, drawn))
     contents = html.Html()
     if len(runs) > 1:
-        links = [html.element('li', html.element('a', r.name, href=f'#{r.name}')) for r in runs]
+        anchors = [anchor(run) for run in runs]
+        links = [html.element('li', html.element('a', a, href=f'#{a}')) for a in anchors]
         contents = html.element('nav', html.element('ul', *links))
     elif not runs:
-        contents = html.element('p', 'No preprocessed diffusion MRI of this participant was found.')
+        every = scans(registry.modalities())
+        text = f'No preprocessed {every} of this participant was found.'
+        contents = html.element('p', text)
     lines = [f'{name}: {message}' for name, message in sorted(failed.items())]
     title = f'Participant {subject}'
     trouble = html.box('problem', 'Not everything worked', lines)
@@ -78,25 +71,19 @@ def participant_page(
     return write_text(root / f'sub-{subject}.html', text)
 
 
+def anchor(run: WrittenRun) -> str:
+    """What a run is called on the page: two modalities may share the name of their files."""
+    named = run.name
+    return named if run.modality == registry.FIRST else f'{named} ({run.modality})'
+
+
 def _draw(run: WrittenRun) -> tuple[list[Drawn], list[str]]:
     """Every figure of a run that can be drawn, and why the others cannot."""
     try:
-        view = open_view(run.case)
+        view = open_view(run)
+        wanted = registry.page(run.modality).figures(run, view)
     except Problem as problem:
         return [], [str(problem)]
-    wanted: list[Callable[[], Drawn | None]] = [
-        partial(maps.draw_mask, run, view),
-        partial(preprocessing.draw_ingested, run),
-        partial(preprocessing.draw_motion, run),
-        partial(preprocessing.draw_distortion, run, view),
-        partial(figures.draw_anisotropy, run, view),
-        *(partial(maps.draw_labels, run, view, name) for name in maps.segmentations(run)),
-        partial(figures.draw_directions, run, view),
-        *(partial(maps.draw_parameter, run, view, name) for name in maps.parameters(run)),
-        partial(restored.draw_restored, run, view),
-        partial(restored.draw_residual, run, view),
-        partial(restored.draw_residual_by_volume, run),
-    ]
     drawn, troubles = [], []
     for draw in wanted:
         try:
@@ -109,16 +96,17 @@ def _draw(run: WrittenRun) -> tuple[list[Drawn], list[str]]:
 
 def _section(run: WrittenRun, drawn: list[Drawn]) -> html.Html:
     files = run.files()
-    content = sidecar(run.dwi)
+    page: Page = registry.page(run.modality)
+    content = sidecar(run.main)
     warnings = _warnings(files)
-    done = {k: content[k] for k in PROCESSING if k in content}
-    known = {*PROCESSING, *ELSEWHERE}
+    done = {k: content[k] for k in page.processing if k in content}
+    known = {*page.processing, *ELSEWHERE}
     scan = {
         **scan_facts(run),
         **{k: f'{v} {UNITS[k]}' if k in UNITS else v for k, v in content.items() if k not in known},
     }
     pieces = [
-        html.element('h2', run.name, id=run.name),
+        html.element('h2', anchor(run), id=anchor(run)),
         html.box('warning', 'Warnings', warnings),
         html.element('p', content.get('Description', ''), class_='note'),
         _titled('Scan', html.facts(scan)),
@@ -141,23 +129,18 @@ def _titled(title: str, content: html.Html) -> html.Html:
 
 
 def scan_facts(run: WrittenRun) -> dict[str, Any]:
-    """Grid and gradients in words; what cannot be read is left out, its problem stands above."""
+    """Grid, volumes and protocol in words; what cannot be read is left out, its problem is said."""
     known: dict[str, Any] = {}
     try:
-        image = open_image(run.dwi)
+        image = open_image(run.main)
         sizes = ' × '.join(f'{x:.3g}' for x in voxel_sizes(image.affine))
         known |= {
             'Grid': ' × '.join(str(n) for n in image.shape[:3]) + f' voxels of {sizes} mm',
             'Volumes': image.shape[3] if len(image.shape) > 3 else 1,
         }
-        table = load_table(run.case)
+        return known | dict(registry.page(run.modality).facts(run))
     except (Problem, OSError):
         return known
-    facts = acquisition(table)
-    known['Of these without diffusion weighting'] = int(table.b0.sum())
-    known['Shells'] = [f'b = {b:.0f} s/mm²: {n} directions' for b, n in facts.shells]
-    known['Condition number of the tensor'] = round(float(facts.condition), 2)
-    return known
 
 
 def _warnings(files: list[Path]) -> list[str]:
@@ -187,16 +170,19 @@ def _predictions(run: WrittenRun, files: list[Path]) -> html.Html:
 
 
 def _listing(run: WrittenRun, files: list[Path]) -> html.Html:
-    """Every image with its description and whatever else its sidecar says; the confounds."""
+    """Every image with its description and whatever else its sidecar says; tables after them."""
     rows: list[tuple[Any, ...]] = []
     for path in (p for p in files if p.name.endswith('.nii.gz')):
         content = sidecar(path)
-        more = {k: v for k, v in content.items() if k not in ELSEWHERE} if path != run.dwi else {}
+        more = {k: v for k, v in content.items() if k not in ELSEWHERE} if path != run.main else {}
         rows.append(
             (_link(run, path), content.get('Description'), content.get('Units'), more or None)
         )
-    rows += [(_link(run, path), CONFOUNDS, 'mm, rad', None)
-             for path in files if path.name.endswith('_timeseries.tsv')]  # fmt: skip
+    rows += [
+        (_link(run, path), *said, None)
+        for suffix, said in registry.page(run.modality).tables.items()
+        for path in files if path.name.endswith(f'_{suffix}.tsv')
+    ]  # fmt: skip
     return html.table(('File', 'Description', 'Units', 'Further'), rows)
 
 

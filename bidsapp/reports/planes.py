@@ -6,21 +6,21 @@ Pictures are (H, W, 3), 0 to 1, their first row at the bottom. The patient's lef
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bidsapp import registry
 from bidsapp.bids.images import crop_to, load_volume, open_image, to_ras
-from bidsapp.modalities.dwi.bids.tables import read_numbers
-from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bidsapp.core import Case, FloatArray
+    from bidsapp.core import FloatArray
+    from bidsapp.reports.written import WrittenRun
 
 #: mm of surroundings that a picture shows.
 MARGIN = 8.0
@@ -60,8 +60,10 @@ class View:
     run_affine: FloatArray  #: (4, 4) of the files
     run_shape: tuple[int, ...]
     affine: FloatArray  #: (4, 4) after turning
-    b0: np.ndarray  #: (X, Y, Z) mean of the volumes without diffusion weighting
+    background: np.ndarray  #: (X, Y, Z) what labels are laid over
     brain: np.ndarray  #: (X, Y, Z) bool
+    background_name: str = ''
+    background_words: str = ''
 
     def load(self, path: Path) -> np.ndarray:
         """A map (X, Y, Z[, K]) turned to RAS. Raises BadData if it is on another grid."""
@@ -84,7 +86,7 @@ class View:
     @property
     def head_box(self) -> Box:
         """All that is bright, so that a mask which misses brain is seen to."""
-        bright = self.b0 > HEAD_SIGNAL * np.percentile(self.b0[self.brain], 95)
+        bright = self.background > HEAD_SIGNAL * np.percentile(self.background[self.brain], 95)
         return self._framed(self.brain | bright)
 
     def _framed(self, what: np.ndarray) -> Box:
@@ -134,25 +136,25 @@ class View:
         )
 
 
-def open_view(case: Case) -> View:
-    """Mean b=0 and brain mask of a preprocessed run. Raises MissingInput or BadData."""
+def open_view(run: WrittenRun) -> View:
+    """Background and mask of a prepared run. Raises MissingInput or BadData.
+
+    A modality that prepares no mask shows all of the background that is not zero.
+    """
+    case, page = run.case, registry.page(run.modality)
     for path in case.files.values():
         if not path.is_file():
             raise MissingInput(f'{path.name} is missing; the other files of its run are there.')
-    image = open_image(case.files['dwi'])
-    weighted = read_numbers(case.files['bval']).ravel() >= B0_THRESHOLD
-    if len(image.shape) != 4 or len(weighted) != image.shape[3]:
-        raise BadData(
-            f'{case.files["dwi"].name} has shape {image.shape}, its table {len(weighted)} b-values'
-        )
-    chosen = np.flatnonzero(weighted if weighted.all() else ~weighted)
-    b0, affine = to_ras(mean_of(case.files['dwi'], chosen), image.affine)
-    empty = np.zeros(image.shape[:3], bool)
-    view = View(image.affine, image.shape[:3], affine, b0, empty)
+    image = open_image(run.main)
+    background, affine = to_ras(page.background(case), image.affine)
+    words = page.background_name, page.background_words
+    view = View(image.affine, image.shape[:3], affine, background, background != 0, *words)
+    if 'mask' not in case.files:
+        return view
     brain = view.load(case.files['mask']) > 0
     if not brain.any():
         raise BadData(f'{case.files["mask"].name} is empty: there is no brain to look at')
-    return View(image.affine, image.shape[:3], affine, b0, brain)
+    return replace(view, brain=brain)
 
 
 def mean_of(path: Path, volumes: np.ndarray) -> np.ndarray:

@@ -52,10 +52,10 @@ def row(
     """A row of one map in the brain, its key and what to say of it; nothing without a map."""
     if path is None:
         return [], [], ''
-    values, bright = view.load(path), window(view.b0, view.brain)
+    values, bright = view.load(path), window(view.background, view.brain)
     panels = view.panels(
         cuts,
-        lambda at: mapped(0.4 * grey(at(view.b0), bright), at(values), at(view.brain), high,
+        lambda at: mapped(0.4 * grey(at(view.background), bright), at(values), at(view.brain), high,
                           'inferno'),
     )  # fmt: skip
     own = (f'Uncertainty of the network ({name})', panels)

@@ -1,39 +1,41 @@
-"""What stands on disk of one preprocessed run."""
+"""What stands on disk of one prepared run."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-
+from bidsapp import registry
 from bidsapp.bids.names import build, parse, source_entities, stem
+from bidsapp.bids.prepared import prepared_files
 from bidsapp.core import Case
-from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Sources of a map, in the order in which they are shown; others follow by name.
-ORDER = ('truth', 'reference', 'csd', 'tensor', 'noddi', 'smt', 'unet')
+    from bidsapp.core import Output
+
 #: The source of what a network predicted.
 PREDICTED = 'unet'
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenRun:
-    """The files of one run, found beside its preprocessed dMRI ``dwi`` below ``root``."""
+    """The files of one run of a modality below ``root``, known by its prepared file ``main``."""
 
     root: Path
-    dwi: Path
+    modality: str
+    main: Path
 
     @property
     def entities(self) -> dict[str, str]:
-        """BIDS entities of the recording."""
-        return source_entities(parse(self.dwi.name))
+        """BIDS entities of the recording, and the folder of its outputs."""
+        datatype = registry.files(self.modality).prepared.datatype
+        return {**source_entities(parse(self.main.name)), 'datatype': datatype}
 
     @property
     def name(self) -> str:
@@ -42,32 +44,38 @@ class WrittenRun:
 
     @property
     def case(self) -> Case:
-        """The preprocessed run as the other rooms take it; its files may be missing."""
-        base = self.dwi.name.removesuffix('.nii.gz')
-        files = {kind: self.dwi.with_name(f'{base}.{kind}') for kind in ('bval', 'bvec')}
-        mask = self.dwi.with_name(base.removesuffix('preproc_dwi') + 'brain_mask.nii.gz')
-        return Case(self.entities, {'dwi': self.dwi, 'mask': mask, **files})
+        """The prepared run as the other rooms take it; its files may be missing."""
+        prepared = registry.files(self.modality).prepared
+        found = prepared_files(prepared, self.entities)
+        return Case(self.entities, {kind: self.root / path for kind, path in found.items()})
 
     def files(self) -> list[Path]:
         """Every file of the run, by name; those still being written have hidden names."""
-        own = self.entities
-        return [
-            path for path in sorted(self.dwi.parent.glob(f'{self.name}_*'))
+        own = source_entities(parse(self.main.name))
+        session = self.main.parent.parent
+        found = [
+            path for folder in folders_of(self.modality)
+            for path in (session / folder).glob(f'{self.name}_*')
             if source_entities(parse(path.name)) == own
         ]  # fmt: skip
+        return sorted(found)
 
-    def images(self, **entities: str) -> dict[str, Path]:
-        """Images whose names hold exactly ``entities`` beside their source; source → path."""
-        key = 'model' if 'param' in entities else 'desc'
-        wanted = {**self.entities, **entities, 'extension': '.nii.gz'}
+    def images(self, told_by: str = '', **entities: str) -> dict[str, Path]:
+        """Images whose names hold exactly ``entities`` beside their source; source → path.
+
+        ``told_by`` is the entity that says the source: 'model' of parameter maps, else 'desc'.
+        """
+        key = told_by or ('model' if 'param' in entities else 'desc')
+        wanted = {**source_entities(parse(self.main.name)), **entities, 'extension': '.nii.gz'}
         found = {}
         for path in self.files():
             named = parse(path.name)
             source = named.pop(key, None)
             if source is not None and named == wanted:
                 found[source] = path
-        place = {source: i for i, source in enumerate(ORDER)}
-        return dict(sorted(found.items(), key=lambda x: (place.get(x[0], len(ORDER)), x[0])))
+        order = ('truth', 'reference', *registry.page(self.modality).sources, PREDICTED)
+        place = {source: i for i, source in enumerate(order)}
+        return dict(sorted(found.items(), key=lambda x: (place.get(x[0], len(order)), x[0])))
 
     def figure(self, **entities: str) -> Path:
         """Where a figure of the run stands."""
@@ -75,18 +83,43 @@ class WrittenRun:
         return self.root / f'sub-{self.entities["subject"]}' / 'figures' / name
 
 
+@cache
+def folders_of(modality: str) -> tuple[str, ...]:
+    """Folders that a modality writes to: 'dwi', or 'anat' and 'fmap'."""
+    prepared = registry.files(modality).prepared
+    named = [*prepared.names.values(), *(output.entities for output in outputs_of(modality))]
+    found = (str(entities.get('datatype', prepared.datatype)) for entities in named)
+    return tuple(dict.fromkeys([prepared.datatype, *found]))
+
+
+@cache
+def outputs_of(modality: str) -> tuple[Output, ...]:
+    """Every output that a modality promises anywhere: what prepares, and its tasks."""
+    found = [output for output, _ in registry.files(modality).prepared.outputs]
+    for task in registry.tasks_of(modality):
+        found += task.writes
+        found += [output for output, _ in task.label.beside] if task.label else []
+    return tuple(found)
+
+
 def find_written(root: Path, subject: str) -> list[WrittenRun]:
-    """Every preprocessed run of a participant, all sessions, by name."""
+    """Every prepared run of a participant, all sessions and modalities, by name."""
     folder = root / f'sub-{subject}'
-    pattern = '*_desc-preproc_dwi.nii.gz'
-    found = [*folder.glob(f'dwi/{pattern}'), *folder.glob(f'ses-*/dwi/{pattern}')]
-    visible = (path for path in found if not path.name.startswith('.'))
-    return [WrittenRun(root, path) for path in sorted(visible)]
+    runs = []
+    for modality in registry.modalities():
+        prepared = registry.files(modality).prepared
+        named = {k: v for k, v in prepared.names[prepared.main].items() if k != 'datatype'}
+        place = prepared.names[prepared.main].get('datatype', prepared.datatype)
+        end = build({'subject': subject, 'datatype': place, **named}).name.partition('_')[2]
+        found = [*folder.glob(f'{place}/*_{end}'), *folder.glob(f'ses-*/{place}/*_{end}')]
+        visible = (path for path in found if not path.name.startswith('.'))
+        runs += [WrittenRun(root, modality, path) for path in sorted(visible)]
+    return runs
 
 
 def raw_image(run: WrittenRun) -> Path | None:
     """The raw image that a run was made from, if it is still where the dataset's links say."""
-    own = sidecar(run.dwi).get('Sources')
+    own = sidecar(run.main).get('Sources')
     description = run.root / 'dataset_description.json'
     links = _object(description).get('DatasetLinks') if description.is_file() else None
     if not isinstance(own, list) or len(own) != 1 or not isinstance(links, dict):
@@ -98,22 +131,6 @@ def raw_image(run: WrittenRun) -> Path | None:
         return None
     path = Path(unquote(url.path)) / below
     return path if path.is_file() else None
-
-
-def read_confounds(run: WrittenRun) -> dict[str, np.ndarray]:
-    """Columns (N,) of a run's table of confounds, 'n/a' as NaN; empty if there is none.
-
-    Raises BadData for a table that is none.
-    """
-    path = run.dwi.with_name(f'{run.name}_desc-confounds_timeseries.tsv')
-    if not path.is_file():
-        return {}
-    header, *rows = [x.split('\t') for x in path.read_text(encoding='utf-8').splitlines()] or [[]]
-    try:
-        values = [[float('nan' if x == 'n/a' else x) for x in row] for row in rows]
-        return dict(zip(header, np.array(values).reshape(-1, len(header)).T, strict=True))
-    except ValueError as error:
-        raise BadData(f'{path.name} is no table of numbers: {error}') from error
 
 
 def number_of(value: Any) -> float | None:

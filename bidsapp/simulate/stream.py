@@ -1,105 +1,77 @@
-"""Endless labelled scans: blocks of varied heads, scanned with varied schemes, as batches.
+"""Batches of patches cut from the endless scans of a scanner.
 
-Everything follows from (seed, step): which block is drawn when, and what is cut from it. A block is
-scanned several times, and each scan serves several batches, turned and cut differently, so that
-making scans costs little beside learning from them.
+Everything follows from (seed, step): which scan is drawn when, and what is cut from it. Each scan
+serves several batches, turned and cut differently, so that making scans costs little beside
+learning from them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from bidsapp.core import Sample
-from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.core import Batch
+from bidsapp.simulate.material import labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-    from bidsapp.modalities.dwi.simulate.corruption import Table
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scan:
-    """A canonical input and the truth behind it, on one block."""
-
-    image: Tensor  #: (N_CHANNELS, X, Y, Z)
-    mask: Tensor  #: (1, X, Y, Z) bool
-    targets: Mapping[str, Tensor]  #: by task, in the task's own layout
-    voxel_mm: tuple[float, ...]
-    table: Table
-
-
-class Scanner(Protocol):
-    """What scans are drawn from."""
-
-    def scan(self, number: int) -> Scan:
-        """Scan number ``number``, always the same."""
+    from bidsapp.core import Patch, Sample, Task
+    from bidsapp.simulate.material import Scanner
 
 
 class SimulatedStream:
     """Batches of patches cut from a moving window of a scanner's scans."""
 
-    channels_in = qspace.N_CHANNELS
-
     def __init__(
         self,
         scanner: Scanner,
-        tasks: Sequence[str],
-        patch: int,
+        tasks: Sequence[Task[Any]],
+        patch: Patch,
         window: int = 32,
         steps_a_scan: int = 24,
     ) -> None:
         self._scanner, self._tasks, self._patch = scanner, tuple(tasks), patch
         self._window, self._steps = window, steps_a_scan
-        self._scans: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._scans: dict[int, Sample] = {}
 
-    def _scan(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def channels_in(self) -> int:
+        """Channels of an image."""
+        return self._scan(0).image.shape[0]
+
+    def _scan(self, number: int) -> Sample:
         if number not in self._scans:
-            scan = self._scanner.scan(number)
-            target = torch.cat([scan.targets[task] for task in self._tasks])
-            self._scans[number] = (scan.image, target, scan.mask)
+            self._scans[number] = labelled(self._scanner.scan(number), self._tasks)
         return self._scans[number]
 
-    def batch(self, size: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(image, target, mask) of batch ``step``; the same numbers give the same batch."""
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """Batch ``step``; the same numbers give the same batch."""
         newest = step // self._steps + self._window - 1
         alive = range(newest - self._window + 1, newest + 1)
         for gone in [k for k in self._scans if k not in alive]:
             del self._scans[gone]
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         chosen = torch.randint(self._window, (size,), generator=generator).tolist()
-        parts = [self._cut(self._scan(alive[k]), generator) for k in chosen]
+        samples = [self._scan(alive[k]) for k in chosen]
+        parts = [self._cut(sample, generator) for sample in samples]
         image, target, mask = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
-        return image, target, mask
+        names = samples[0].context
+        context = {name: torch.stack([s.context[name] for s in samples]) for name in names}
+        return Batch(image, target, mask, context)
 
-    def _cut(
-        self, scan: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """A patch around a voxel of the brain, drawn evenly."""
-        where = scan[2][0].nonzero()
+    def _cut(self, sample: Sample, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """A patch around a voxel of the mask, drawn evenly."""
+        assert sample.target is not None
+        shape = sample.mask.shape[1:]
+        sides = torch.tensor([n if side is None else min(side, n)
+                              for side, n in zip(self._patch, shape, strict=True)])  # fmt: skip
+        where = sample.mask[0].nonzero()
         pick = int(torch.randint(max(len(where), 1), (), generator=generator))
-        middle = where[pick] if len(where) else torch.tensor(scan[2].shape[1:]) // 2
-        limit = torch.tensor(scan[2].shape[1:]) - self._patch
-        corner = torch.minimum((middle - self._patch // 2).clamp_min(0), limit)
-        i, j, k = (slice(int(c), int(c) + self._patch) for c in corner)
-        return tuple(t[:, i, j, k] for t in scan)
-
-
-def validation_samples(
-    scanner: Scanner, tasks: Sequence[str], numbers: Sequence[int]
-) -> list[Sample]:
-    """Whole blocks with their truth."""
-    samples = []
-    for number in numbers:
-        scan = scanner.scan(number)
-        target = torch.cat([scan.targets[task] for task in tasks])
-        affine = np.diag([*scan.voxel_mm, 1.0])
-        samples.append(Sample(scan.image, scan.mask, affine, target))
-    return samples
+        middle = where[pick] if len(where) else torch.tensor(shape) // 2
+        corner = torch.minimum((middle - sides // 2).clamp_min(0), torch.tensor(shape) - sides)
+        i, j, k = (slice(int(c), int(c + n)) for c, n in zip(corner, sides, strict=True))
+        return tuple(t[:, i, j, k] for t in (sample.image, sample.target, sample.mask))

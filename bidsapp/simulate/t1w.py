@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -11,10 +9,9 @@ from bidsapp.simulate.acquisition import draw_bias, rician
 from bidsapp.simulate.anatomy import AIR, WM, Head
 from bidsapp.simulate.grids import Grid, moved, normal, rigid
 
-if TYPE_CHECKING:
-    from bidsapp.modalities.dwi.simulate.protocol import Protocol
-
 T1W = (0.58, 0.90, 0.18, 0.20, 0.08, 1.15, 0.50, 0.22, 0.0)
+#: White matter over noise.
+SNR = 25.0
 #: Scanner units of T1w intensity 1, which is about that of white matter.
 T1W_UNITS = 500.0
 
@@ -55,19 +52,15 @@ def draw_repositioning(
 
 
 def simulate_t1w(
-    head: Head, grid: Grid, position: Tensor, protocol: Protocol, generator: torch.Generator
+    head: Head, grid: Grid, position: Tensor, generator: torch.Generator, snr: float = SNR
 ) -> Tensor:
-    """(X, Y, Z) T1w image on ``grid`` of a head moved by ``position`` (4, 4); scanner units."""
+    """(X, Y, Z) T1w image on ``grid`` of a head moved by ``position`` (4, 4); scanner units.
+
+    ``snr`` is the intensity of white matter over the noise's standard deviation.
+    """
     points = moved(torch.linalg.inv(position), grid.points())
     tissues = head.tissues(points)
     weight = tissues.new_tensor(T1W) * (1 + 0.03 * normal((len(T1W),), generator)).to(tissues)
     image = torch.tensordot(weight, tissues, dims=1) * draw_bias(grid, generator, 0.12)
-    sigma = T1W[WM] / protocol.t1w_snr
+    sigma = T1W[WM] / snr
     return T1W_UNITS * rician(image, sigma, generator)
-
-
-SCANNER = {
-    'Manufacturer': 'TransferMRI simulator',
-    'ManufacturersModelName': 'synthetic head',
-    'MagneticFieldStrength': 3,
-}

@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
 from bidsapp.bids.outputs import files_of
+from bidsapp.bids.prepared import promised_files
 from bidsapp.learn.ranges import outside
-from bidsapp.modalities.dwi.bids.prepared import promised_by_preprocessing
-from bidsapp.modalities.dwi.bids.survey import look
 from bidsapp.problems import Problem, Unavailable
-from bidsapp.workflows.preparation import EMPTY, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bidsapp.bids.runs import Run
+    from bidsapp.bids.runs import Files, Run, Survey
     from bidsapp.core import Task
-    from bidsapp.modalities.dwi.physics.acquisition import Acquisition, Facts
 
 #: Task → (folder of its model, card, labels of the participants that it has learnt from).
 Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str]]]
@@ -53,16 +50,13 @@ class RunPlan:
     """One run, what it can give, what is promised and what is missing."""
 
     run: Run
-    acquisition: Acquisition | None = None
+    survey: Survey[Any] | None = None  #: None where the run has a problem
     problem: Problem | None = None
     warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  #: what will be corrected, and what not
     unavailable: dict[str, str] = field(default_factory=dict)  #: task → why it has no reference
     inapplicable: dict[str, str] = field(default_factory=dict)  #: task → why it has no prediction
     promised: list[Path] = field(default_factory=list)
     todo: Todo = field(default_factory=Todo)
-    size: Size = EMPTY
-    facts: Facts | None = None  #: what models are judged by
 
     def missing(self, root: Path) -> list[Path]:
         """Promised files, below ``root``, that are not there."""
@@ -70,78 +64,77 @@ class RunPlan:
 
 
 def plan_run(found: Run, root: Path, wanted: Sequence[str], models: Models) -> RunPlan:
-    """See what one run can give under ``root``, and what of it is not there yet."""
+    """See what one run can give under ``root``, and what of it is not there yet.
+
+    Of the ``wanted`` tasks those of the run's modality count.
+    """
+    files: Files[Any, Any] = registry.files(found.modality)
     made = RunPlan(found, problem=found.problem)
+    made.promised = promised_files(files.prepared, found)
     if made.problem is None:
         try:
-            look(made)
+            made.survey = files.survey(found)
         except Problem as problem:
             made.problem = problem
-    if made.problem is not None or made.acquisition is None:
-        made.promised = promised_by_preprocessing(found.case.entities, found.preprocessed is None)
-        return made
-    promise(made, root, wanted, models)
+    if made.survey is not None:
+        made.warnings += made.survey.warnings
+        own = [registry.task(name) for name in wanted]
+        promise(made, root, [task for task in own if task.modality == found.modality], models)
     return made
 
 
-def promise(made: RunPlan, root: Path, wanted: Sequence[str], models: Models) -> None:
+def promise(made: RunPlan, root: Path, wanted: Sequence[Task[Any]], models: Models) -> None:
     """Fill in what this run promises, and what of it has to be made."""
     entities = made.run.case.entities
-    assert made.acquisition is not None
-    preprocessing = promised_by_preprocessing(entities, made.run.preprocessed is None)
+    assert made.survey is not None
+    acquisition = made.survey.acquisition
     references: dict[str, str] = {}
     predictions: dict[str, Model] = {}
-    made.promised = list(preprocessing)
-    redo = not all((root / path).is_file() for path in preprocessing)
-    for name in wanted:
-        task = registry.get(name)
-        if task.derive is not None:
+    redo = not all((root / path).is_file() for path in made.promised)
+    for task in wanted:
+        if task.label is not None:
             try:
-                source = task.reference(made.acquisition)
+                source = task.label.source(acquisition)
                 files = [p for o, s in task.labels(source) for p in files_of(entities, o, s)]
                 made.promised += files
                 if redo or not all((root / path).is_file() for path in files):
-                    references[name] = source
+                    references[task.name] = source
             except Unavailable as reason:
-                made.unavailable[name] = str(reason)
-        if name in models and _applies(made, task):
-            folder, card, learnt_from = models[name]
-            files = predicted_files(entities, name)
+                made.unavailable[task.name] = str(reason)
+        if task.name in models and _applies(made, task):
+            folder, card, learnt_from = models[task.name]
+            files = predicted_files(entities, task.name)
             made.promised += files
-            judge(made, card)
+            strange = outside(card, acquisition.quantities())
+            made.warnings += [text for text in strange if text not in made.warnings]
             if redo or not all(written_by(root / p, card['sha256']) for p in files):
                 seen = made.run.case.subject in learnt_from
-                predictions[name] = Model(folder, card['sha256'], seen)
+                predictions[task.name] = Model(folder, card['sha256'], seen)
     made.todo = Todo(redo, references, predictions)
 
 
-def _applies(made: RunPlan, task: Task) -> bool:
+def _applies(made: RunPlan, task: Task[Any]) -> bool:
     """Whether a prediction makes sense for the run; why not is kept."""
-    assert made.acquisition is not None
+    assert made.survey is not None
     try:
-        task.applies(made.acquisition)
+        task.applies(made.survey.acquisition)
     except Unavailable as reason:
         made.inapplicable[task.name] = str(reason)
         return False
     return True
 
 
-def judge(made: RunPlan, card: Mapping[str, Any]) -> None:
-    """Warn of what can be seen from header and table to lie outside of a model's tests."""
-    if made.facts is not None:
-        made.warnings += [text for text in outside(card, made.facts) if text not in made.warnings]
-
-
 def predictions_of(made: RunPlan, models: Models) -> list[str]:
     """Tasks of which this run promises a prediction."""
-    if made.problem is not None or made.acquisition is None:
+    if made.survey is None:
         return []
-    return [name for name in models if name not in made.inapplicable]
+    own = [name for name in models if registry.task(name).modality == made.run.modality]
+    return [name for name in own if name not in made.inapplicable]
 
 
 def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:
     """Every file, below the root, that applying a model of ``task`` to one run leaves."""
-    outputs = registry.get(task).writes
+    outputs = registry.task(task).writes
     return [path for output in outputs for path in files_of(entities, output, 'unet')]
 
 

@@ -1,15 +1,17 @@
-"""Place, Size, and the part `preparation`."""
+"""Place, and the part `preparation` that every modality has: the Nipype graph of one run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from bidsapp.resources import NETWORK_BYTES
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from nipype import Workflow
+
+    from bidsapp.bids.runs import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +25,20 @@ class Place:
     omp_nthreads: int
 
 
+#: Makes a file that several labels rest on: (entities, size, place) → a workflow. Fields of its
+#: ``inputnode`` are connected by their names to the prepared files, to ``t1w`` and to other aids
+#: that are there; its ``outputnode`` has the aid's own name and may have ``quality``, for sidecars.
+Aid = Callable[[Mapping[str, str], 'Size', Place], 'Workflow']
+
+
 @dataclass(frozen=True, slots=True)
-class Size:
-    """What the memory that steps need is estimated from."""
+class Preparation:
+    """What a modality does to a run; its package ``workflows`` has one, called ``preparation``.
 
-    voxels: int  #: of one volume
-    volumes: int
+    ``graph`` makes a workflow of (run, survey, place) whose ``outputnode`` has the kinds of
+    `bids.runs.Prepared.names`, written below ``place.out_root``. Where its ``inputnode`` has a
+    field ``t1w`` it gets the participant's T1w image, corrected for its receive field.
+    """
 
-    @property
-    def run_gb(self) -> float:
-        """GiB of all volumes as float32."""
-        return 4 * self.voxels * self.volumes / 2**30
-
-    @property
-    def network_gb(self) -> float:
-        """GiB that applying the bundled network takes beside the program itself."""
-        return NETWORK_BYTES * self.voxels / 2**30
-
-
-#: Of a run whose header could not be read.
-EMPTY = Size(0, 0)
+    graph: Callable[[Any, Any, Place], Workflow]
+    aids: Mapping[str, Aid] = field(default_factory=dict)  #: by the kind of file that they make

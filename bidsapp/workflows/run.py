@@ -1,139 +1,170 @@
-"""Everything for one dMRI run: only what is not there yet becomes part of the graph."""
+"""Everything for one run: only what is not there yet becomes part of the graph."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from nipype import Node, Workflow
 from nipype.interfaces.utility import IdentityInterface
 
 from bidsapp import registry
 from bidsapp.bids.derivatives import raw_uri
+from bidsapp.bids.prepared import prepared_files
 from bidsapp.interfaces.anat import CorrectT1w
-from bidsapp.interfaces.labels import ApplyModel, CanonicalInput, WritePrediction, WriteReference
-from bidsapp.modalities.dwi.bids.prepared import preprocessed_files
-from bidsapp.modalities.dwi.interfaces.fibres import FindFibres
-from bidsapp.modalities.dwi.workflows.preparation import preprocessing_wf
-from bidsapp.workflows.anat import init_anat_wf
+from bidsapp.interfaces.labels import ApplyModel, NetworkInput, WritePrediction, WriteReference
+from bidsapp.networks.registry import architecture
 
 if TYPE_CHECKING:
-    from bidsapp.bids.runs import Run
-    from bidsapp.core import Case
+    from bidsapp.bids.runs import Run, Survey
     from bidsapp.workflows.plan import Todo
-    from bidsapp.workflows.preparation import Place, Size
-
-DERIVATIVES = ['dwi', 'bval', 'bvec', 'mask']
+    from bidsapp.workflows.preparation import Place, Preparation
 
 
-def init_run_wf(name: str, run: Run, todo: Todo, size: Size, place: Place) -> Workflow:
-    """Preprocess, derive reference labels, apply models.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the steps of one run are connected to."""
+
+    workflow: Workflow
+    run: Run
+    survey: Survey[Any]
+    place: Place
+    preprocessed: Node  #: an output for each kind of the prepared files
+    kinds: tuple[str, ...]
+    correct_t1w: Node | None
+    aids: dict[str, Workflow | None] = field(default_factory=dict)  #: those made so far
+
+    def prepared(self) -> list[tuple[str, str]]:
+        """Connections of all prepared files to a step that takes them by their own names."""
+        return [(kind, kind) for kind in self.kinds]
+
+
+def init_run_wf(name: str, run: Run, todo: Todo, survey: Survey[Any], place: Place) -> Workflow:
+    """Prepare, derive reference labels, apply models.
 
     Writers (``ds_``) run whenever they are in the graph, for then what they write is not there;
     other steps take what an earlier call has left in the work folder.
 
     Parameters
     ----------
-    run : files dwi, bval, bvec, and t1w where there is one; mask of an ingested run
+    run : its files, a T1w image among them where there is one
     todo : what is missing
-    size : of the run
+    survey : what is known of the run without reading a voxel
     """
     workflow = Workflow(name=name)
-    size_gb = size.run_gb
     case = run.case
-    preprocessed = Node(IdentityInterface(fields=DERIVATIVES), name='preprocessed')
+    prepared = registry.files(run.modality).prepared
+    kinds = tuple(prepared.names)
+    preprocessed = Node(IdentityInterface(fields=list(kinds)), name='preprocessed')
     correct_t1w = None
     if 't1w' in case.files and (todo.preproc or todo.references):
         t1w = str(case.files['t1w'])
         correct_t1w = Node(CorrectT1w(t1w=t1w), name='correct_t1w', mem_gb=1.5)
+    parts = Parts(workflow, run, survey, place, preprocessed, kinds, correct_t1w)
     if todo.preproc:
-        dwi_preproc_wf = preprocessing_wf(run, size_gb, place)
-        connections = [(f'outputnode.{kind}', kind) for kind in DERIVATIVES]
-        workflow.connect([(dwi_preproc_wf, preprocessed, connections)])
-        if correct_t1w is not None and run.preprocessed is None:
-            workflow.connect([(correct_t1w, dwi_preproc_wf, [('t1w', 'inputnode.t1w')])])
+        preparation: Preparation = registry.preparation(run.modality)
+        graph = preparation.graph(run, survey, place)
+        workflow.connect([(graph, preprocessed, [(f'outputnode.{kind}', kind) for kind in kinds])])
+        if correct_t1w is not None and 't1w' in fields_of(graph, 'inputnode'):
+            workflow.connect([(correct_t1w, graph, [('t1w', 'inputnode.t1w')])])
     else:
-        files = preprocessed_files(case.entities)
-        for kind in DERIVATIVES:
-            setattr(preprocessed.inputs, kind, str(place.out_root / files[kind]))
-    if todo.references:
-        add_references(workflow, preprocessed, correct_t1w, case, todo, size_gb, place)
+        for kind, path in prepared_files(prepared, case.entities).items():
+            setattr(preprocessed.inputs, kind, str(place.out_root / path))
+    for task, source in todo.references.items():
+        add_reference(parts, task, source)
     if todo.predictions:
-        add_predictions(workflow, preprocessed, case, todo, size, place)
+        add_predictions(parts, todo)
     return workflow
 
 
-def add_references(
-    workflow: Workflow,
-    preprocessed: Node,
-    correct_t1w: Node | None,
-    case: Case,
-    todo: Todo,
-    size_gb: float,
-    place: Place,
-) -> None:
-    """One writer a task, and before them the steps that several labels rest on."""
-    entities = dict(case.entities)
-    threads = place.omp_nthreads
-    anat_wf = None
-    if correct_t1w is not None:
-        anat_wf = init_anat_wf(place.seed)
-        workflow.connect([
-            (correct_t1w, anat_wf, [('t1w', 'inputnode.t1w')]),
-            (preprocessed, anat_wf, [(k, f'inputnode.{k}') for k in ('dwi', 'bval', 'mask')]),
-        ])  # fmt: skip
-    fibres = Node(
-        FindFibres(entities=entities, device=place.device, n_threads=threads),
-        name='fibres', mem_gb=4 * size_gb + 1, n_procs=threads,
-    )  # fmt: skip
-    reads = {task: registry.get(task).reads for task in todo.references}
-    if any('fibres' in kinds for kinds in reads.values()):
-        workflow.connect([(preprocessed, fibres, [(k, k) for k in DERIVATIVES])])
-        if anat_wf is not None:
-            posteriors = [('outputnode.posteriors', 'tissue_posteriors')]
-            workflow.connect([(anat_wf, fibres, posteriors)])
-    for task, source in todo.references.items():
-        node = Node(
-            WriteReference(
-                task=task,
-                source=source,
-                out_root=str(place.out_root),
-                entities=entities,
-                n_threads=threads,
-            ),
-            name=f'ds_{task}_reference',
-            mem_gb=4 * size_gb + 0.8,
-            overwrite=True,
-        )
-        workflow.connect([(preprocessed, node, [(k, k) for k in DERIVATIVES])])
-        if 'fibres' in reads[task]:
-            workflow.connect([(fibres, node, [('fibres', 'fibres')])])
-        if anat_wf is not None and reads[task]:
-            node.inputs.more_sources = [raw_uri(case.files['t1w'], place.roots['raw'])]
-            workflow.connect([
-                (anat_wf, node, [('outputnode.posteriors', 'tissue_posteriors'),
-                                 ('outputnode.quality', 'quality')]),
-            ])  # fmt: skip
+def fields_of(graph: Workflow, name: str) -> list[str]:
+    """Fields of a workflow's input or output node; none if it has no such node."""
+    node = graph.get_node(name)
+    return [] if node is None else list(node.inputs.get())
 
 
-def add_predictions(
-    workflow: Workflow,
-    preprocessed: Node,
-    case: Case,
-    todo: Todo,
-    size: Size,
-    place: Place,
-) -> None:
-    """The canonical input once, each model once, and one writer a task."""
-    entities = dict(case.entities)
-    canonical = Node(
-        CanonicalInput(entities=entities), name='canonical', mem_gb=5 * size.run_gb + 1
+def aid_of(parts: Parts, kind: str) -> Workflow | None:
+    """The workflow that makes a file which labels rest on, made once and connected.
+
+    None where it needs a T1w image and there is none.
+    """
+    if kind in parts.aids:
+        return parts.aids[kind]
+    preparation: Preparation = registry.preparation(parts.run.modality)
+    if kind not in preparation.aids:
+        return None
+    aid = preparation.aids[kind](parts.run.case.entities, parts.survey.size, parts.place)
+    wanted = fields_of(aid, 'inputnode')
+    if 't1w' in wanted and parts.correct_t1w is None:
+        parts.aids[kind] = None
+        return None
+    own = [(k, f'inputnode.{k}') for k in wanted if k in parts.kinds]
+    parts.workflow.connect([(parts.preprocessed, aid, own)])
+    if 't1w' in wanted:
+        parts.workflow.connect([(parts.correct_t1w, aid, [('t1w', 'inputnode.t1w')])])
+    for other in (k for k in wanted if k not in (*parts.kinds, 't1w')):
+        if (source := aid_of(parts, other)) is not None:
+            connection = (f'outputnode.{other}', f'inputnode.{other}')
+            parts.workflow.connect([(source, aid, [connection])])
+    parts.aids[kind] = aid
+    return aid
+
+
+def rests_on(parts: Parts, kinds: tuple[str, ...]) -> dict[str, Workflow]:
+    """The aids of ``kinds`` that there are, and those that they rest on themselves."""
+    found: dict[str, Workflow] = {}
+    for kind in kinds:
+        if (aid := aid_of(parts, kind)) is not None:
+            more = tuple(f for f in fields_of(aid, 'inputnode') if f in parts.aids)
+            found |= {kind: aid, **rests_on(parts, more)}
+    return found
+
+
+def add_reference(parts: Parts, task: str, source: str) -> None:
+    """The writer of a task's reference label, and before it the steps that the label rests on."""
+    label = registry.task(task).label
+    assert label is not None
+    run, place = parts.run, parts.place
+    aids = rests_on(parts, label.reads)
+    write = WriteReference(
+        parts.kinds,
+        label.reads,
+        modality=run.modality,
+        task=task,
+        source=source,
+        out_root=str(place.out_root),
+        entities=dict(run.case.entities),
+        n_threads=place.omp_nthreads,
     )
-    workflow.connect([(preprocessed, canonical, [(k, k) for k in DERIVATIVES])])
+    node = Node(
+        write, name=f'ds_{task}_reference', mem_gb=4 * parts.survey.size.run_gb + 0.8,
+        overwrite=True,
+    )  # fmt: skip
+    parts.workflow.connect([(parts.preprocessed, node, parts.prepared())])
+    for kind, aid in aids.items():
+        if kind in label.reads:
+            parts.workflow.connect([(aid, node, [(f'outputnode.{kind}', kind)])])
+        if 'quality' in fields_of(aid, 'outputnode'):
+            parts.workflow.connect([(aid, node, [('outputnode.quality', 'quality')])])
+        if 't1w' in fields_of(aid, 'inputnode'):
+            node.inputs.more_sources = [raw_uri(run.case.files['t1w'], place.roots['raw'])]
+
+
+def add_predictions(parts: Parts, todo: Todo) -> None:
+    """The network's input once, each model once, and one writer a task."""
+    run, place, size = parts.run, parts.place, parts.survey.size
+    shared: dict[str, Any] = {'modality': run.modality, 'entities': dict(run.case.entities)}
+    seen = Node(
+        NetworkInput(parts.kinds, **shared), name='network_input', mem_gb=5 * size.run_gb + 1
+    )
+    parts.workflow.connect([(parts.preprocessed, seen, parts.prepared())])
+    network = architecture(run.modality, registry.input(run.modality).network.name)
     for model in dict.fromkeys(todo.predictions.values()):
         told = {'model': str(model.folder), 'model_sha256': model.sha256}
         names = [task for task, own in todo.predictions.items() if own == model]
         apply_model = Node(
             ApplyModel(
+                modality=run.modality,
                 tasks=names,
                 device=place.device,
                 use_gpu=place.device != 'cpu',
@@ -141,25 +172,24 @@ def add_predictions(
                 **told,
             ),
             name=f'model_{model.sha256[:8]}',
-            mem_gb=size.network_gb + 0.5,
+            mem_gb=size.gb(network.bytes_per_voxel) + 0.5,
             n_procs=place.omp_nthreads,
         )
-        workflow.connect([(canonical, apply_model, [('canonical', 'canonical')])])
+        parts.workflow.connect([(seen, apply_model, [('network_input', 'network_input')])])
         for task in names:
-            node = Node(
-                WritePrediction(
-                    task=task,
-                    seen_in_training=model.seen_in_training,
-                    out_root=str(place.out_root),
-                    entities=entities,
-                    **told,
-                ),
-                name=f'ds_{task}_prediction',
-                mem_gb=5 * size.run_gb + 1.5,
-                overwrite=True,
+            write = WritePrediction(
+                parts.kinds,
+                task=task,
+                seen_in_training=model.seen_in_training,
+                out_root=str(place.out_root),
+                **shared,
+                **told,
             )
-            workflow.connect([
-                (preprocessed, node, [(k, k) for k in DERIVATIVES]),
-                (canonical, node, [('canonical', 'canonical')]),
+            node = Node(
+                write, name=f'ds_{task}_prediction', mem_gb=5 * size.run_gb + 1.5, overwrite=True
+            )
+            parts.workflow.connect([
+                (parts.preprocessed, node, parts.prepared()),
+                (seen, node, [('network_input', 'network_input')]),
                 (apply_model, node, [('applied', 'applied'), ('applied_on', 'applied_on')]),
             ])  # fmt: skip

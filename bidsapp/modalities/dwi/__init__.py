@@ -1,1 +1,27 @@
 """Diffusion MRI."""
+
+from __future__ import annotations
+
+from bidsapp.core import Objective, Option
+
+OBJECTIVES = {
+    'restore': Objective('undo what artefacts and noise did to the canonical input'),
+    'autoencoder': Objective(
+        'give back the canonical input of uncorrupted scans, half of it unseen'
+    ),
+    'supervised': Objective(
+        'do every task at once, by the truth of simulated brains', dataset=False, tasks=True
+    ),
+    'auxiliary': Objective(
+        'tell NODDI of the full scan from fewer directions and coarser voxels',
+        simulated=False,
+        labels='microstructure',
+        labels_words='NODDI maps (two shells or more; the participant level makes them)',
+    ),
+}
+OPTIONS = (
+    Option(
+        '--input-directions', int, 'N', 'group: directions that the network sees of each run',
+        levels=('group',), least=6,
+    ),
+)  # fmt: skip

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bidsapp.bids.runs import Run
+    from bidsapp.modalities.dwi.bids.runs import DwiRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Choice:
         return '; '.join([f'distortion: {ways or self.best.words}', *self.reasons])
 
 
-def choose_distortion(run: Run) -> Choice:
+def choose_distortion(run: DwiRun) -> Choice:
     """Ways to correct ``run``: reversed pair, gradient-echo field map, T1w-guided, none.
 
     T1w-guided registration needs only the axis of phase encoding.
     """
-    if run.preprocessed is not None:
-        return Choice((Candidate('none', f'as {run.preprocessed} has left it'),), ())
+    if run.taken_from is not None:
+        return Choice((Candidate('none', f'as {run.taken_from} has left it'),), ())
     axis, _ = phase_encoding(run.metadata)
     candidates = [Candidate(s.kind, s.words, s, axis) for s in run.fieldmaps]
     reasons = list(run.fieldmap_notes)

@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
-from bidsapp.bids.dataset import Selection, choose_t1w, nothing_selected
+from bidsapp.bids.dataset import choose_t1w
 from bidsapp.bids.derivatives import linked_uri
 from bidsapp.bids.images import open_image
 from bidsapp.bids.names import parse, source_entities, stem
-from bidsapp.bids.runs import Run
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Case
-from bidsapp.modalities.dwi.bids.runs import runs_of
+from bidsapp.modalities.dwi.bids.runs import DwiRun, runs_of
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
 from bidsapp.physics.geometry import grid_axes
@@ -23,18 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from bidsapp.bids.dataset import Selection
+    from bidsapp.bids.runs import Run
+
 #: Name of a pipeline on the command line → its own.
 SUPPORTED = {'qsiprep': 'QSIPrep'}
 #: Spaces in which QSIPrep leaves dMRI; the newer name first.
 SPACES = ('ACPC', 'T1w')
-
-
-def check_name(name: str) -> None:
-    """Raises WrongUsage for a pipeline whose results are not understood."""
-    if name not in SUPPORTED:
-        raise WrongUsage(
-            f'-d {name}=…: results of {name!r} cannot be used; supported: {", ".join(SUPPORTED)}.'
-        )
 
 
 def check_derivative(name: str, root: Path) -> str:
@@ -42,7 +36,6 @@ def check_derivative(name: str, root: Path) -> str:
 
     Raises WrongUsage, MissingInput or InvalidDataset.
     """
-    check_name(name)
     if not root.is_dir():
         raise MissingInput(
             f'-d {name}={root}: the folder does not exist. Is it mounted in the container?'
@@ -73,18 +66,20 @@ def check_derivative(name: str, root: Path) -> str:
     return f'{SUPPORTED[name]} of an unknown version'
 
 
-def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> list[Run]:
+def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> list[DwiRun]:
     """The selected runs; a session that a derivative dataset holds is taken from there whole.
 
     ``derivatives`` are the roots of such datasets by name; QSIPrep may have merged what are several
-    raw runs. Raises NothingSelected if no run is left, and what `check_derivative` raises.
+    raw runs. Names of pipelines that mean nothing here are passed by. Raises what
+    `check_derivative` raises.
     """
     own = runs_of(raw)
-    taken: dict[tuple[str, str | None], list[Run]] = {}
+    derivatives = {name: root for name, root in derivatives.items() if name in SUPPORTED}
+    taken: dict[tuple[str, str | None], list[DwiRun]] = {}
     for name, root in derivatives.items():
         for run in find_ingested(name, root, raw):
             taken.setdefault(_place(run), []).append(run)
-    runs: list[Run] = []
+    runs: list[DwiRun] = []
     for run in own:
         if _place(run) not in taken:
             without = [
@@ -95,8 +90,6 @@ def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> l
         replaced = ', '.join(run.name for run in own if _place(run) == place)
         note = (f'takes the place of {replaced}',) if replaced else ()
         runs += [replace(run, notes=(*run.notes, *note)) for run in ingested]
-    if not runs:
-        raise nothing_selected(raw.root, raw.subjects)
     return sorted(runs, key=lambda run: run.name)
 
 
@@ -104,7 +97,7 @@ def _place(run: Run) -> tuple[str, str | None]:
     return run.case.subject, run.case.entities.get('session')
 
 
-def find_ingested(name: str, root: Path, raw: Selection) -> list[Run]:
+def find_ingested(name: str, root: Path, raw: Selection) -> list[DwiRun]:
     """Preprocessed runs below ``root`` of the participants and sessions that ``raw`` selects.
 
     Their T1w image is the raw dataset's, by the same rule as for a raw run. Other filters for dMRI
@@ -149,8 +142,8 @@ def _recording(entities: Mapping[str, str]) -> str:
     return stem({k: v for k, v in entities.items() if k != 'space'})
 
 
-def _run(name: str, pipeline: str, root: Path, path: Path, anatomies: Sequence[Path]) -> Run:
-    entities = source_entities(parse(path.name))
+def _run(name: str, pipeline: str, root: Path, path: Path, anatomies: Sequence[Path]) -> DwiRun:
+    entities = {**source_entities(parse(path.name)), 'datatype': 'dwi'}
     base = path.name.removesuffix('.nii.gz')
     files = {'dwi': path}
     anatomy, said = choose_t1w(entities, anatomies)
@@ -185,7 +178,7 @@ def _run(name: str, pipeline: str, root: Path, path: Path, anatomies: Sequence[P
     except (BadData, MissingInput) as error:
         problem = problem or error
     metadata.setdefault('SpatialReference', _reference(name, root, path))
-    return Run(Case(entities, files), metadata, tuple(notes), problem, preprocessed=name)
+    return DwiRun('dwi', Case(entities, files), metadata, tuple(notes), problem, taken_from=name)
 
 
 def _unlike(mask: Path, image: Path) -> str:

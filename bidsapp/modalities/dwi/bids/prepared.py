@@ -4,41 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bidsapp.bids.names import build, source_entities
-from bidsapp.bids.outputs import files_of
+from bidsapp.bids.runs import Prepared
 from bidsapp.core import Output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+    from bidsapp.bids.runs import Run
 
 MASK = Output('mask', {'suffix': 'mask'}, 'uint8', description='Brain.')
 FA = Output('fa', {'suffix': 'FA'}, 'float32', description='Fractional anisotropy, 0 to 1.')
 ADC = Output('adc', {'suffix': 'ADC'}, 'float32', units='mm^2/s', description='Mean diffusivity.')
 #: Output and the source it is written with; the preprocessed dMRI itself is named apart.
 WITH_PREPROCESSING = ((MASK, 'brain'), (FA, 'reference'), (ADC, 'reference'))
+#: Entities of the table of confounds (head motion by volume), and of what explains it.
+CONFOUNDS = tuple(
+    {'desc': 'confounds', 'suffix': 'timeseries', 'extension': extension}
+    for extension in ('.json', '.tsv')
+)
 
 
-def preprocessed_files(entities: Mapping[str, str]) -> dict[str, Path]:
-    """Below the root: the preprocessed dMRI with its table, sidecar and mask."""
-    named = {**source_entities(entities), 'desc': 'preproc', 'suffix': 'dwi'}
-    files = {kind: build({**named, 'extension': f'.{kind}'}) for kind in ('json', 'bval', 'bvec')}
-    files['mask'] = files_of(entities, MASK, 'brain')[-1]
-    files['dwi'] = build({**named, 'extension': '.nii.gz'})
-    return files
+def confounds(run: Run) -> tuple[Mapping[str, str], ...]:
+    """A run that another pipeline has corrected has its confounds there."""
+    return () if run.taken_from else CONFOUNDS
 
 
-def confounds_files(entities: Mapping[str, str]) -> list[Path]:
-    """Below the root: the table of confounds and what explains it."""
-    named = {**source_entities(entities), 'desc': 'confounds', 'suffix': 'timeseries'}
-    return [build({**named, 'extension': extension}) for extension in ('.json', '.tsv')]
-
-
-def promised_by_preprocessing(entities: Mapping[str, str], corrected: bool = True) -> list[Path]:
-    """Every file, below the root, that preprocessing one run leaves.
-
-    A run that another pipeline has ``corrected`` has its confounds there.
-    """
-    maps = [p for output, source in WITH_PREPROCESSING for p in files_of(entities, output, source)]
-    confounds = confounds_files(entities) if corrected else []
-    return [*maps, *confounds, *preprocessed_files(entities).values()]
+PREPARED = Prepared(
+    datatype='dwi',
+    main='dwi',
+    names={
+        **{k: {'desc': 'preproc', 'suffix': 'dwi', 'extension': f'.{k}'} for k in ('bval', 'bvec')},
+        'mask': {'desc': 'brain', 'suffix': 'mask', 'extension': '.nii.gz'},
+        'dwi': {'desc': 'preproc', 'suffix': 'dwi', 'extension': '.nii.gz'},
+    },
+    outputs=WITH_PREPROCESSING,
+    besides=confounds,
+    words='preprocessed dMRI (*_desc-preproc_dwi.nii.gz with mask and gradients)',
+)

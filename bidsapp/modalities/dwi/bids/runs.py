@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bidsapp.bids.annex import check_content
-from bidsapp.bids.dataset import Filters, Selection, choose_t1w, nothing_selected, select
+from bidsapp.bids.dataset import choose_t1w
 from bidsapp.bids.names import parse, source_entities
 from bidsapp.bids.runs import Run
 from bidsapp.bids.scans import inherited, read_scan
@@ -18,11 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bidsapp.bids.dataset import Selection
     from bidsapp.bids.scans import Scan
+    from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource
     from bidsapp.problems import Problem
 
 
-def runs_of(raw: Selection) -> list[Run]:
+@dataclass(frozen=True, slots=True)
+class DwiRun(Run):
+    """One dMRI run, and the field maps that can be used for it."""
+
+    fieldmaps: tuple[FieldmapSource, ...] = ()  #: the best first
+    fieldmap_notes: tuple[str, ...] = ()  #: why others cannot be used
+
+
+def runs_of(raw: Selection) -> list[DwiRun]:
     """The selected dMRI runs, each with its gradients, metadata, T1w image and field maps."""
     scans = raw.files('dwi', suffix='dwi', datatype='dwi')
     if not scans:
@@ -38,26 +49,9 @@ def runs_of(raw: Selection) -> list[Run]:
     ]
 
 
-def find_runs(
-    root: Path,
-    subjects: Sequence[str],
-    sessions: Sequence[str] = (),
-    filters: Filters | None = None,
-    database: Path | None = None,
-) -> list[Run]:
-    """Every dMRI run of ``subjects`` in a raw dataset.
-
-    A run whose files are incomplete is returned with its ``problem``. Raises NothingSelected.
-    """
-    runs = runs_of(select(root, subjects, sessions, filters, database))
-    if not runs:
-        raise nothing_selected(root, subjects)
-    return runs
-
-
-def raw_run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[Scan]) -> Run:
+def raw_run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[Scan]) -> DwiRun:
     """One dMRI run of a raw dataset; what is missing or unreadable of it is its ``problem``."""
-    entities = source_entities(parse(scan.name))
+    entities = {**source_entities(parse(scan.name)), 'datatype': 'dwi'}
     files = {'dwi': scan}
     anatomy, notes = choose_t1w(entities, anatomies)
     if anatomy is not None:
@@ -80,4 +74,7 @@ def raw_run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[
     if own.trouble:
         problem = problem or BadData(own.trouble)
     fieldmaps, reasons = find_fieldmaps(own, others)
-    return Run(Case(entities, files), own.metadata, tuple(notes), problem, fieldmaps, reasons)
+    return DwiRun(
+        'dwi', Case(entities, files), own.metadata, tuple(notes), problem,
+        fieldmaps=fieldmaps, fieldmap_notes=reasons,
+    )  # fmt: skip

@@ -6,31 +6,30 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from bidsapp.bids.images import load_volume, not_numbers, open_image
-from bidsapp.bids.runs import Run
+from bidsapp.bids.runs import Size, Survey
 from bidsapp.core import Finding
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
-from bidsapp.modalities.dwi.bids.tables import read_numbers
-from bidsapp.modalities.dwi.physics import acquisition, gradients, tables
-from bidsapp.modalities.dwi.physics.acquisition import facts_of
+from bidsapp.modalities.dwi.bids.tables import load_table, read_numbers
+from bidsapp.modalities.dwi.physics.acquisition import acquisition
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
 from bidsapp.modalities.dwi.physics.table_check import check_table, finding
 from bidsapp.modalities.dwi.physics.tables import examine
-from bidsapp.physics import geometry
 from bidsapp.physics.denoising import MIN_VOLUMES
+from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.ringing import may_unring
 from bidsapp.problems import BadData, MissingInput
-from bidsapp.workflows.preparation import Size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
 
-    from bidsapp.bids.runs import Run
-    from bidsapp.workflows.plan import RunPlan
+    from bidsapp.core import Case
+    from bidsapp.modalities.dwi.bids.runs import DwiRun
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 
 
-def examine_run(run: Run) -> list[Finding]:
+def examine_run(run: DwiRun) -> list[Finding]:
     """What is wrong with one run's files, table and metadata, and with table and data together."""
     if run.problem is not None:
         code = 'MISSING_FILE' if isinstance(run.problem, MissingInput) else 'UNREADABLE'
@@ -65,7 +64,7 @@ def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Fin
     return [] if wrong is None else [wrong]
 
 
-def examine_metadata(run: Run) -> list[Finding]:
+def examine_metadata(run: DwiRun) -> list[Finding]:
     """Metadata that the corrections would use."""
     consequences = {
         'PhaseEncodingDirection': 'neither a reversed pair nor a field map can be used'
@@ -81,26 +80,32 @@ def examine_metadata(run: Run) -> list[Finding]:
     ]
 
 
-def look(made: RunPlan) -> None:
+def survey(run: DwiRun) -> Survey[Acquisition]:
     """Read header and table: cheap, and enough to know what can be promised. Raises Problem."""
-    files = made.run.case.files
+    files = run.case.files
     image = open_image(files['dwi'])
     volumes = image.shape[3] if len(image.shape) == 4 else 1
-    bvecs, bvals, findings = tables.examine(
+    bvecs, bvals, findings = examine(
         read_numbers(files['bvec']), read_numbers(files['bval']), volumes
     )
     if errors := [f.message for f in findings if f.severity == 'error']:
         raise BadData(f'{files["dwi"].name}: ' + '; '.join(errors) + '.')
-    made.warnings += [f.message for f in findings]
-    if made.run.preprocessed is None:
-        made.notes += corrections(made.run, volumes)
-    table = gradients.from_fsl(bvecs, bvals, image.affine)
-    made.acquisition = acquisition.acquisition(table, 't1w' in files)
-    made.size = Size(prod(image.shape[:3]), volumes)
-    made.facts = facts_of(table, geometry.voxel_sizes(image.affine))
+    will = corrections(run, volumes) if run.taken_from is None else []
+    table = from_fsl(bvecs, bvals, image.affine)
+    return Survey(
+        acquisition(table, 't1w' in files, voxel_sizes(image.affine)),
+        Size(prod(image.shape[:3]), volumes),
+        tuple(f.message for f in findings),
+        tuple(will),
+    )
 
 
-def corrections(run: Run, volumes: int) -> list[str]:
+def acquisition_of(case: Case) -> Acquisition:
+    """The acquisition of a preprocessed run."""
+    return acquisition(load_table(case), voxel_mm=voxel_sizes(open_image(case.files['dwi']).affine))
+
+
+def corrections(run: DwiRun, volumes: int) -> list[str]:
     """What will be corrected, and what not and why, before anything is computed."""
     lines = []
     if volumes < MIN_VOLUMES:

@@ -7,34 +7,28 @@ from typing import TYPE_CHECKING, Any
 from nipype.interfaces.base import File, TraitedSpec
 
 from bidsapp.bids.images import load_volume
-from bidsapp.interfaces.base import ComputingInput, Step
+from bidsapp.interfaces.base import CaseStep
 from bidsapp.interfaces.files import load_mask, save_like
-from bidsapp.interfaces.labels import CaseInput, case_of
 from bidsapp.modalities.dwi.bids.tables import load_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class _FibresInput(CaseInput, ComputingInput):
-    tissue_posteriors = File(exists=True)
-
-
 class _Fibres(TraitedSpec):
     fibres = File(exists=True)
 
 
-class FindFibres(Step):
+class FindFibres(CaseStep):
     """Fibre directions in white matter, by T1w where there is one, else by anisotropy."""
 
-    input_spec = _FibresInput
     output_spec = _Fibres
 
     def step(self, folder: Path) -> dict[str, Any]:
         """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them."""
         from bidsapp.modalities.dwi.physics.deconvolution import fibre_directions
 
-        case = case_of(self.inputs, 'tissue_posteriors')
+        case = self.case()
         brain = load_mask(case.files['mask'])
         white = None
         if 'tissue_posteriors' in case.files:

@@ -1,19 +1,19 @@
-"""Files that steps of diffusion preprocessing hand to each other."""
+"""Files that steps of diffusion MRI hand to each other, and the mean b=0 image."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
 
 from bidsapp.bids.images import open_image
+from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.files import save_like
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics import gradients
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, GradientTable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def save_table(folder: Path, gtab: GradientTable, affine: np.ndarray) -> dict[str, str]:
@@ -55,3 +55,25 @@ class CorrectedOutput(TraitedSpec):
 
     dwi = File(exists=True)
     quality = traits.Dict(desc='what shall be said of it in the sidecar')
+
+
+class _MeanB0Input(BaseInterfaceInputSpec):
+    dwi = File(exists=True, mandatory=True)
+    bval = File(exists=True, mandatory=True)
+
+
+class _MeanB0(TraitedSpec):
+    image = File(exists=True)
+
+
+class MeanB0(Step):
+    """The mean image without diffusion weighting, by which a T1w image finds its place."""
+
+    input_spec = _MeanB0Input
+    output_spec = _MeanB0
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """(X, Y, Z) on the run's grid."""
+        dwi = Path(self.inputs.dwi)
+        array = mean_b0(dwi, Path(self.inputs.bval))
+        return {'image': str(save_like(folder / 'b0.nii', array, dwi))}

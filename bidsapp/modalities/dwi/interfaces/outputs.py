@@ -11,14 +11,16 @@ from nipype.interfaces.base import File, TraitedSpec, Undefined, traits
 
 from bidsapp.bids.derivatives import own_uri
 from bidsapp.bids.images import load_volume
+from bidsapp.bids.names import build, source_entities
 from bidsapp.bids.outputs import write_output
+from bidsapp.bids.prepared import main_sidecar, prepared_files
 from bidsapp.bids.write import remove_leftovers, whole, write_image, write_json
 from bidsapp.interfaces.base import Step
 from bidsapp.modalities.dwi.bids.prepared import (
+    CONFOUNDS,
     MASK,
+    PREPARED,
     WITH_PREPROCESSING,
-    confounds_files,
-    preprocessed_files,
 )
 from bidsapp.modalities.dwi.interfaces.files import MaskedScanInput
 
@@ -102,7 +104,7 @@ class WritePreprocessed(Step):
         """The dMRI comes last: where it is, the rest is."""
         given = {k: v for k, v in self.inputs.get().items() if v is not Undefined}
         root, like, entities = Path(given['out_root']), Path(given['like']), given['entities']
-        files = {kind: root / path for kind, path in preprocessed_files(entities).items()}
+        files = {kind: root / path for kind, path in prepared_files(PREPARED, entities).items()}
         remove_leftovers(files['dwi'].parent)
         for (output, source), key in zip(WITH_PREPROCESSING, ('mask', 'fa', 'md'), strict=True):
             described: dict[str, Any] = {
@@ -113,14 +115,15 @@ class WritePreprocessed(Step):
             array = load_volume(Path(given[key]))
             write_output(root, entities, output, source, array, like, described)
         if 'confounds' in given:
-            table, explained = (root / path for path in reversed(confounds_files(entities)))
+            own = source_entities(entities)
+            explained, table = (root / build({**own, **named}) for named in CONFOUNDS)
             write_json(explained, COLUMNS)
             with whole(table) as hidden:
                 shutil.copyfile(given['confounds'], hidden)
         for kind in ('bval', 'bvec'):
             with whole(files[kind]) as hidden:
                 shutil.copyfile(given[kind], hidden)
-        write_json(files['json'], sidecar_of(given))
+        write_json(root / main_sidecar(PREPARED, entities), sidecar_of(given))
         write_image(files['dwi'], load_volume(Path(given['dwi'])), like, 'float32')
         return {kind: str(files[kind]) for kind in ('dwi', 'bval', 'bvec', 'mask')}
 

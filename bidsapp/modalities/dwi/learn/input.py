@@ -9,18 +9,25 @@ import numpy as np
 
 from bidsapp.bids.images import crop_to, load_volume, onto_sample, open_image, to_ras
 from bidsapp.core import Case, Sample
-from bidsapp.learn.inputs import open_canonical
 from bidsapp.modalities.dwi.bids.tables import load_table
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, in_grid
 from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES
+from bidsapp.modalities.dwi.physics.subsets import halves, well_spread
+from bidsapp.modalities.dwi.physics.turns import turned_channels
 from bidsapp.physics.geometry import grid_axes, voxel_sizes
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
+
+    from torch import Tensor
+
+    from bidsapp.core import Turn
+    from bidsapp.learn.inputs import Part, Use
 
 
 def brain_of(case: Case) -> tuple[np.ndarray, np.ndarray, GradientTable, np.ndarray]:
@@ -39,6 +46,46 @@ def brain_of(case: Case) -> tuple[np.ndarray, np.ndarray, GradientTable, np.ndar
     box = crop_to(brain)
     corner = np.block([[np.eye(3), np.array([[s.start] for s in box])], [0, 0, 0, 1]])
     return data[box], brain[box], gtab, affine @ corner
+
+
+def parts(case: Case, use: Use) -> list[Part]:
+    """Which volumes make an input: N directions if asked for, halves to learn from, else all.
+
+    To learn from, a run enters twice, each time with half of its directions: its label was
+    derived from all of them, and a network that sees exactly the volumes of the label learns to
+    repeat their noise (measured on simulated scans; docs/architecture.md).
+    """
+    gtab = load_table(case)
+    if (wanted := use.options.get('input_directions')) is not None:
+        chosen = [well_spread(gtab, wanted)]
+    else:
+        chosen = (halves(gtab) if use.training else []) or [np.arange(len(gtab))]
+    return [{'volumes': keep.tolist()} for keep in chosen]
+
+
+def sample_of(case: Case, part: Part) -> Sample:
+    """The canonical input of a preprocessed run, from the volumes of ``part``."""
+    return canonical_sample(case, np.array(part['volumes']) if 'volumes' in part else None)
+
+
+def about(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What a card says of the input of models that learnt from ``samples``."""
+    used = sorted({slot for sample in samples for slot in qspace.slots_in_use(sample.image)})
+    return {
+        'input': 'canonical q-space channels (docs/architecture.md)',
+        'learnt_b_ranges': [list(qspace.SLOTS[slot]) for slot in used],
+    }
+
+
+def turned(
+    image: Tensor, context: Mapping[str, Tensor], turn: Turn
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Image and context of a scan whose axes are turned: voxels, directions and edges together."""
+    moved = dict(context)
+    if 'voxel_mm' in moved:
+        order = np.abs(np.array(turn)).argmax(1).tolist()
+        moved['voxel_mm'] = moved['voxel_mm'][..., order]
+    return turned_channels(image, turn), moved
 
 
 def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
@@ -60,34 +107,14 @@ def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
         torch.from_numpy(channels),
         torch.from_numpy(brain.copy())[None],
         affine,
-        context=torch.tensor([*size, variance], dtype=torch.float32),
+        context={
+            'voxel_mm': torch.tensor(size, dtype=torch.float32),
+            'noise_variance': torch.tensor(variance, dtype=torch.float32),
+        },
     )
 
 
-def load_sample(case: Case, label: Path | None = None) -> Sample:
-    """Canonical input (kept under ``case.files['canonical']``, else computed) and a label image."""
-    import torch
-
-    kept = case.files.get('canonical')
-    sample = open_canonical(kept) if kept is not None else canonical_sample(case)
-    if label is None:
-        return sample
-    array = onto_sample(load_volume(label), open_image(label).affine, sample)
-    return replace(sample, target=torch.from_numpy(np.ascontiguousarray(array, np.float32)))
-
-
-def load_maps(sample: Sample, labels: Sequence[Path | None]) -> Sample:
-    """``sample`` with scalar maps as target (K, X, Y, Z); without one if any is missing."""
-    import torch
-
-    paths = [path for path in labels if path is not None]
-    if len(paths) < len(labels):
-        return sample
-    parts = [onto_sample(load_volume(p), open_image(p).affine, sample) for p in paths]
-    return replace(sample, target=torch.from_numpy(np.concatenate(parts).astype(np.float32)))
-
-
-def load_directions(sample: Sample, label: Path | None) -> Sample:
+def with_directions(sample: Sample, label: Path | None) -> Sample:
     """``sample`` with the fibres of a direction map as target, in its own axes.
 
     (3 MAX_FIBRES, X, Y, Z) unit vectors, strongest first; zeros where there is none.
@@ -112,6 +139,6 @@ def brain_signal(case: Case, sample: Sample) -> tuple[np.ndarray, GradientTable]
 
 def noise_variance_of(sample: Sample) -> float:
     """Of S/S0, as the canonical map has estimated it. Raises ValueError if nobody kept it."""
-    if sample.context is None or len(sample.context) < 4:
+    if 'noise_variance' not in sample.context:
         raise ValueError('the sample does not say how noisy its scan is')
-    return float(sample.context[3])
+    return float(sample.context['noise_variance'])

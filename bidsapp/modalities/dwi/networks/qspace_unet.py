@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from bidsapp.modalities.dwi.networks.neighbours import Neighbours
 from bidsapp.modalities.dwi.networks.sphere import Sphere, order_of
+from bidsapp.networks.base import Network
 from bidsapp.networks.pointwise import Pointwise
-from bidsapp.networks.unet3d import STRIDE, Decoder, Encoder
+from bidsapp.networks.unet3d import CUBE, Decoder, Encoder, padded, stride_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 #: a processor, and are few beside a whole brain's.
 AT_A_TIME = {'cpu': 2**15, 'cuda': 2**21}
 _ALL = slice(None)
+#: Levels of the U-Net, and voxels of the finest that the coarsest pools into one.
+LEVELS = 4
+STRIDE = stride_of(CUBE, LEVELS)
 #: Channels of a slot that hold the harmonics of degree 2.
 DEGREE_2 = slice(1, 6)
 
@@ -91,9 +95,7 @@ class Body(nn.Module):
         Sides that are no multiple of 8 are padded with zeros and cropped again.
         """
         sides = x.shape[2:]
-        missing = [-side % STRIDE for side in sides]
-        padded = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else x
-        y = self.decoder(self.encoder(padded))
+        y = self.decoder(self.encoder(padded(x, STRIDE)))
         return y[..., : sides[0], : sides[1], : sides[2]]
 
     def near(self, y: Tensor, x: Tensor, planes: slice = _ALL) -> Tensor:
@@ -152,11 +154,14 @@ class Body(nn.Module):
         return whole.movedim(-1, 1)
 
 
-class UNet3d(nn.Module):
-    """One body and a head a task, kept apart so that either can be saved, loaded or frozen alone.
+class UNet3d(Network):
+    """The bundled network of diffusion MRI; its name in cards is 'unet3d'.
 
     ``heads`` maps names of tasks to their numbers of channels; a head is a 1x1x1 convolution.
     """
+
+    stride = STRIDE
+    body: Body
 
     def __init__(
         self,
@@ -170,16 +175,24 @@ class UNet3d(nn.Module):
         density: int = 0,
     ) -> None:
         super().__init__()
-        if len(widths) != 4:
-            raise ValueError(f'widths names {len(widths)} levels; {STRIDE}-voxel padding needs 4')
+        if len(widths) != LEVELS:
+            raise ValueError(
+                f'widths names {len(widths)} levels; padding to {STRIDE} needs {LEVELS}'
+            )
         per_slot = channels_in // slots if slot_channels is None else slot_channels
         self.body = Body(channels_in, slots, per_slot, harmonics, density, tuple(widths), features)
         self.heads = nn.ModuleDict(
             {task: Pointwise(self.body.width_out, n) for task, n in heads.items()}
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def parts(self) -> dict[str, nn.Module]:
+        """Encoder and decoder of the U-Net apart."""
+        own = {'encoder': self.body.encoder, 'decoder': self.body.decoder}
+        return {'body': self.body, **own, 'heads': self.heads}
+
+    def forward(self, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         """(B, channels_in, X, Y, Z) → the heads' channels one after another, float32."""
+        x = image
         y = self.body.far(x)
         if torch.is_grad_enabled():
             return self._answered(y, x, _ALL)

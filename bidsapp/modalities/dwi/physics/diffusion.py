@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from bidsapp.core import FloatArray
 
+#: mm²/s; diffusivity of free water at body temperature.
+FREE_WATER = 3.0e-3
 #: s/mm²; beyond this b the signal of tissue is no longer that of one Gaussian (kurtosis).
 GAUSSIAN_LIMIT = 1550.0
 #: Design matrices with a larger condition number do not determine a tensor.

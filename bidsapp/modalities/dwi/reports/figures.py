@@ -8,8 +8,9 @@ import numpy as np
 
 from bidsapp.bids.images import load_volume, to_ras
 from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.physics.diffusion import FREE_WATER
 from bidsapp.reports import canvas
-from bidsapp.reports.maps import HIGHEST_ADC, comparing_cuts, seen, source_rows
+from bidsapp.reports.maps import comparing_cuts, seen, source_rows
 from bidsapp.reports.page import Drawn
 from bidsapp.reports.planes import View, grey, mapped, window
 from bidsapp.reports.titles import title_of
@@ -31,7 +32,7 @@ def tensor_maps(run: WrittenRun, view: View) -> tuple[np.ndarray, np.ndarray]:
     from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 
     mask = load_volume(run.case.files['mask']) > 0
-    tensor = fit_tensor(load_volume(run.dwi), load_table(run.case), mask)
+    tensor = fit_tensor(load_volume(run.main), load_table(run.case), mask)
     affine = view.run_affine
     return to_ras(tensor.fa, affine)[0], to_ras(tensor.direction, affine)[0]
 
@@ -61,9 +62,9 @@ def draw_anisotropy(run: WrittenRun, view: View) -> Drawn:
     keys: list[Key] = [canvas.scale_bar('FA', 'gray', 1), canvas.direction_ball]
     if adc_files:
         adc = view.load(next(iter(adc_files.values())))
-        panels = view.panels(cuts, lambda at: grey(at(adc), HIGHEST_ADC))
+        panels = view.panels(cuts, lambda at: grey(at(adc), FREE_WATER))
         rows.append(('Mean diffusivity', panels))
-        keys.append(canvas.scale_bar('diffusivity', 'gray', HIGHEST_ADC * 1e3, ' · 10⁻³ mm²/s'))
+        keys.append(canvas.scale_bar('diffusivity', 'gray', FREE_WATER * 1e3, ' · 10⁻³ mm²/s'))
     caption = 'Anisotropy, the main direction of diffusion weighted by it, and mean diffusivity.'
     if not direction[view.brain].any(-1).all():
         caption += ' Where the direction map holds none, anisotropy is in dim grey.'
@@ -77,7 +78,7 @@ def draw_directions(run: WrittenRun, view: View) -> Drawn | None:
     if PREDICTED not in files:
         return None
     maps = {source: view.load(path)[..., :3] for source, path in files.items()}
-    cuts, high = comparing_cuts(view), window(view.b0, view.brain)
+    cuts, high = comparing_cuts(view), window(view.background, view.brain)
     fa_files = run.images(suffix='FA')
     fa = view.load(next(iter(fa_files.values()))) if fa_files else None
 
@@ -94,7 +95,7 @@ def draw_directions(run: WrittenRun, view: View) -> Drawn | None:
         first = next(source for source in maps if source != PREDICTED)
         angle, where = angles(maps[first], maps[PREDICTED])
         rows.append(('Angle between them', view.panels(
-            cuts, lambda at: mapped(0.5 * grey(at(view.b0), high), at(angle), at(where),
+            cuts, lambda at: mapped(0.5 * grey(at(view.background), high), at(angle), at(where),
                                     LARGEST_ANGLE, 'inferno'))))  # fmt: skip
         keys.append(canvas.scale_bar('angle', 'inferno', LARGEST_ANGLE, '°'))
         if where.any():

@@ -10,12 +10,12 @@ import numpy as np
 from bidsapp.bids.images import open_image
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
-from bidsapp.problems import Problem
+from bidsapp.problems import BadData, Problem
 from bidsapp.reports import canvas, charts
 from bidsapp.reports.page import Drawn
 from bidsapp.reports.planes import grey, mean_of, window
 from bidsapp.reports.titles import begun
-from bidsapp.reports.written import WrittenRun, number_of, raw_image, read_confounds, sidecar
+from bidsapp.reports.written import WrittenRun, number_of, raw_image, sidecar
 
 if TYPE_CHECKING:
     from bidsapp.reports.charts import Curves
@@ -27,9 +27,25 @@ MOVEMENTS = {'trans': ('translation (mm)', 1.0), 'rot': ('rotation (°)', 180 / 
 AXES = {'x': 'x, to the right', 'y': 'y, to the front', 'z': 'z, up'}
 
 
+def read_confounds(run: WrittenRun) -> dict[str, np.ndarray]:
+    """Columns (N,) of a run's table of confounds, 'n/a' as NaN; empty if there is none.
+
+    Raises BadData for a table that is none.
+    """
+    path = run.main.with_name(f'{run.name}_desc-confounds_timeseries.tsv')
+    if not path.is_file():
+        return {}
+    header, *rows = [x.split('\t') for x in path.read_text(encoding='utf-8').splitlines()] or [[]]
+    try:
+        values = [[float('nan' if x == 'n/a' else x) for x in row] for row in rows]
+        return dict(zip(header, np.array(values).reshape(-1, len(header)).T, strict=True))
+    except ValueError as error:
+        raise BadData(f'{path.name} is no table of numbers: {error}') from error
+
+
 def draw_ingested(run: WrittenRun) -> Drawn | None:
     """Who has corrected a run that was not corrected here."""
-    other = sidecar(run.dwi).get('CorrectedBy')
+    other = sidecar(run.main).get('CorrectedBy')
     if other is None:
         return None
     return Drawn(
@@ -44,7 +60,7 @@ def draw_motion(run: WrittenRun) -> Drawn | None:
 
     From the table of confounds; without one, what the sidecar holds of it.
     """
-    content = sidecar(run.dwi)
+    content = sidecar(run.main)
     said = content.get('MotionCorrection')
     said = said if isinstance(said, Mapping) else {}
     if 'CorrectedBy' in content:
@@ -114,7 +130,7 @@ def draw_distortion(run: WrittenRun, view: View) -> Drawn | None:
 
     Without the raw dataset, or where nothing was corrected, only what there is to say.
     """
-    said = sidecar(run.dwi).get('DistortionCorrection')
+    said = sidecar(run.main).get('DistortionCorrection')
     if not isinstance(said, Mapping) or not said.get('Method'):
         return None
     text = _distortion_words(said)
@@ -122,14 +138,14 @@ def draw_distortion(run: WrittenRun, view: View) -> Drawn | None:
     if raw is None:
         return Drawn('Susceptibility distortion', None, text)
     volume = view.turned(raw)
-    high = float(np.mean([window(image, view.brain) for image in (volume, view.b0)]))
+    high = float(np.mean([window(image, view.brain) for image in (volume, view.background)]))
     cuts = poles(view)
 
     def row(title: str, image: np.ndarray) -> canvas.Row:
         panels = view.panels(cuts, lambda at: grey(at(image), high), view.head_box, view.brain)
         return title, panels
 
-    rows = [row('As recorded', volume), row('Corrected', view.b0)]
+    rows = [row('As recorded', volume), row('Corrected', view.background)]
     keys = [canvas.swatches([('#ff4d4d', 'outline of the brain mask after correction')])]
     path = canvas.draw_rows(run.figure(desc='distortion', suffix='dwi'), rows, keys)
     text += (
@@ -153,7 +169,7 @@ def _raw_b0(run: WrittenRun) -> np.ndarray | None:
     if path is None:
         return None
     try:
-        raw, own = open_image(path), open_image(run.dwi)
+        raw, own = open_image(path), open_image(run.main)
         b = read_numbers(run.case.files['bval']).ravel()
         chosen = np.flatnonzero(b < B0_THRESHOLD)
         same = raw.shape == own.shape == (*raw.shape[:3], len(b))

@@ -30,7 +30,7 @@ HIGH_RESIDUAL = 4.0
 def restored_file(run: WrittenRun) -> Path:
     """Where the restored dMRI of a run stands."""
     name = build({**run.entities, 'desc': 'restored', 'suffix': 'dwi', 'extension': '.nii.gz'}).name
-    return run.dwi.with_name(name)
+    return run.main.with_name(name)
 
 
 def draw_restored(run: WrittenRun, view: View) -> Drawn | None:
@@ -39,10 +39,10 @@ def draw_restored(run: WrittenRun, view: View) -> Drawn | None:
     volumes = sidecar(path).get('RestoredVolumes')
     if not path.is_file() or not isinstance(volumes, list) or not volumes:
         return None
-    if open_image(path).shape != open_image(run.dwi).shape:
-        raise BadData(f'{path.name} has another shape than {run.dwi.name}')
+    if open_image(path).shape != open_image(run.main).shape:
+        raise BadData(f'{path.name} has another shape than {run.main.name}')
     chosen = int(volumes[len(volumes) // 2])
-    before, after = (view.turned(mean_of(p, np.array([chosen]))) for p in (run.dwi, path))
+    before, after = (view.turned(mean_of(p, np.array([chosen]))) for p in (run.main, path))
     before = before * view.brain
     cuts, high = comparing_cuts(view), window(before, view.brain, 99.5)
     b = b_values(run)[chosen]
@@ -90,10 +90,10 @@ def draw_residual(run: WrittenRun, view: View) -> Drawn | None:
     path = residual_file(run)
     if path is None:
         return None
-    values, bright = view.load(path), window(view.b0, view.brain)
+    values, bright = view.load(path), window(view.background, view.brain)
     panels = view.panels(
         comparing_cuts(view),
-        lambda at: mapped(0.4 * grey(at(view.b0), bright), at(values), at(view.brain),
+        lambda at: mapped(0.4 * grey(at(view.background), bright), at(values), at(view.brain),
                           HIGH_RESIDUAL, 'inferno'),
     )  # fmt: skip
     keys = [canvas.scale_bar('residual over noise', 'inferno', HIGH_RESIDUAL)]

@@ -40,12 +40,16 @@ from bidsapp.modalities.dwi.simulate.corruption import (
     true_volumes,
     with_b0,
 )
-from bidsapp.modalities.dwi.simulate.scanned import canonical, clean_harmonics, correction_to
+from bidsapp.modalities.dwi.simulate.scanned import (
+    DwiScan,
+    canonical,
+    clean_harmonics,
+    correction_to,
+)
 from bidsapp.modalities.dwi.simulate.simulator import NO_CONTRAST, SIDE
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import BadData
 from bidsapp.simulate.grids import Grid, chance, normal, uniform
-from bidsapp.simulate.stream import Scan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -241,7 +245,7 @@ class Auxiliary:
         order = torch.randperm(len(slots), generator=generator)[:count].sort().values
         return [slots[i][int(uniform(0, len(slots[i]), generator))] for i in order.tolist()]
 
-    def scan(self, number: int) -> Scan:
+    def scan(self, number: int) -> DwiScan:
         """Scan number ``number``."""
         state = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0] >> 1))
@@ -260,9 +264,9 @@ class Auxiliary:
         image, gtab = canonical(volumes, table, piece.mask, piece.grid.spacing)
         slots = qspace.filled_slots(gtab)
         clean = clean_harmonics(piece.harmonics, piece.s0, slots)
-        targets = {'restore': correction_to(clean, image, piece.mask, slots)}
+        truth = {'correction': correction_to(clean, image, piece.mask, slots)}
         if piece.noddi is not None:
-            targets['microstructure'] = torch.where(piece.mask, piece.noddi, -1)
+            truth['microstructure'] = torch.where(piece.mask, piece.noddi, -1)
         if chance(NO_CONTRAST, generator):
             image[qspace.S0_CHANNEL] = 0
-        return Scan(image, piece.mask[None], targets, tuple(piece.grid.spacing), table)
+        return DwiScan(image, piece.mask[None], truth, tuple(piece.grid.spacing), table=table)

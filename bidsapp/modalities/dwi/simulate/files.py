@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bidsapp.bids.images import scanner_units, write_image
+from bidsapp.bids.images import scanner_units, write_volume
 from bidsapp.bids.write import write_json, write_table, write_text
 from bidsapp.core import TISSUES
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.peaks import FIBRES
 from bidsapp.physics.geometry import grid_axes
-from bidsapp.simulate.t1w import SCANNER
+from bidsapp.simulate.material import SCANNER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ OFF_RESONANCE = {
 def write_dwi(folder: Path, label: str, run: DiffusionScan) -> None:
     """``dwi/`` of the participant's ``folder``: the run, its table and its sidecar."""
     stem = folder / 'dwi' / f'{label}_dwi'
-    write_image(
+    write_volume(
         stem.with_suffix('.nii.gz'), scanner_units(run.signal.movedim(0, -1)), run.grid.affine
     )
     affine = run.grid.affine.double().numpy()
@@ -49,7 +49,7 @@ def write_fieldmap(folder: Path, label: str, run: DiffusionScan) -> None:
         return
     artefacts = run.opposite.artefacts
     stem = folder / 'fmap' / f'{label}_dir-{_direction(artefacts)}_epi'
-    write_image(
+    write_volume(
         stem.with_suffix('.nii.gz'),
         scanner_units(run.opposite.signal.movedim(0, -1)),
         run.grid.affine,
@@ -90,11 +90,11 @@ def write_truth(folder: Path, label: str, run: DiffusionScan) -> None:
 
     for name, (array, sidecar) in named_maps(run.truth).items():
         stem = folder / 'dwi' / f'{label}_{name}'
-        write_image(stem.with_suffix('.nii.gz'), array, run.grid.affine)
+        write_volume(stem.with_suffix('.nii.gz'), array, run.grid.affine)
         write_json(stem.with_suffix('.json'), sidecar)
     if run.artefacts.hz is not None:
         stem = folder / 'dwi' / f'{label}_model-truth_param-offresonance_dwimap'
-        write_image(
+        write_volume(
             stem.with_suffix('.nii.gz'), run.artefacts.off_resonance.numpy(), run.grid.affine
         )
         write_json(stem.with_suffix('.json'), OFF_RESONANCE)

@@ -1,9 +1,9 @@
-"""What a network is pretrained from: an objective's tasks, and scanners that never run dry."""
+"""What diffusion networks are pretrained from: an objective's tasks, and endless scanners."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
 from bidsapp.learn.splits import SPLITS
@@ -14,57 +14,72 @@ from bidsapp.simulate.template_head import kept_template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from bidsapp.core import Case, Task
+    from bidsapp.core import Task
     from bidsapp.modalities.dwi.simulate.auxiliary import Run
-    from bidsapp.simulate.stream import Scan, Scanner
+    from bidsapp.simulate.material import Request, Scan, Scanner
 
-#: What each objective teaches.
-OBJECTIVES = {
-    'restore': 'undo what artefacts and noise did to the canonical input',
-    'autoencoder': 'give back the canonical input of uncorrupted scans, half of it unseen',
-    'supervised': 'do every task at once, by the truth of simulated brains',
-    'auxiliary': 'tell NODDI of the full scan from fewer directions and coarser voxels',
-}
 #: What the simulator draws (`simulate.corruption`, `simulate.blocks`), and tests are drawn from.
 SIMULATED = {'directions': [6, 135], 'shells': [1, 3], 'b': [[700, 3300]], 'voxel_mm': [1.0, 4.5],
              'snr': [6, 40]}  # fmt: skip
 
 
-def tasks_of(objective: str, named: Sequence[str] = ()) -> tuple[Task, ...]:
+def material(request: Request) -> Material:
+    """Simulated heads, or poorer scans of an auxiliary dataset's runs where the request has any."""
+    return auxiliary(request) if request.cases else simulated(request)
+
+
+def tasks_of(objective: str, named: Sequence[str] = ()) -> tuple[Task[Any], ...]:
     """What an objective teaches; ``named`` tasks only, where it teaches them all."""
     if objective == 'supervised':
-        return tuple(registry.get(name) for name in named or registry.names())
+        every = [task.name for task in registry.tasks_of('dwi') if task.truth is not None]
+        return tuple(registry.task(name) for name in named or every)
     if objective == 'auxiliary':
-        return (registry.get('microstructure'),)
-    restore = registry.get('restore')
-    return (restore if objective == 'restore' else replace(restore, name='autoencoder'),)
+        return (registry.task('microstructure'),)
+    restore = registry.task('restore')
+    return (restore if objective == 'restore' else renamed(restore, 'autoencoder'),)
 
 
-def simulated(objective: str, named: Sequence[str], seed: int, side: int, kept: Path) -> Material:
-    """Endless simulated brains, of another seed for each split; ``kept`` holds the template."""
-    from bidsapp.modalities.dwi.simulate.simulator import Simulator
+def renamed(task: Task[Any], name: str) -> Task[Any]:
+    """The same task with a head of another name."""
+    return replace(task, name=name, head=replace(task.head, name=name))
 
-    template = kept_template(kept)
-    corrupt = objective != 'autoencoder'
+
+def said_of_input(slots: Sequence[int]) -> dict[str, Any]:
+    """What a card says of the canonical input, and of the b-value bins that are ever filled."""
+    return {
+        'input': {
+            'description': 'canonical q-space channels (docs/architecture.md)',
+            'slots_of_b': [list(b) for b in qspace.SLOTS],
+            'order': qspace.ORDER,
+        },
+        'learnt_b_ranges': [list(qspace.SLOTS[slot]) for slot in slots],
+    }
+
+
+def simulated(request: Request) -> Material:
+    """Endless simulated brains, of another seed for each split."""
+    from bidsapp.modalities.dwi.simulate.simulator import Simulator, scan_of_person
+
+    template = kept_template(request.kept)
+    corrupt = request.objective != 'autoencoder'
     scanners = {
-        name: Simulator(template, len(SPLITS) * seed + k, side, corrupt)
+        name: Simulator(template, len(SPLITS) * request.seed + k, request.side, corrupt)
         for k, name in enumerate(SPLITS)
     }
     return Material(
-        tasks_of(objective, named),
-        facing(objective, scanners),
+        tasks_of(request.objective, request.tasks),
+        facing(request.objective, scanners),
         {'brains': 'simulated; those that test are of another seed'},
         SIMULATED,
+        said_of_input(range(len(qspace.SLOTS))),
         license='Apache-2.0',
+        scan_of=scan_of_person,
     )
 
 
-def auxiliary(
-    objective: str, cases: Mapping[str, Sequence[Case]], seed: int, side: int, kept: Path
-) -> Material:
-    """Poorer scans of an auxiliary dataset's runs by split; ``kept`` holds their shells.
+def auxiliary(request: Request) -> Material:
+    """Poorer scans of an auxiliary dataset's runs by split; their shells are kept.
 
     Raises MissingInput if a split has no run that the objective can use.
     """
@@ -74,11 +89,13 @@ def auxiliary(
         keep_run,
         open_run,
     )
+    from bidsapp.modalities.dwi.simulate.simulator import scan_of_person
 
+    objective = request.objective
     least = 2 if objective == 'auxiliary' else 1
     runs: dict[str, list[Run]] = {}
-    for name, part in cases.items():
-        opened = [open_run(keep_run(case, kept)) for case in part]
+    for name, part in request.cases.items():
+        opened = [open_run(keep_run(case, request.kept / 'auxiliary')) for case in part]
         runs[name] = [run for run in opened if len(run.slots) >= least]
         if not runs[name]:
             raise MissingInput(
@@ -86,9 +103,10 @@ def auxiliary(
                 f'{", ".join(f"{low:g} to {high:g}" for low, high in qspace.SLOTS)} s/mm2, which '
                 f'the objective {objective} needs. Preprocess participants that have.'
             )
+    seeds = {name: len(SPLITS) * request.seed + k for k, name in enumerate(runs)}
     scanners = {
-        name: Auxiliary(part, len(SPLITS) * seed + k, side, objective != 'autoencoder', least)
-        for k, (name, part) in enumerate(runs.items())
+        name: Auxiliary(part, seeds[name], request.side, objective != 'autoencoder', least)
+        for name, part in runs.items()
     }
     everyone = [run for part in runs.values() for run in part]
     slots = sorted({slot for run in everyone for slot in run.slots})
@@ -104,9 +122,14 @@ def auxiliary(
     }
     about = {
         'brains': 'auxiliary dataset, in coarser voxels, interpolated in q-space, and corrupted',
-        'participants': {name: len({c.subject for c in part}) for name, part in cases.items()},
+        'participants': {
+            name: len({c.subject for c in part}) for name, part in request.cases.items()
+        },
     }
-    return Material(tasks_of(objective), facing(objective, scanners), about, ranges, slots)
+    return Material(
+        tasks_of(objective), facing(objective, scanners), about, ranges, said_of_input(slots),
+        scan_of=scan_of_person,
+    )  # fmt: skip
 
 
 #: Voxels along the edge of a cell, and the share of cells that are hidden from an autoencoder.
@@ -114,7 +137,7 @@ CELL, HIDDEN = 4, 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
+class MaskedAutoencoder:
     """A scanner whose every scan is its own target: harmonics of the input, and flags of slots.
 
     Half of it is hidden from the network, in cells. A network whose heads see the voxel's own input
@@ -130,17 +153,17 @@ class Mirror:
         from bidsapp.modalities.dwi.tasks.restore import CHANNELS
 
         scan = self.scanner.scan(number)
-        filled = scan.targets['restore'][CHANNELS:]
+        filled = scan.truth['correction'][CHANNELS:]
         target = torch.cat([qspace.input_harmonics(scan.image), filled])
         cells = [-(-side // CELL) for side in scan.mask.shape[1:]]
         shown = torch.rand(cells, generator=torch.Generator().manual_seed(number)) > HIDDEN
         for axis, side in enumerate(scan.mask.shape[1:]):
             shown = shown.repeat_interleave(CELL, axis).narrow(axis, 0, side)
-        return replace(scan, image=scan.image * shown, targets={'autoencoder': target})
+        return replace(scan, image=scan.image * shown, truth={'correction': target})
 
 
 def facing(objective: str, scanners: Mapping[str, Scanner]) -> dict[str, Scanner]:
-    """The scanners as an objective needs them: an autoencoder looks into a mirror."""
+    """The scanners as an objective needs them: those of an autoencoder mask what they give."""
     if objective != 'autoencoder':
         return dict(scanners)
-    return {name: Mirror(scanner) for name, scanner in scanners.items()}
+    return {name: MaskedAutoencoder(scanner) for name, scanner in scanners.items()}

@@ -31,4 +31,3 @@ class Protocol:
     readout: float = 0.05  #: s, total readout time
     phase_axis: int = 1  #: voxel axis of phase encoding
     phase_sign: int = 1  #: -1 for reversed polarity
-    t1w_snr: float = 25.0  #: white matter over noise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,14 +12,13 @@ from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.gradients import GradientTable
 from bidsapp.modalities.dwi.physics.harmonics import degrees
 from bidsapp.modalities.dwi.physics.noise import map_noise
-from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES
 from bidsapp.modalities.dwi.simulate.blocks import fractions_of
 from bidsapp.modalities.dwi.simulate.corruption import corrupted, true_volumes
 from bidsapp.modalities.dwi.simulate.substance import parameters, signal_at_rest, signal_harmonics
 from bidsapp.modalities.dwi.simulate.texture import textured
 from bidsapp.simulate.anatomy import GM, WM
 from bidsapp.simulate.grids import blurred
-from bidsapp.simulate.stream import Scan
+from bidsapp.simulate.material import Scan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -30,6 +29,13 @@ if TYPE_CHECKING:
     from bidsapp.modalities.dwi.simulate.corruption import Corruption, Table
     from bidsapp.modalities.dwi.simulate.substance import Substance
     from bidsapp.modalities.dwi.simulate.texture import Texture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DwiScan(Scan):
+    """A canonical input and the truth behind it, with the gradient table that it was seen by."""
+
+    table: Table = field(kw_only=True)
 
 
 def clean_harmonics(
@@ -93,7 +99,7 @@ def acquired(drawn: Drawn, harmonics: Mapping[float, Tensor]) -> Tensor:
     return corrupted(volumes, drawn.corruption, drawn.block.grid, drawn.generator)
 
 
-def scan_block(drawn: Drawn) -> Scan:
+def scan_block(drawn: Drawn) -> DwiScan:
     """Scan a block and tell the truth."""
     block, table = drawn.block, drawn.table
     harmonics = {float(b): drawn.signal(float(b)) for b in table.bvals.unique() if b > 0}
@@ -105,9 +111,9 @@ def scan_block(drawn: Drawn) -> Scan:
         if b not in harmonics:
             harmonics[b] = drawn.signal(b)
     clean = clean_harmonics(harmonics, drawn.s0, slots).to(image)
-    return Scan(
-        image, block.mask[None].cpu(), targets_of(block, drawn.substance, image, clean, slots),
-        tuple(block.grid.spacing), table,
+    return DwiScan(
+        image, block.mask[None].cpu(), truth_of(block, drawn.substance, image, clean, slots),
+        tuple(block.grid.spacing), table=table,
     )  # fmt: skip
 
 
@@ -118,14 +124,17 @@ def correction_to(clean: Tensor, image: Tensor, mask: Tensor, slots: Collection[
     return torch.cat([wanted, filled])
 
 
-def targets_of(
+def truth_of(
     block: Block, substance: Substance, image: Tensor, clean: Tensor, slots: Mapping[int, float]
 ) -> dict[str, Tensor]:
-    """What each task shall say, in its own layout, zero outside the brain."""
+    """What is known of a block, zero outside the brain.
+
+    ``tissue`` fractions (3, X, Y, Z), ``fibres`` (9, …) unit vectors, strongest first,
+    ``microstructure`` (3, …) icvf, od, isovf, negative where it cannot be known, ``correction``
+    (87, …) of the input's harmonics, ``brain`` (X, Y, Z).
+    """
     mask = block.mask.cpu()
     fractions = fractions_of(block.tissues).cpu() * mask
-    directions = block.directions.cpu() * mask
-    n_fibres = directions.unflatten(0, (MAX_FIBRES, 3)).norm(dim=1).gt(0.5).sum(0)
     structure = parameters(block, substance).cpu()
     # One shell does not tell density from dispersion; and fluid has neither.
     if len(slots) < 2:
@@ -134,8 +143,8 @@ def targets_of(
     structure[:2, ~neurites] = -1
     return {
         'tissue': fractions / fractions.sum(0).clamp_min(1e-6),
-        'orientation': directions,
-        'crossings': ((n_fibres + 1) * mask)[None].float(),
+        'fibres': block.directions.cpu() * mask,
         'microstructure': structure,
-        'restore': correction_to(clean, image, mask, slots),
+        'correction': correction_to(clean, image, mask, slots),
+        'brain': mask,
     }

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bidsapp.modalities.dwi.simulate.fibres import Bundles
+    from bidsapp.modalities.dwi.simulate.scanned import DwiScan
     from bidsapp.simulate.anatomy import Head, Template
-    from bidsapp.simulate.stream import Scan
 
 #: Voxels along the edge of a block; scans of a block; blocks that share one person's bundles.
 SIDE, SCANS, BLOCKS = 48, 8, 3
@@ -108,7 +108,7 @@ class Simulator:
             corruption = corruption.undone
         return Drawn(block, substance, table, corruption, draw_texture(block, generator), generator)
 
-    def scan(self, number: int) -> Scan:
+    def scan(self, number: int) -> DwiScan:
         """Scan number ``number``."""
         drawn = self.drawn(number)
         scan = scan_block(drawn)

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.bids.images import load_volume
-from bidsapp.core import Arrays, Case, Output, Sample, Task
+from bidsapp.bids.images import load_volume, with_label
+from bidsapp.core import Arrays, Case, Head, Label, Output, Sample, Task
 from bidsapp.learn.losses import cross_entropy_and_dice
-from bidsapp.learn.metrics import class_scores
+from bidsapp.learn.metrics import CLASS_WORDS, class_scores
 from bidsapp.learn.predict import class_probabilities
 from bidsapp.learn.uncertainty import entropy
-from bidsapp.modalities.dwi.learn.input import load_sample
 from bidsapp.modalities.dwi.physics.deconvolution import supports_deconvolution
 from bidsapp.modalities.dwi.physics.peaks import FIBRES
-from bidsapp.modalities.dwi.physics.qspace import LAYOUT
 from bidsapp.physics.geometry import ALL_TURNS
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
@@ -38,6 +38,8 @@ DSEG = Output(
     'uint8',
     labels=FIBRES,
     description='Number of fibres in white matter, 0 to 3; 0 elsewhere.',
+    heading='Number of fibres',
+    palette=('#3f6fff', '#2ec4b6', '#f0e442'),
 )
 PROBSEG = Output(
     'nfib_probability',
@@ -55,17 +57,17 @@ ENTROPY = Output(
 )
 
 
-def load(case: Case) -> Sample:
-    """Canonical input; target (1, X, Y, Z): 1 + the number of fibres in the brain, 0 outside."""
-    sample = load_sample(case, case.files.get('nfib'))
+def load(sample: Sample, case: Case) -> Sample:
+    """With the target (1, X, Y, Z): 1 + the number of fibres in the brain, 0 outside."""
+    sample = with_label(sample, case.files.get('nfib'))
     if sample.target is None:
         return sample
     return replace(sample, target=(sample.target + 1) * sample.mask)
 
 
-def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     """(4, X, Y, Z) logits → number of fibres, probabilities, entropy in the brain, else zero."""
-    probability = class_probabilities(output, sample.mask)
+    probability = class_probabilities(outputs['crossings'], sample.mask)
     return {
         'nfib': probability.argmax(-1).astype(np.uint8),
         'nfib_probability': probability,
@@ -82,7 +84,7 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     return class_scores(predicted, sample.target[0][where], CODES)
 
 
-def reference(acquisition: Acquisition) -> str:
+def source(acquisition: Acquisition) -> str:
     """Only from a shell that resolves crossings."""
     b, directions = acquisition.best_shell
     if directions < MIN_DIRECTIONS or not supports_deconvolution(acquisition):
@@ -100,21 +102,28 @@ def derive(case: Case) -> Arrays:
     return {'nfib': (lengths > 0.5).sum(-1).astype(np.uint8)}
 
 
+def truth(known: Mapping[str, Tensor]) -> Tensor:
+    """(1, X, Y, Z): 1 + the number of fibres in the brain, 0 outside."""
+    vectors = known['fibres'].unflatten(0, (-1, 3))
+    count = vectors.norm(dim=1).gt(0.5).sum(0)
+    return ((count + 1) * known['brain'])[None].float()
+
+
 task = Task(
-    name='crossings',
-    modality='dwi',
+    head=Head(
+        channels=len(CLASSES),
+        targets=1,
+        loss=cross_entropy_and_dice,
+        metrics=metrics,
+        score='f1_macro',
+        higher_is_better=True,
+        words=CLASS_WORDS,
+        turns=ALL_TURNS,
+        weight=0.5,
+    ),
     writes=(DSEG, PROBSEG, ENTROPY),
-    channels=len(CLASSES),
-    targets=1,
     load=load,
-    loss=cross_entropy_and_dice,
     finish=finish,
-    metrics=metrics,
-    score='f1_macro',
-    higher_is_better=True,
-    reference=reference,
-    derive=derive,
-    reads=('fibres',),
-    options=LAYOUT,
-    turns=ALL_TURNS,
+    label=Label(source, derive, reads=('fibres',)),
+    truth=truth,
 )

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bidsapp.bids.images import load_volume
+from bidsapp.bids.images import load_volume, with_maps
 from bidsapp.bids.scans import read_object
-from bidsapp.core import Arrays, Case, Output, Sample, Task
+from bidsapp.core import Arrays, Case, Head, Label, Output, Sample, Task
 from bidsapp.modalities.dwi.bids.tables import load_table
-from bidsapp.modalities.dwi.learn.input import load_maps, load_sample
 from bidsapp.modalities.dwi.learn.losses import LOG_SD, gaussian_nll
+from bidsapp.modalities.dwi.physics.diffusion import FREE_WATER
 from bidsapp.modalities.dwi.physics.noddi import fit_noddi, supports_noddi
-from bidsapp.modalities.dwi.physics.qspace import LAYOUT, slot_of
+from bidsapp.modalities.dwi.physics.qspace import slot_of
 from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt
 from bidsapp.physics.geometry import ALL_TURNS
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 
 
-def _map(name: str, param: str, description: str, source: str, units: str = 'arbitrary') -> Output:
-    entities = {'suffix': 'dwimap', 'param': param}
-    return Output(name, entities, 'float32', units, (), description, (source,))
+def _map(name: str, param: str, description: str, heading: str, source: str = 'noddi') -> Output:
+    return Output(
+        name, {'suffix': 'dwimap', 'param': param}, 'float32', description=description,
+        references=(source,), told_by='model', heading=heading, white=(1.0, 1.0, ''),
+    )  # fmt: skip
 
 
-ICVF = _map('icvf', 'icvf', 'Intra-neurite share of the tissue without free water.', 'noddi')
-OD = _map('od', 'od', 'Orientation dispersion index, 0 parallel to 1 isotropic.', 'noddi')
-ISOVF = _map('isovf', 'isovf', 'Share of free water.', 'noddi')
-SMT_ICVF = _map('smt_icvf', 'icvf', 'Intra-neurite volume fraction.', 'smt')
-SMT_DIFFUSIVITY = _map(
-    'smt_diffusivity', 'diffusivity', 'Diffusivity along neurites.', 'smt', 'mm^2/s'
+ICVF = _map(
+    'icvf', 'icvf', 'Intra-neurite share of the tissue without free water.', 'Neurite density'
 )
+OD = _map(
+    'od', 'od', 'Orientation dispersion index, 0 parallel to 1 isotropic.', 'Orientation dispersion'
+)
+ISOVF = _map('isovf', 'isovf', 'Share of free water.', 'Free water')
+SMT_ICVF = _map('smt_icvf', 'icvf', 'Intra-neurite volume fraction.', 'Neurite density', 'smt')
+SMT_DIFFUSIVITY = replace(
+    _map('smt_diffusivity', 'diffusivity', 'Diffusivity along neurites.',
+         'Diffusivity of neurites', 'smt'),
+    units='mm^2/s', white=(FREE_WATER, 1e3, ' · 10⁻³ mm²/s'),
+)  # fmt: skip
 PARAMETERS = (ICVF, OD, ISOVF)
 
 
@@ -48,7 +57,10 @@ def _uncertainty(output: Output) -> Output:
     if output is not ISOVF:
         words += ' Where there is next to no tissue it was not taught and means nothing.'
     entities = {**output.entities, 'desc': 'uncertainty'}
-    return Output(f'{output.name}_uncertainty', entities, 'float32', output.units, (), words)
+    return Output(
+        f'{output.name}_uncertainty', entities, 'float32', output.units, description=words,
+        told_by='model',
+    )  # fmt: skip
 
 
 UNCERTAINTIES = tuple(_uncertainty(output) for output in PARAMETERS)
@@ -58,18 +70,19 @@ MOSTLY_WATER = 0.5
 ONE_DEVIATION = 0.6827
 
 
-def load(case: Case) -> Sample:
-    """Canonical input; target (3, X, Y, Z): icvf, od, isovf."""
-    return load_maps(load_sample(case), [case.files.get(o.name) for o in PARAMETERS])
+def load(sample: Sample, case: Case) -> Sample:
+    """With the target (3, X, Y, Z): icvf, od, isovf."""
+    return with_maps(sample, [case.files.get(o.name) for o in PARAMETERS])
 
 
-def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     """(6, X, Y, Z) logits, log deviations → values and deviations in the brain, zero outside."""
+    output = outputs['microstructure']
     n = len(PARAMETERS)
     values = (output[:n].sigmoid() * sample.mask).numpy()
     deviations = (output[n:].clamp(*LOG_SD).exp() * sample.mask).numpy()
-    outputs = (*PARAMETERS, *UNCERTAINTIES)
-    return {o.name: array for o, array in zip(outputs, (*values, *deviations), strict=True)}
+    written = (*PARAMETERS, *UNCERTAINTIES)
+    return {o.name: array for o, array in zip(written, (*values, *deviations), strict=True)}
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
@@ -111,7 +124,7 @@ def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
     return shift
 
 
-def reference(acquisition: Acquisition) -> str:
+def source(acquisition: Acquisition) -> str:
     """Two shells or more tell density from dispersion and water."""
     if (reason := supports_noddi(acquisition)) is not None:
         raise Unavailable(reason)
@@ -151,24 +164,34 @@ def noise_before(case: Case) -> float | None:
     return float(noise) if noise else None
 
 
+def truth(known: Mapping[str, Tensor]) -> Tensor:
+    """(3, X, Y, Z) icvf, od, isovf; negative where it cannot be known."""
+    return known['microstructure']
+
+
 task = Task(
-    name='microstructure',
-    modality='dwi',
+    head=Head(
+        channels=2 * len(PARAMETERS),
+        targets=len(PARAMETERS),
+        loss=gaussian_nll,
+        metrics=metrics,
+        score='mae',
+        higher_is_better=False,
+        words={
+            'mae': 'mean absolute error of a parameter; of density and dispersion where there is '
+            'less water than tissue'
+        },
+        turns=ALL_TURNS,
+        calibrate=calibrate,
+        weight=0.3,
+    ),
     writes=(*PARAMETERS, *UNCERTAINTIES),
-    channels=2 * len(PARAMETERS),
-    targets=len(PARAMETERS),
     load=load,
-    loss=gaussian_nll,
     finish=finish,
-    metrics=metrics,
-    score='mae',
-    higher_is_better=False,
-    reference=reference,
+    label=Label(
+        source, derive, learns=len(PARAMETERS),
+        beside=((SMT_ICVF, 'smt'), (SMT_DIFFUSIVITY, 'smt')),
+    ),
+    truth=truth,
     applies=applies,
-    derive=derive,
-    learns=3,
-    beside=((SMT_ICVF, 'smt'), (SMT_DIFFUSIVITY, 'smt')),
-    options=LAYOUT,
-    turns=ALL_TURNS,
-    calibrate=calibrate,
-)
+)  # fmt: skip

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from bidsapp.bids.images import load_volume
-from bidsapp.core import Arrays, Case, Output, Sample, Task
+from bidsapp.core import Arrays, Case, Head, Label, Output, Sample, Task
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.modalities.dwi.learn.input import (
     brain_signal,
-    load_directions,
-    load_sample,
     noise_variance_of,
+    with_directions,
 )
 from bidsapp.modalities.dwi.learn.losses import (
     DENSITY_ORDER,
@@ -30,7 +29,7 @@ from bidsapp.modalities.dwi.physics.deconvolution import supports_deconvolution
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import n_unique
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES, at_directions, fibre_peaks, sphere
-from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, LAYOUT, input_harmonics
+from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, input_harmonics
 from bidsapp.modalities.dwi.physics.restored import (
     attenuation_at,
     restored_scan,
@@ -41,6 +40,8 @@ from bidsapp.modalities.dwi.physics.turns import turned_harmonics
 from bidsapp.physics.geometry import ALL_TURNS, grid_axes, voxel_sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from bidsapp.core import FloatArray, Turn
@@ -71,6 +72,18 @@ DIRECTION = Output(
     'strongest first; zero where there is none. Of a network, where fibres do not cross: the main '
     'axis of the volumes as it restores them.',
     references=('csd', 'tensor'),
+    told_by='model',
+    sidecar={
+        'OrientationEncoding': {
+            'Type': 'unit3vector',
+            'EncodingAxis': 3,
+            'Reference': 'xyz',
+            'FillValue': 0,
+            'AntipodalSymmetry': True,
+        },
+        'EncodingAxis': 3,
+        'Reference': 'xyz',
+    },
 )
 UNCERTAINTY = Output(
     'direction_uncertainty',
@@ -80,21 +93,23 @@ UNCERTAINTY = Output(
     description='Root mean square angle at which the network expects the true first fibre from the '
     'direction that it predicts. 54.7: it does not know. It was taught where there are fibres; '
     'elsewhere it means little. Zero outside the brain.',
+    told_by='model',
 )
 
 
-def load(case: Case) -> Sample:
-    """Canonical input; target (9, X, Y, Z): unit vectors in the axes of the sample's grid."""
-    return load_directions(load_sample(case), case.files.get('direction'))
+def load(sample: Sample, case: Case) -> Sample:
+    """With the target (9, X, Y, Z): unit vectors in the axes of the sample's grid."""
+    return with_directions(sample, case.files.get('direction'))
 
 
-def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     """(51, X, Y, Z) dyads and densities → fibres in world axes and degrees, in the brain.
 
-    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, drawn to the scan's volumes where the case
-    has them (`drawn_to_data`), in every voxel of the brain but those where fibres cross
-    (`fibres_of`), which is named from MIN_CROSSING directions in a shell.
+    The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, refitted to the scan's volumes where the
+    case has them (`refit_principal_direction`), in every voxel of the brain but those where fibres
+    cross (`fibres_of`), which is named from MIN_CROSSING directions in a shell.
     """
+    output, correction = outputs['orientation'], outputs.get('restore')
     inside = sample.mask[0].numpy()
     values = output[:, sample.mask[0]]
     axes, degrees = axis_and_spread(values[:N_DYAD].T)
@@ -102,7 +117,7 @@ def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
     first = axes.numpy()
     if 'dwi' in case.files:
         signal, gtab = brain_signal(case, sample)
-        first = drawn_to_data(first, signal, gtab, sample, case)
+        first = refit_principal_direction(first, signal, gtab, sample, correction)
         density = density if shows_crossings(gtab) else np.zeros_like(density)
     vectors = fibres_of(density, first, seen)
     world = np.zeros((*inside.shape, 3 * MAX_FIBRES), np.float32)
@@ -119,20 +134,25 @@ def shows_crossings(gtab: GradientTable) -> bool:
     return max(found, default=0) >= MIN_CROSSING
 
 
-def drawn_to_data(
-    axes: FloatArray, signal: FloatArray, gtab: GradientTable, sample: Sample, case: Case
+def refit_principal_direction(
+    axes: FloatArray,
+    signal: FloatArray,
+    gtab: GradientTable,
+    sample: Sample,
+    correction: Tensor | None,
 ) -> np.ndarray:
-    """(V, 3) main axes of the volumes (N, V) that the network's prediction restores, grid axes.
+    """(V, 3) principal directions of the volumes (N, V) that a prediction restores, grid axes.
 
-    The prediction is that of the same network's `restore` head if the case has its correction,
+    The prediction is that of the same network's `restore` head if there is its ``correction``,
     else one fibre along ``axes`` (V, 3) a voxel. What it leaves of the data above the noise comes
     back (`physics.restored`): on a scanner whose like it has not met, a network names axes that
     the scan itself contradicts.
     """
     inside, noise = sample.mask[0].numpy(), float(np.sqrt(noise_variance_of(sample)))
     s0 = signal[gtab.b0].mean(0)
-    if (kept := case.files.get('correction')) is not None:
-        harmonics = input_harmonics(sample.image).numpy()[:, inside] + np.load(kept)[:, inside]
+    if correction is not None:
+        harmonics = input_harmonics(sample.image).numpy()[:, inside]
+        harmonics = harmonics + correction.numpy()[:, inside]
         predicted = s0 * attenuation_at(harmonics, gtab)
     else:
         predicted = s0 * single_fibre(axes, gtab)
@@ -199,7 +219,7 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     ]
 
 
-def reference(acquisition: Acquisition) -> str:
+def source(acquisition: Acquisition) -> str:
     """'csd' where directions and b carry it, else 'tensor'."""
     return 'csd' if supports_deconvolution(acquisition) else 'tensor'
 
@@ -209,23 +229,32 @@ def derive(case: Case) -> Arrays:
     return {'direction': load_volume(case.files['fibres'])}
 
 
+def truth(known: Mapping[str, Tensor]) -> Tensor:
+    """(9, X, Y, Z) unit vectors of the fibres that count, strongest first."""
+    return known['fibres']
+
+
 task = Task(
-    name='orientation',
-    modality='dwi',
+    head=Head(
+        channels=N_DYAD + N_DENSITY,
+        targets=3 * MAX_FIBRES,
+        loss=fibres,
+        metrics=metrics,
+        score='angular_error_median',
+        higher_is_better=False,
+        words={
+            f'angular_error_{word}': f'{word} angle to the reference direction in white matter, '
+            'degrees'
+            for word in ('median', 'mean')
+        },
+        turns=ALL_TURNS,
+        turn_target=turn_target,
+        turn_output=turn_output,
+    ),
     writes=(DIRECTION, UNCERTAINTY),
-    channels=N_DYAD + N_DENSITY,
-    targets=3 * MAX_FIBRES,
     load=load,
-    loss=fibres,
     finish=finish,
-    metrics=metrics,
-    score='angular_error_median',
-    higher_is_better=False,
-    reference=reference,
-    derive=derive,
-    reads=('fibres',),
-    options=LAYOUT,
-    turns=ALL_TURNS,
-    turn_target=turn_target,
-    turn_output=turn_output,
+    label=Label(source, derive, reads=('fibres',)),
+    truth=truth,
+    uses=('restore',),
 )

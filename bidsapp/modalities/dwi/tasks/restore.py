@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bidsapp.core import Arrays, Case, Output, Sample, Task
-from bidsapp.modalities.dwi.learn.input import brain_signal, load_sample, noise_variance_of
+from bidsapp.core import Arrays, Case, Head, Output, Sample, Task
+from bidsapp.modalities.dwi.learn.input import brain_signal, noise_variance_of
 from bidsapp.modalities.dwi.learn.losses import correction
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
-from bidsapp.modalities.dwi.physics.qspace import LAYOUT, N_SH, SLOTS, input_harmonics
+from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS, input_harmonics
 from bidsapp.modalities.dwi.physics.restored import (
     attenuation_at,
     expected_residual,
@@ -20,7 +20,6 @@ from bidsapp.modalities.dwi.physics.restored import (
 )
 from bidsapp.modalities.dwi.physics.turns import turned_harmonics_of_slots
 from bidsapp.physics.geometry import ALL_TURNS, voxel_sizes
-from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +46,7 @@ RESTORED = Output(
     'contrast that the data of the voxel have in that shell. Volumes '
     'of other shells and those without diffusion weighting are as they were (PassedThrough). Zero '
     'outside the brain.',
+    beside=('.bval', '.bvec'),
 )
 FA = Output(
     'restored_fa', {'suffix': 'FA'}, 'float32',
@@ -57,7 +57,7 @@ ADC = Output(
     description='Mean diffusivity of the restored volumes.',
 )  # fmt: skip
 RESIDUAL = Output(
-    'residual', {'suffix': 'dwimap', 'param': 'residual'}, 'float32',
+    'residual', {'suffix': 'dwimap', 'param': 'residual'}, 'float32', told_by='model',
     description='What the prediction leaves of the preprocessed volumes: root mean square over '
     'the restored volumes, in standard deviations of the noise. About 1: the prediction explains '
     'the data. High: it does not; look at the data there. Low: it follows the noise. Degrees of '
@@ -66,19 +66,19 @@ RESIDUAL = Output(
 )  # fmt: skip
 
 
-def load(case: Case) -> Sample:
-    """Canonical input; a scan has no clean twin, so no target."""
-    return load_sample(case)
+def load(sample: Sample, case: Case) -> Sample:
+    """As it is: a scan has no clean twin, so no target."""
+    return sample
 
 
-def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     """(84, X, Y, Z) correction → restored volumes, their tensor maps and the residual.
 
     Beside what is written: 'residual_by_volume' (N,), NaN for volumes that are passed through,
     'noise': standard deviation of S/S0, then the residual expected without any correction, and
     'share_of_data' (V,) in the finest detail; the residual is the prediction's own.
     """
-    inside = sample.mask[0].numpy()
+    output, inside = outputs['restore'], sample.mask[0].numpy()
     signal, gtab = brain_signal(case, sample)
     variance = noise_variance_of(sample)
     noise, s0 = float(np.sqrt(variance)), signal[gtab.b0].mean(0)
@@ -153,27 +153,27 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     ]
 
 
-def reference(acquisition: Acquisition) -> str:
-    """Never: nobody knows the clean twin of a scan."""
-    raise Unavailable('a clean scan to learn from is known in pretraining only')
+def truth(known: Mapping[str, Tensor]) -> Tensor:
+    """(87, X, Y, Z) the clean harmonics less those of the input, then which slots are filled."""
+    return known['correction']
 
 
-task = Task(
-    name='restore',
-    modality='dwi',
+task: Task[Acquisition] = Task(
+    head=Head(
+        channels=CHANNELS,
+        targets=CHANNELS + len(SLOTS),
+        loss=correction,
+        metrics=metrics,
+        score='rmse',
+        higher_is_better=False,
+        turns=ALL_TURNS,
+        turn_target=turn_target,
+        turn_output=turn_target,
+        weight=2.0,
+    ),
     writes=(RESTORED, FA, ADC, RESIDUAL),
-    channels=CHANNELS,
-    targets=CHANNELS + len(SLOTS),
     load=load,
-    loss=correction,
     finish=finish,
-    metrics=metrics,
-    score='rmse',
-    higher_is_better=False,
-    reference=reference,
+    truth=truth,
     details=details,
-    options=LAYOUT,
-    turns=ALL_TURNS,
-    turn_target=turn_target,
-    turn_output=turn_target,
 )

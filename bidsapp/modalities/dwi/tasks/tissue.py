@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.bids.images import load_volume
-from bidsapp.core import TISSUES, Arrays, Case, Output, Sample, Task
+from bidsapp.bids.images import load_volume, with_label
+from bidsapp.core import TISSUES, Arrays, Case, Head, Label, Output, Sample, Task
 from bidsapp.learn.losses import cross_entropy_and_dice
-from bidsapp.learn.metrics import class_scores
+from bidsapp.learn.metrics import CLASS_WORDS, class_scores
 from bidsapp.learn.predict import class_probabilities
 from bidsapp.learn.uncertainty import entropy
-from bidsapp.modalities.dwi.learn.input import load_sample
-from bidsapp.modalities.dwi.physics.qspace import LAYOUT
 from bidsapp.physics.geometry import MIRRORED
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
@@ -49,14 +49,14 @@ ENTROPY = Output(
 )
 
 
-def load(case: Case) -> Sample:
-    """Canonical input; target (1, X, Y, Z): 1 … 3 where labelled, 0 elsewhere."""
-    return load_sample(case, case.files.get('tissue'))
+def load(sample: Sample, case: Case) -> Sample:
+    """With the target (1, X, Y, Z): 1 … 3 where labelled, 0 elsewhere."""
+    return with_label(sample, case.files.get('tissue'))
 
 
-def finish(output: Tensor, sample: Sample, case: Case) -> Arrays:
+def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     """(3, X, Y, Z) logits → labels, probabilities and entropy in the brain, zero outside."""
-    probability = class_probabilities(output, sample.mask)
+    probability = class_probabilities(outputs['tissue'], sample.mask)
     label = (probability.argmax(-1) + 1) * sample.mask[0].numpy()
     return {
         'tissue': label.astype(np.uint8),
@@ -81,7 +81,7 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     return class_scores(output.argmax(0)[where] + 1, truth[where], CODES)
 
 
-def reference(acquisition: Acquisition) -> str:
+def source(acquisition: Acquisition) -> str:
     """The label is carried over from the participant's T1w image."""
     if not acquisition.has_t1w:
         raise Unavailable('tissue labels come from a T1w image, and there is none for this run')
@@ -95,21 +95,25 @@ def derive(case: Case) -> Arrays:
     return {'tissue': ((posteriors.argmax(-1) + 1) * inside).astype(np.uint8)}
 
 
+def truth(known: Mapping[str, Tensor]) -> Tensor:
+    """(3, X, Y, Z) fractions of grey matter, white matter and fluid."""
+    return known['tissue']
+
+
 task = Task(
-    name='tissue',
-    modality='dwi',
+    head=Head(
+        channels=len(TISSUES),
+        targets=len(TISSUES),
+        loss=cross_entropy_and_dice,
+        metrics=metrics,
+        score='f1_macro',
+        higher_is_better=True,
+        words=CLASS_WORDS,
+        turns=MIRRORED,
+    ),
     writes=(DSEG, PROBSEG, ENTROPY),
-    channels=len(TISSUES),
-    targets=len(TISSUES),
     load=load,
-    loss=cross_entropy_and_dice,
     finish=finish,
-    metrics=metrics,
-    score='f1_macro',
-    higher_is_better=True,
-    reference=reference,
-    derive=derive,
-    reads=('tissue_posteriors',),
-    options=LAYOUT,
-    turns=MIRRORED,
+    label=Label(source, derive, reads=('tissue_posteriors',)),
+    truth=truth,
 )

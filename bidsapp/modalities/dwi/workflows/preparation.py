@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from bidsapp.bids.runs import Run
+    from bidsapp.bids.runs import Survey
     from bidsapp.modalities.dwi.bids.fieldmaps import Candidate
+    from bidsapp.modalities.dwi.bids.runs import DwiRun
+    from bidsapp.modalities.dwi.physics.acquisition import Acquisition
     from bidsapp.workflows.preparation import Place
 
 OUTPUTS = ('dwi', 'bval', 'bvec', 'mask')
@@ -212,10 +214,10 @@ def init_dwi_ingest_wf(
     return workflow
 
 
-def preprocessing_wf(run: Run, size_gb: float, place: Place) -> Workflow:
-    """All corrections, or none for a run that another pipeline has corrected."""
-    files = run.case.files
-    origin = run.preprocessed or 'raw'
+def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) -> Workflow:
+    """All corrections of ``run``, or none where another pipeline has corrected it."""
+    files, size_gb = run.case.files, survey.size.run_gb
+    origin = run.taken_from or 'raw'
     written = {
         'out_root': str(place.out_root),
         'entities': dict(run.case.entities),
@@ -223,8 +225,8 @@ def preprocessing_wf(run: Run, size_gb: float, place: Place) -> Workflow:
         'metadata': dict(run.metadata),
         'notes': list(run.notes),
     }
-    if run.preprocessed is not None:
-        return init_dwi_ingest_wf(run.preprocessed, files, written, size_gb)
+    if run.taken_from is not None:
+        return init_dwi_ingest_wf(run.taken_from, files, written, size_gb)
     choice = choose_distortion(run)
     workflow = init_dwi_preproc_wf(
         run.metadata,

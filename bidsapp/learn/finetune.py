@@ -1,0 +1,128 @@
+"""Fine-tuning a task on a lab's runs: what it learns from, how it is scored, what its card says."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bidsapp import registry
+from bidsapp.learn import cards
+from bidsapp.learn.inputs import Use, kept_inputs, open_input
+from bidsapp.learn.splits import SPLITS
+from bidsapp.problems import MissingInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bidsapp.core import Case, Checkpoint, Plan, Sample, Task
+    from bidsapp.learn.inputs import Input
+    from bidsapp.learn.tables import Row
+    from bidsapp.networks.base import Network
+
+log = logging.getLogger('transfermri')
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What one task is fitted to and judged by."""
+
+    groups: Mapping[str, Sequence[Case]]  #: by split
+    samples: Mapping[str, Sequence[Sample]]  #: a run each, by split
+    learnt_from: Sequence[Sample]
+
+
+def gather(
+    task: Task[Any],
+    cases: Sequence[Case],
+    split: Mapping[str, str],
+    options: Mapping[str, Any],
+    folder: Path,
+) -> Material:
+    """The labelled runs of a task by split; ``options`` are the modality's own.
+
+    Raises MissingInput for an empty split.
+    """
+    used = [case for case in cases if case.subject in split]
+    groups = {s: [c for c in used if split[c.subject] == s] for s in SPLITS}
+    if empty := [s for s in SPLITS if not groups[s]]:
+        raise MissingInput(
+            f'{task.name}: no labelled participant is in {", ".join(empty)} of the split. Label '
+            'more participants, give --split-file, or another --random-seed.'
+        )
+    log.info('%s: reading %d runs', task.name, len(used))
+    samples = {s: samples_of(task, groups[s], Use(False, options), folder) for s in SPLITS}
+    return Material(groups, samples, samples_of(task, groups['train'], Use(True, options), folder))
+
+
+def samples_of(task: Task[Any], cases: Sequence[Case], use: Use, folder: Path) -> list[Sample]:
+    """Labelled samples of runs, inputs kept in ``folder``; a run enters once for each part."""
+    own: Input = registry.input(task.modality)
+    main = registry.files(task.modality).prepared.main
+    return [
+        task.load(open_input(place), case)
+        for case in cases
+        for place in kept_inputs(own, case, main, use, folder)
+    ]
+
+
+def scored(
+    task: Task[Any], arm: str, network: Network, material: Material, device: str
+) -> list[Row]:
+    """Rows of the metrics table for one network on every split."""
+    from bidsapp.learn.evaluate import evaluate
+
+    turned = registry.input(task.modality).turned
+    return [
+        (f'sub-{case.subject}', split, arm, metric, label, value)
+        for split in SPLITS
+        for case, figures in zip(
+            material.groups[split],
+            evaluate(task.head, network, material.samples[split], device, turned),
+            strict=True,
+        )
+        for metric, label, value in figures
+    ]
+
+
+def make_card(
+    task: Task[Any],
+    plan: Plan,
+    start: Checkpoint | None,
+    material: Material,
+    best_step: int,
+    rows: Sequence[Row],
+    split: Mapping[str, str],
+    freeze: str,
+) -> dict[str, Any]:
+    """Everything about a fine-tuned model but its weights; version and hash are added on saving."""
+    own: Input = registry.input(task.modality)
+    shape = own.network
+    title = registry.title(task.modality)
+    arm, score = rows[0][2], task.head.score
+    test = [row[5] for row in rows if row[1:4] == ('test', arm, score)]
+    return cards.make_card(
+        {'task': task.name},
+        task.name,
+        f'{shape.words} for {task.name} from {title[:1].lower()}{title[1:]}.',
+        {
+            'name': shape.name,
+            'channels_in': material.learnt_from[0].image.shape[0],
+            'options': dict(shape.options if start is None else start.card['network']['options']),
+        },
+        task.head,
+        {
+            **own.about(material.learnt_from),
+            'started_from': None if start is None else
+                {k: start.card[k] for k in ('name', 'version', 'sha256')},
+        },
+        cards.described(plan, freeze),
+        best_step,
+        {
+            'participants': {s: sum(v == s for v in split.values()) for s in SPLITS},
+            'test': {score: float(np.mean(test))},
+        },
+    )  # fmt: skip

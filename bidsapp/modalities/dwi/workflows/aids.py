@@ -1,0 +1,77 @@
+"""Files that several labels of a dMRI run rest on: tissue probabilities, and fibre directions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nipype import Node, Workflow
+from nipype.interfaces.utility import IdentityInterface
+
+from bidsapp.modalities.dwi.bids.prepared import PREPARED
+from bidsapp.modalities.dwi.interfaces.fibres import FindFibres
+from bidsapp.modalities.dwi.interfaces.files import MeanB0
+from bidsapp.workflows.anat import init_anat_wf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bidsapp.bids.runs import Size
+    from bidsapp.workflows.preparation import Place
+
+
+def init_tissue_wf(entities: Mapping[str, str], size: Size, place: Place) -> Workflow:
+    """Tissue probabilities from the T1w image, which finds its place by the mean b=0 image.
+
+    Inputs
+    ------
+    t1w : the bias-corrected T1w image
+    dwi, bval, mask : the preprocessed run
+
+    Outputs
+    -------
+    tissue_posteriors : (X, Y, Z, 3) GM, WM, CSF on the run's grid
+    quality : what to say of registration and segmentation
+    """
+    workflow = Workflow(name='tissue_wf')
+    inputnode = Node(IdentityInterface(fields=['t1w', 'dwi', 'bval', 'mask']), name='inputnode')
+    outputnode = Node(IdentityInterface(fields=['tissue_posteriors', 'quality']), name='outputnode')
+    b0 = Node(MeanB0(), name='b0', mem_gb=0.5)
+    anat_wf = init_anat_wf(place.seed)
+    workflow.connect([
+        (inputnode, b0, [('dwi', 'dwi'), ('bval', 'bval')]),
+        (inputnode, anat_wf, [('t1w', 'inputnode.t1w'), ('mask', 'inputnode.mask')]),
+        (b0, anat_wf, [('image', 'inputnode.image')]),
+        (anat_wf, outputnode, [(f'outputnode.{k}', k) for k in ('tissue_posteriors', 'quality')]),
+    ])  # fmt: skip
+    return workflow
+
+
+def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Workflow:
+    """Fibre directions in white matter.
+
+    Inputs
+    ------
+    dwi, bval, bvec, mask : the preprocessed run
+    tissue_posteriors : where there are any; without them white matter is found by anisotropy
+
+    Outputs
+    -------
+    fibres : (X, Y, Z, 3 or 9) unit vectors in world axes
+    """
+    workflow = Workflow(name='fibres_wf')
+    kinds, aids = list(PREPARED.names), ['tissue_posteriors']
+    inputnode = Node(IdentityInterface(fields=[*kinds, *aids]), name='inputnode')
+    outputnode = Node(IdentityInterface(fields=['fibres']), name='outputnode')
+    threads = place.omp_nthreads
+    find = FindFibres(
+        kinds, aids, modality='dwi', entities=dict(entities), device=place.device,
+        n_threads=threads,
+    )  # fmt: skip
+    fibres = Node(find, name='fibres', mem_gb=4 * size.run_gb + 1, n_procs=threads)
+    workflow.connect(
+        [
+            (inputnode, fibres, [(kind, kind) for kind in (*kinds, *aids)]),
+            (fibres, outputnode, [('fibres', 'fibres')]),
+        ]
+    )
+    return workflow
