@@ -6,12 +6,11 @@ The exit code follows from the files that were promised, never from a scheduler'
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bidsapp import __version__, tasks
+from bidsapp import tasks
 from bidsapp.bids.ingest import runs_with_preprocessed
 from bidsapp.bids.query import Run, read_filters, select, subjects_of
 from bidsapp.bids.write import write_dataset, write_text
@@ -29,6 +28,12 @@ from bidsapp.workflows.execution import (
     engine,
     problems_left,
     run_graph,
+)
+from bidsapp.workflows.participant import (
+    clear_participant,
+    clear_runs,
+    init_participant_wf,
+    run_folder,
 )
 from bidsapp.workflows.plan import (
     Models,
@@ -64,8 +69,8 @@ def run(settings: Settings, log_file: Path) -> int:
         say_warnings(plans, settings, models)
     draw_pages(plans, settings)
     code = conclude(plans, settings, log_file)
-    if code == 0 and settings.clean_workdir:
-        shutil.rmtree(settings.work_dir, ignore_errors=True)
+    if settings.clean_workdir:
+        clean(plans, settings)
     return code
 
 
@@ -176,15 +181,13 @@ def conclude_dry_run(plans: list[RunPlan]) -> int:
 
 def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     """Build one graph of all that is missing, run it, and collect what went wrong."""
-    from bidsapp.workflows.participant import init_participant_wf
-
     active = [p for p in plans if p.problem is None and p.todo]
     if not active:
         return
-    base = settings.work_dir / f'participant-{__version__}'
+    work = settings.work_dir
     plugin = engine(settings.plugin_file, settings.nprocs, settings.memory)
     logs = settings.output_dir / 'logs'
-    configure(settings.work_dir / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
+    configure(work / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
     place = Place(
         roots={'raw': settings.bids_dir, **dict(settings.derivatives)},
         out_root=settings.output_dir,
@@ -192,17 +195,16 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
         device=device,
         omp_nthreads=settings.omp_nthreads or max(1, min(8, settings.nprocs // len(active))),
     )
-    graph = init_participant_wf([(p.run, p.todo, p.size) for p in active], base, place)
-    folders = {p.run.name: base / graph.name / graph.node_name(p.run.name) for p in active}
-    for folder in folders.values():  # another call may be at work on other runs in the same place
-        clear_problems(folder)
-    log.info('Working on %d runs in %s', len(active), base)
+    graph = init_participant_wf([(p.run, p.todo, p.size) for p in active], work, place)
+    for made in active:  # another call may be at work on other runs in the same place
+        clear_problems(run_folder(work, made.run))
+    log.info('Working on %d runs in %s', len(active), work)
     say_memory(graph.largest_need(), plugin)
     failure = run_graph(graph, plugin)
     for made in active:
         if not made.missing(settings.output_dir) and not stale(made, settings.output_dir):
             continue
-        found = problems_left(folders[made.run.name])
+        found = problems_left(run_folder(work, made.run))
         made.problem = found or failure or Problem('it was not finished; the log says more')
 
 
@@ -276,6 +278,17 @@ def conclude(plans: list[RunPlan], settings: Settings, log_file: Path) -> int:
     if any(isinstance(p.problem, TryAgain) for p in failed):
         print('Start the same command again to go on.', file=sys.stderr)
     return common_code(len(plans) - len(failed), [p.problem for p in failed if p.problem])
+
+
+def clean(plans: list[RunPlan], settings: Settings) -> None:
+    """Remove what participants left in the work folder; one of whom a run failed goes on there."""
+    failed = {p.run.case.subject for p in plans if p.problem is not None}
+    finished = [p.run for p in plans if p.run.case.subject not in failed]
+    if settings.sessions or settings.filter_file:  # another call may be at work on their other runs
+        clear_runs(settings.work_dir, finished)
+    else:
+        for subject in {run.case.subject for run in finished}:
+            clear_participant(settings.work_dir, subject)
 
 
 def write_citation(root: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from nipype import Workflow
 
+from bidsapp import __version__
 from bidsapp.workflows.run import Place, Size, Todo, init_run_wf
 
 if TYPE_CHECKING:
@@ -15,14 +18,65 @@ if TYPE_CHECKING:
 
     from bidsapp.bids.query import Run
 
+#: Nipype's name of the graph.
+NAME = 'transfermri_wf'
+
+
+def participant_folder(work: Path, subject: str) -> Path:
+    """Where the steps of one participant work; everything in it is the app's own."""
+    return work / f'transfermri-{__version__}' / f'sub-{subject}'
+
+
+def run_folder(work: Path, run: Run) -> Path:
+    """Where the steps of one run work."""
+    return participant_folder(work, run.case.subject) / NAME / node_name(run)
+
+
+def node_name(run: Run) -> str:
+    """What Nipype calls the run's own workflow: letters, digits and underscores."""
+    return re.sub(r'\W', '_', run.name) + '_wf'
+
+
+def clear_participant(work: Path, subject: str) -> None:
+    """Remove what the steps of a participant left.
+
+    The folder around it stays: another call may be about to make its participant's folder there.
+    """
+    shutil.rmtree(participant_folder(work, subject), ignore_errors=True)
+
+
+def clear_runs(work: Path, runs: Sequence[Run]) -> None:
+    """Remove what the steps of these runs left; other runs of their participants may be at work."""
+    for run in runs:
+        folder = run_folder(work, run)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another run is there
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
+
 
 class ParticipantWorkflow(Workflow):
-    """A workflow that knows how a run's own workflow is called."""
+    """One graph for all runs, in which each participant's steps work in a folder of their own."""
 
-    @staticmethod
-    def node_name(run_name: str) -> str:
-        """A Nipype name: letters, digits and underscores."""
-        return re.sub(r'\W', '_', run_name) + '_wf'
+    def __init__(self, work: Path) -> None:
+        super().__init__(NAME, base_dir=str(work))
+        self.work = work
+        self.homes: dict[str, str] = {}  #: name of a run's workflow → its participant's folder
+
+    def add(self, run: Run, todo: Todo, size: Size, place: Place) -> None:
+        """Add the workflow of one run."""
+        name = node_name(run)
+        self.homes[name] = str(participant_folder(self.work, run.case.subject))
+        self.add_nodes([init_run_wf(name, run, todo, size, place)])
+
+    def _configure_exec_nodes(self, graph: Any) -> None:
+        """Nipype has put all nodes into one folder, and notes here where they find their inputs."""
+        for node in graph.nodes():
+            node.base_dir = self.homes[node.fullname.split('.')[1]]
+        super()._configure_exec_nodes(graph)
+
+    def _write_report_info(self, *_: Any) -> None:
+        """No page about the graph: it would be nobody's, and calls would overwrite each other's."""
 
     def largest_need(self) -> float:
         """Memory in GB that the hungriest step is estimated to need, from the images' shapes."""
@@ -30,11 +84,10 @@ class ParticipantWorkflow(Workflow):
 
 
 def init_participant_wf(
-    runs: Sequence[tuple[Run, Todo, Size]], base: Path, place: Place
+    runs: Sequence[tuple[Run, Todo, Size]], work: Path, place: Place
 ) -> ParticipantWorkflow:
     """Each run's workflow, for (run, what is missing, how large it is)."""
-    workflow = ParticipantWorkflow(name='transfermri_wf', base_dir=str(base))
+    workflow = ParticipantWorkflow(work)
     for run, todo, size in runs:
-        name = workflow.node_name(run.name)
-        workflow.add_nodes([init_run_wf(name, run, todo, size, place)])
+        workflow.add(run, todo, size, place)
     return workflow
