@@ -79,9 +79,7 @@ def call(package):
         code = f'import sys; from {main} import main; sys.exit(main())'
         command = [sys.executable, '-c', code, *(str(arg) for arg in argv)]
         environment = {**os.environ, 'PYTHONPATH': str(package)}
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=package
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=package)
         assert done.returncode == check, done.stdout + done.stderr
         return done.stdout + done.stderr
 
