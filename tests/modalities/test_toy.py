@@ -109,7 +109,7 @@ def test_the_folder_is_small():
 
 
 def test_every_level_finds_it_by_its_folder_alone(done):
-    out, said = done
+    _out, said = done
     assert '4 runs examined: 0 errors' in said['check']
     assert '4 toy runs of 4 participants' in said['participant']
     assert 'brightness: step 12/12' in said['group']

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,9 @@ from bidsapp.workflows.participant import init_participant_wf, node_name, run_fo
 from bidsapp.workflows.plan import Model, Todo
 from bidsapp.workflows.preparation import Place
 from bidsapp.workflows.run import init_run_wf
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TASKS = [task.name for task in registry.tasks_of('dwi')]
 LABELLED = [task.name for task in registry.tasks_of('dwi') if task.label]
