@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.modalities.dwi.physics.gradients import shells
-from bidsapp.modalities.dwi.physics.prediction import predicted
+from bidsapp.modalities.dwi.physics.lovo import predicted
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.resampling import resample_linear, smooth
 

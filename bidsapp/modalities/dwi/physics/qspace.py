@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics import sharpening
+from bidsapp.modalities.dwi.physics import fixed_response_fod
 from bidsapp.modalities.dwi.physics.gradients import shells
 from bidsapp.modalities.dwi.physics.harmonics import (
     basis,
@@ -46,15 +46,15 @@ N_SH = n_coefficients(ORDER)
 #: Channels of a slot: harmonics, then filled?, predictive standard deviation, log(b / 1000).
 SLOT_CHANNELS = N_SH + 3
 #: Channels of the canonical input: the slots, then S0 (z-scored in the brain), log voxel size, and
-#: the density of fibres by deconvolution of the slots (`physics.sharpening`), mass 1 as 1.
+#: the density of fibres by deconvolution of the slots (`physics.fixed_response_fod`), mass 1 as 1.
 S0_CHANNEL = len(SLOTS) * SLOT_CHANNELS
 SIZE_CHANNELS = slice(S0_CHANNEL + 1, S0_CHANNEL + 4)
-DENSITY_CHANNELS = slice(SIZE_CHANNELS.stop, SIZE_CHANNELS.stop + sharpening.N)
+DENSITY_CHANNELS = slice(SIZE_CHANNELS.stop, SIZE_CHANNELS.stop + fixed_response_fod.N)
 N_CHANNELS = DENSITY_CHANNELS.stop
 #: What a network must know of it.
 LAYOUT = {
     'slots': len(SLOTS), 'slot_channels': SLOT_CHANNELS, 'harmonics': N_SH,
-    'density': sharpening.N,
+    'density': fixed_response_fod.N,
 }  # fmt: skip
 #: mm; the voxel size whose logarithm is 0.
 USUAL_VOXEL = 2.0
@@ -262,7 +262,7 @@ def canonical_channels(
     brightness = np.log(np.maximum(s0[mask], 1e-6 * max(float(s0[mask].max()), 1e-12)))
     spread = max(float(brightness.std()), 1e-6)
     channels[S0_CHANNEL, mask] = np.clip((brightness - brightness.mean()) / spread, -4, 4)
-    density = sharpening.fibre_density(seen, ORDER)
+    density = fixed_response_fod.fibre_density(seen, ORDER)
     channels[DENSITY_CHANNELS, mask] = np.sqrt(4 * np.pi) * density
     channels[SIZE_CHANNELS, mask] = np.log(np.asarray(voxel_mm) / USUAL_VOXEL)[:, None]
     return channels

@@ -1,6 +1,6 @@
 """Where the head was in each volume: each registered to its expectation.
 
-What a volume should look like is predicted from the others (`prediction`), so that each is
+What a volume should look like is predicted from the others (`lovo`), so that each is
 compared with its like, whatever its b-value. All rounds but the last ignore direction: a
 displacement that varies smoothly with the gradient, as that of eddy currents does, would pass for
 anisotropy and be predicted together with it; the mean over directions has no such blind spot.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, rotated
-from bidsapp.modalities.dwi.physics.prediction import noise, predicted, residual
+from bidsapp.modalities.dwi.physics.lovo import noise, predicted, residual
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.mutual_information import rigid_displacement
 from bidsapp.physics.resampling import (
@@ -85,7 +85,7 @@ class Scan:
         return rotated(self.gtab, np.swapaxes(self.grid.warp.rotations(parameters), 1, 2))
 
     def residual(self, parameters: FloatArray) -> np.ndarray:
-        """(N,) `prediction.residual` in the brain, aligned by ``parameters`` (N, 6 + K).
+        """(N,) `lovo.residual` in the brain, aligned by ``parameters`` (N, 6 + K).
 
         Of smoothed images: there the smoothing by an interpolation does not pass for agreement.
         """

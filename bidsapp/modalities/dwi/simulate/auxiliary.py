@@ -1,6 +1,6 @@
 """Scans of an auxiliary dataset to pretrain from, in the manner of source papers 1 and 2.
 
-A preprocessed run is known on whole shells (`physics.reduction`). From it any number of poorer
+A preprocessed run is known on whole shells (`physics.downsampling`). From it any number of poorer
 scans are made: a block of coarser voxels, seen by another scheme on shells that were measured,
 spoilt as a simulated scan is. What the run itself would give on that block is the truth.
 """
@@ -23,15 +23,15 @@ from bidsapp.bids.images import load_volume, onto_sample, open_image
 from bidsapp.core import Sample
 from bidsapp.modalities.dwi.learn.input import brain_of
 from bidsapp.modalities.dwi.physics import qspace
-from bidsapp.modalities.dwi.physics.gradients import in_grid
-from bidsapp.modalities.dwi.physics.noise import map_noise
-from bidsapp.modalities.dwi.physics.reduction import (
+from bidsapp.modalities.dwi.physics.downsampling import (
     MOSTLY,
     coarser,
     coarser_noddi,
     sampling,
     signal_harmonics,
 )
+from bidsapp.modalities.dwi.physics.gradients import in_grid
+from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.simulate.corruption import (
     Table,
     corrupted,

@@ -1,4 +1,4 @@
-"""Spherical deconvolution: the single-fibre response, fibre orientation densities, their peaks.
+"""Constrained spherical deconvolution (CSD): response, fibre orientation densities, peaks.
 
 A voxel's attenuation is the convolution on the sphere of a fibre orientation density (FOD) with
 the attenuation of one fibre. Densities are even real harmonics (physics/harmonics) in the axes of
