@@ -244,7 +244,7 @@ def test_some_schemes_are_never_drawn_so_that_they_test():
 
 
 def test_grain_correlates_noise_and_keeps_its_strength():
-    grainy = replace(clean(40), sigma=0.05, grain=(0.25, 0.25, 0.0))
+    grainy = replace(clean(40), sigma=0.05, noise_correlation=(0.25, 0.25, 0.0))
     seen = co.corrupted(torch.ones(40, 24, 24, 24), grainy, GRID, torch.Generator().manual_seed(0))
     noise = (seen - seen.mean())[:, 4:-4, 4:-4, 4:-4]
     assert float(noise.std()) == pytest.approx(0.05, rel=0.03)
