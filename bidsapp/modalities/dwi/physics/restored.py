@@ -43,7 +43,7 @@ WIDTH = 2.3548
 
 
 def slots_of_volumes(gtab: GradientTable) -> NDArray[np.intp]:
-    """(N,) the slot whose harmonics describe each volume; -1 for b = 0 and other shells."""
+    """(N,) the b-value bin (slot) that describes each volume; -1 for b = 0 and other shells."""
     slots = np.full(len(gtab), -1)
     for slot, b in filled_slots(gtab).items():
         slots[np.abs(gtab.bvals - b) <= B_TOLERANCE * b] = slot

@@ -97,8 +97,8 @@ class Run:
         return found
 
 
-def keep_run(case: Case, folder: Path) -> Path:
-    """Work out a run's shells once and keep them as arrays under ``folder``; returns their place.
+def cache_run(case: Case, folder: Path) -> Path:
+    """Cache a run: its shells, worked out once, as arrays under ``folder``; returns their place.
 
     NODDI is kept beside them if the case has its maps. Raises BadData for a run without b=0.
     """
@@ -136,7 +136,7 @@ def keep_run(case: Case, folder: Path) -> Path:
 
 
 def open_run(place: Path) -> Run:
-    """A kept run; its arrays are mapped copy-on-write, so only what is used is read."""
+    """A cached run; its arrays are mapped copy-on-write, so only what is used is read."""
 
     def read(name: str) -> Tensor:
         return torch.from_numpy(np.load(place / f'{name}.npy', mmap_mode='c'))
