@@ -297,6 +297,5 @@ def log_result(task: Task[Any], rows: Sequence[Row]) -> None:
     score = task.head.score
     for arm in dict.fromkeys(row[2] for row in rows):
         for split in SPLITS:
-            values = [row[5] for row in rows if row[1:4] == (split, arm, score)]
-            mean = float(np.mean(values))
+            mean = np.mean([row[5] for row in rows if row[1:4] == (split, arm, score)])
             log.info('%s, %s: %s on %s %.4g', task.name, arm, score, split, mean)
