@@ -287,8 +287,7 @@ def save_model(
     words = {m: w for own in registry.tasks_of(task.modality) for m, w in own.head.words.items()}
     write_text(settings.output_dir / f'group_{task.name}.tsv', tsv(COLUMNS, rows))
     write_json(settings.output_dir / f'group_{task.name}.json', explained(words))
-    page = group_page(settings.output_dir, task.name)
-    log.info('page: %s', page)
+    log.info('page: %s', group_page(settings.output_dir, task.name))
     return folder
 
 

@@ -77,7 +77,7 @@ def run(settings: Settings, log_file: Path) -> int:
     made: Material = registry.pretraining(modality).material(request)
     network, state, head = learnt(own, made, plan, state_file)
     judged = made.tasks, head, own.turned, device
-    calibrating = [made.sample('val', VALIDATION + k) for k in range(CALIBRATION)]
+    calibrating = (made.sample('val', VALIDATION + k) for k in range(CALIBRATION))
     calibrate(network, calibrating, *judged)
     figures = tested(network, (made.sample('test', k) for k in range(TEST)), *judged)
     card = make_card(place, objective, made, own, head, plan, state, figures, settings)

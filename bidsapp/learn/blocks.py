@@ -47,7 +47,7 @@ def on_block(
 
 def calibrate(
     network: Network,
-    blocks: Sequence[Sample],
+    blocks: Iterable[Sample],
     tasks: Sequence[Task[Any]],
     head: Head,
     turned: Turned,
@@ -57,9 +57,9 @@ def calibrate(
     import torch
 
     wanted = [task for task in tasks if task.head.calibrate is not None]
-    said = [
-        on_block(network, block, tasks, head, turned, device) for block in blocks * bool(wanted)
-    ]
+    if not wanted:
+        return
+    said = [on_block(network, block, tasks, head, turned, device) for block in blocks]
     for task in wanted:
         assert task.head.calibrate is not None
         outputs, samples = zip(*(block[task.name] for block in said), strict=True)
