@@ -206,7 +206,9 @@ def test_a_part_learns_at_its_own_rate(tmp_path, monkeypatch):
     for key, plain in moved['plain'].items():
         factor = 0.0 if 'encoder' in key else 0.1 if 'decoder' in key else 1.0
         assert plain.any()
-        assert torch.allclose(moved['rated'][key], factor * plain, atol=0.05 * factor * plan.lr), key
+        assert torch.allclose(moved['rated'][key], factor * plain, atol=0.05 * factor * plan.lr), (
+            key
+        )
 
 
 def test_of_parts_within_parts_the_smallest_rate_counts():
@@ -374,8 +376,8 @@ rooms = [bidsapp.networks, bidsapp.simulate]
 for modality in registry.modalities():
     registry.input(modality), registry.networks(modality), registry.pretraining(modality)
     registry.tasks_of(modality)
-    home = 'bidsapp.modalities.' + modality
-    rooms += [importlib.import_module(home + floor) for floor in ('.learn', '.networks', '.simulate')]
+    home = 'bidsapp.modalities.' + modality + '.'
+    rooms += map(importlib.import_module, (home + 'learn', home + 'networks', home + 'simulate'))
 for room in rooms:
     for module in pkgutil.iter_modules(room.__path__):
         importlib.import_module(room.__name__ + '.' + module.name)
