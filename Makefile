@@ -17,7 +17,7 @@ key = $(shell cat $(1) pyproject.toml | cksum | cut -d ' ' -f 1)
 RUNTIME := .venv/runtime-$(call key,requirements.lock)
 TEST := .venv/test-$(call key,requirements.lock requirements-test.lock)
 
-.PHONY: help install demo test lint lock image
+.PHONY: help install demo test fast lint lock image
 .DELETE_ON_ERROR:
 
 help:  ## what can be made
@@ -36,7 +36,10 @@ demo: $(RUNTIME)  ## simulate five people, preprocess, fine-tune, apply; everyth
 	@find demo/out -maxdepth 1 -name '*.html' | sort | sed 's/^/  /'
 
 test: lint  ## lint, types, layers, then pytest
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --durations=15
+
+fast: lint  ## what a developer runs at every change: lint, types, layers and the quick tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not whole and not slow'
 
 lint: $(TEST)  ## everything of `make test` but pytest
 	$(BIN)/ruff check .

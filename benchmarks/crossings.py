@@ -15,7 +15,7 @@ import argparse
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.csd import (
     constrained_deconvolution,
     deconvolution_order,
     fit_response,

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scans import load, load_table, save
 
-from bidsapp.modalities.dwi.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.csd import (
     Response,
     best_shell,
     constrained_deconvolution,

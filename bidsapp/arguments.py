@@ -155,7 +155,11 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     add('--stop-on-first-crash', action='store_true', help='start nothing after a failure')
     add('--dry-run', action='store_true', help='say what was found and what would run')
     add('--reports-only', action='store_true', help='draw the pages from the files that are there')
-    add('--clean-workdir', action='store_true', help='remove the work folder after success')
+    add(
+        '--clean-workdir',
+        action='store_true',
+        help="remove what this call's participants left in the work folder, once they finished",
+    )
     add('--random-seed', type=int, default=0, metavar='N')
 
 

@@ -287,8 +287,7 @@ def save_model(
     words = {m: w for own in registry.tasks_of(task.modality) for m, w in own.head.words.items()}
     write_text(settings.output_dir / f'group_{task.name}.tsv', tsv(COLUMNS, rows))
     write_json(settings.output_dir / f'group_{task.name}.json', explained(words))
-    page = group_page(settings.output_dir, task.name)
-    log.info('page: %s', page)
+    log.info('page: %s', group_page(settings.output_dir, task.name))
     return folder
 
 
@@ -297,6 +296,5 @@ def log_result(task: Task[Any], rows: Sequence[Row]) -> None:
     score = task.head.score
     for arm in dict.fromkeys(row[2] for row in rows):
         for split in SPLITS:
-            values = [row[5] for row in rows if row[1:4] == (split, arm, score)]
-            mean = float(np.mean(values))
+            mean = np.mean([row[5] for row in rows if row[1:4] == (split, arm, score)])
             log.info('%s, %s: %s on %s %.4g', task.name, arm, score, split, mean)

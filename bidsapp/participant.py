@@ -17,10 +17,10 @@ from bidsapp.bids.write import write_text
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
 from bidsapp.problems import MissingInput, NothingSelected, Problem, TryAgain
 from bidsapp.workflows.execution import (
-    Engine,
     clear_problems,
     configure,
     engine,
+    log_memory,
     problems_left,
     run_graph,
 )
@@ -62,7 +62,7 @@ def run(settings: Settings, log_file: Path) -> int:
     write_citation(settings.output_dir)
     if not settings.reports_only:
         execute(plans, settings, device)
-        say_warnings(plans, settings, models)
+        log_warnings(plans, settings, models)
     draw_pages(plans, settings)
     code = conclude(plans, settings, log_file)
     if settings.clean_workdir:
@@ -209,7 +209,7 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     for made in active:  # another call may be at work on other runs in the same place
         clear_problems(run_folder(work, made.run))
     log.info('Working on %d runs in %s', len(active), work)
-    say_memory(graph.largest_need(), plugin)
+    log_memory(graph.largest_need(), plugin)
     failure = run_graph(graph, plugin)
     for made in active:
         if not made.missing(settings.output_dir) and not stale(made, settings.output_dir):
@@ -218,19 +218,7 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
         made.problem = found or failure or Problem('it was not finished; the log says more')
 
 
-def say_memory(need: float, plugin: Engine) -> None:
-    """What the steps may take of the memory, and whether the largest of them, in GB, fits."""
-    text = (
-        f'The largest step needs about {need:.1f} GB; steps may take {plugin.limit.amount:.1f} GB '
-    )
-    text += f'together ({plugin.limit.source}).'
-    if plugin.plugin in ('MultiProc', 'Linear') and need > plugin.limit.amount:
-        log.warning('%s It will run alone, and may be killed: give the job more memory.', text)
-    else:
-        log.info(text)
-
-
-def say_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> None:
+def log_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> None:
     """What the sidecars of predictions warn of and could not be known before, such as the noise."""
     from bidsapp.reports.written import sidecar
 

@@ -10,9 +10,7 @@ import json
 import logging
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
 from bidsapp.bids.dataset import read_filters
@@ -30,9 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor
-
-    from bidsapp.core import Case, Head, Objective, Sample
+    from bidsapp.core import Case, Head, Objective
     from bidsapp.learn.inputs import Input
     from bidsapp.learn.state import State
     from bidsapp.networks.base import Network
@@ -63,6 +59,7 @@ def run(settings: Settings, log_file: Path) -> int:
         log.info('%d train, %d val, %d test runs', *(len(cases[s]) for s in SPLITS))
     if settings.dry_run:
         return 0
+    from bidsapp.learn.blocks import calibrate, tested
     from bidsapp.learn.predict import resolve_device
 
     device = resolve_device(settings.device)
@@ -79,8 +76,10 @@ def run(settings: Settings, log_file: Path) -> int:
     request = Request(name, settings.tasks, settings.seed, SIDE, kept, cases)
     made: Material = registry.pretraining(modality).material(request)
     network, state, head = learnt(own, made, plan, state_file)
-    calibrate(own, head, made, network, device)
-    figures = tested(own, head, made, network, device)
+    judged = made.tasks, head, own.turned, device
+    calibrating = (made.sample('val', VALIDATION + k) for k in range(CALIBRATION))
+    calibrate(network, calibrating, *judged)
+    figures = tested(network, (made.sample('test', k) for k in range(TEST)), *judged)
     card = make_card(place, objective, made, own, head, plan, state, figures, settings)
     folder = save_model(place, card, network, state, head, settings)
     state_file.unlink(missing_ok=True)
@@ -191,62 +190,6 @@ def learnt(own: Input, made: Material, plan: Plan, state_file: Path) -> tuple[Ne
     head = joint([task.head for task in made.tasks])
     network, state = fit(own, head, source, validation, None, plan, state_file, log.info)
     return network, state, head
-
-
-def calibrate(own: Input, head: Head, made: Material, network: Network, device: str) -> None:
-    """Set the heads' biases so that stated uncertainty is the error found on validation blocks."""
-    import torch
-
-    for task in made.tasks:
-        if task.head.calibrate is None:
-            continue
-        blocks = range(VALIDATION, VALIDATION + CALIBRATION)
-        pairs = [on_block(own, head, made, network, 'val', k, device)[task.name] for k in blocks]
-        shift = task.head.calibrate(*zip(*pairs, strict=True))
-        with torch.no_grad():
-            cast('Tensor', network.heads[task.name].bias).add_(shift.to(device))
-        log.info('%s: uncertainty calibrated by %s', task.name, shift.tolist())
-
-
-def on_block(
-    own: Input,
-    head: Head,
-    made: Material,
-    network: Network,
-    split: str,
-    index: int,
-    device: str,
-) -> dict[str, tuple[Tensor, Sample]]:
-    """Task → what the network says of a block, and the block with that task's truth."""
-    from bidsapp.learn.predict import averaged_turns, predict_tta, split_heads
-
-    sample = made.sample(split, index)
-    assert sample.target is not None
-    turns = averaged_turns(head.turns)
-    output = predict_tta(network, sample, [head], turns, own.turned, device)
-    outputs = split_heads(output, head.heads)
-    targets = sample.target.split([task.head.targets for task in made.tasks])
-    return {
-        task.name: (outputs[task.name], replace(sample, target=target))
-        for task, target in zip(made.tasks, targets, strict=True)
-    }
-
-
-def tested(
-    own: Input, head: Head, made: Material, network: Network, device: str
-) -> list[dict[str, Any]]:
-    """Every metric of every task over test blocks: mean, standard deviation and their number."""
-    values: dict[tuple[str, str, str], list[float]] = {}
-    for index in range(TEST):
-        said = on_block(own, head, made, network, 'test', index, device)
-        for task in made.tasks:
-            for metric, label, value in task.head.metrics(*said[task.name]):
-                values.setdefault((task.name, metric, label), []).append(value)
-    return [
-        {'task': name, 'metric': metric, 'label': label, 'mean': float(np.nanmean(found)),
-         'sd': float(np.nanstd(found)), 'n': int(np.isfinite(found).sum())}
-        for (name, metric, label), found in values.items() if np.isfinite(found).any()
-    ]  # fmt: skip
 
 
 def make_card(

@@ -112,7 +112,9 @@ def input(modality: str) -> Any:  # the part is called so everywhere
 
 
 def networks(modality: str) -> Any:
-    """Its networks by name: `networks.registry.Architecture`."""
+    """Its own networks by name, where it has any: `networks.registry.Architecture`."""
+    if 'networks' not in _names_in(f'{_HOME}.{modality}'):
+        return {}
     return _part(modality, 'networks', 'networks')
 
 
@@ -122,5 +124,7 @@ def pretraining(modality: str) -> Any:
 
 
 def page(modality: str) -> Any:
-    """Its `reports.page.Page`."""
+    """Its `reports.page.Page`; the usual one where it has no ``reports``."""
+    if 'reports' not in _names_in(f'{_HOME}.{modality}'):
+        return importlib.import_module('bidsapp.reports.page').Page()
     return _part(modality, 'reports', 'page')

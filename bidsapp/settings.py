@@ -75,8 +75,13 @@ class Settings:
 def check_folders(settings: Settings) -> None:
     """Raises Problem for folders that would harm the input or cannot be written."""
     out, work = settings.output_dir.resolve(), settings.work_dir.resolve()
-    if not settings.simulated:
-        keep_apart(settings.bids_dir.resolve(), out, work)
+    others = {f'-d {name}': path.resolve() for name, path in settings.derivatives}
+    if settings.simulated:
+        keep_for_work(work, {'OUTPUT_DIR': out, **others})
+    else:
+        raw = settings.bids_dir.resolve()
+        keep_for_work(work, {'BIDS_DIR': raw, 'OUTPUT_DIR': out, **others})
+        keep_apart(raw, out, work)
     for name, path in settings.derivatives:
         other = path.resolve()
         if out == other or work.is_relative_to(other):
@@ -91,6 +96,17 @@ def check_folders(settings: Settings) -> None:
             f'{out} has {free / 2**20:.0f} MB free; at least {MIN_FREE / 2**20:.0f} MB are needed '
             'to begin. Make room or choose another OUTPUT_DIR.'
         )
+
+
+def keep_for_work(work: Path, others: Mapping[str, Path]) -> None:
+    """Raises WrongUsage if the work folder is, or is above, one of ``others``, by their names."""
+    for name, path in others.items():
+        if path.is_relative_to(work):
+            found = f'is {name}' if path == work else f'contains {name} ({path})'
+            raise WrongUsage(
+                f'The work folder {work} {found}; expected one that holds intermediate files and '
+                'nothing else. Give -w a folder of its own, or leave it out for OUTPUT_DIR/.work.'
+            )
 
 
 def keep_apart(raw: Path, out: Path, work: Path) -> None:

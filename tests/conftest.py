@@ -10,6 +10,18 @@ import pytest
 SHARED = Path(__file__).resolve().parents[1].parent / 'shared' / 'data'
 
 
+#: Folders and files of tests that start the app or take a head through it: marked ``whole``.
+WHOLE = ('app', 'modalities/test_toy.py', 'platforms/test_adapters.py')
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here).as_posix()
+        if place.startswith(WHOLE):
+            item.add_marker(pytest.mark.whole)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261121)

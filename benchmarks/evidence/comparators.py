@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
-from bidsapp.modalities.dwi.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.csd import (
     best_shell,
     constrained_deconvolution,
     deconvolution_order,

@@ -24,7 +24,7 @@ from realscans import KEPT, Scan
 from scores import table
 
 from bidsapp.modalities.dwi.learn.losses import axis_and_spread
-from bidsapp.modalities.dwi.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.csd import (
     constrained_deconvolution,
     deconvolution_order,
     fit_response,

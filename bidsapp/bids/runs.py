@@ -90,6 +90,11 @@ class Prepared:
     words: str = 'prepared run'  #: what a main file is, for people: 'preprocessed dMRI'
 
 
+def nothing_found(run: Run) -> list[Finding]:
+    """Nothing was noticed that `survey` does not say."""
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Files(Generic[R, A]):
     """What a modality knows of files; its package ``bids`` has one, called ``files``."""
@@ -98,10 +103,10 @@ class Files(Generic[R, A]):
     find: Callable[[Selection, Mapping[str, Path]], list[R]]  #: the selected runs, those of other
     #: pipelines' results (by name, as ``-d`` gives them) in the place of raw ones
     survey: Callable[[R], Survey[A]]  #: raises Problem
-    check: Callable[[R], list[Finding]]  #: voxels included: `transfermri-check`
     acquisition: Callable[[Case], A]  #: of a prepared run
     prepared: Prepared
-    looked_for: str  #: where raw runs are expected: 'sub-*/[ses-*/]dwi/*_dwi.nii.gz'
+    looked_for: str  #: where raw runs are expected: 'sub-*/[ses-*/]anat/*_MEGRE.nii.gz'
+    check: Callable[[R], list[Finding]] = nothing_found  #: voxels included: `transfermri-check`
     pipelines: Mapping[str, str] = field(default_factory=dict)  #: name in ``-d`` → its own name
     check_pipeline: Callable[[str, Path], str] | None = None  #: name, root → pipeline and version;
     #: raises WrongUsage, MissingInput or InvalidDataset

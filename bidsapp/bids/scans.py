@@ -63,8 +63,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """An image of a dataset with what its metadata say."""
+class BidsImage:
+    """An image of a BIDS dataset with what its metadata say."""
 
     root: Path
     path: Path
@@ -92,12 +92,12 @@ class Scan:
         return image.shape[:3], image.affine
 
 
-def read_scan(root: Path, path: Path) -> Scan:
+def read_scan(root: Path, path: Path) -> BidsImage:
     """The image ``path`` and its metadata; what is wrong with them is its ``trouble``."""
     try:
-        return Scan(root, path, metadata_of(root, path))
+        return BidsImage(root, path, metadata_of(root, path))
     except (BadData, MissingInput) as problem:
-        return Scan(root, path, {}, str(problem))
+        return BidsImage(root, path, {}, str(problem))
 
 
 def phase_encoding(metadata: Mapping[str, Any]) -> tuple[int | None, int]:

@@ -119,7 +119,7 @@ class SegmentTissue(Step):
 
         t1w, like = Path(self.inputs.t1w), Path(self.inputs.mask)
         mask = load_volume(like) > 0
-        posteriors, covered = anatomy.tissue_on_dwi(
+        posteriors, covered = anatomy.tissue_on_run(
             load_volume(t1w),
             open_image(t1w).affine,
             np.loadtxt(self.inputs.matrix),

@@ -18,7 +18,7 @@ from bidsapp.learn.evaluate import Rows, evaluate, score_of
 from bidsapp.learn.patches import seeded
 from bidsapp.learn.predict import precision
 from bidsapp.learn.running import Clock, drawn_ahead, until_terminated
-from bidsapp.learn.state import Kept, State, copied, restore_state, save_state
+from bidsapp.learn.state import BestWeights, State, copied, restore_state, save_state
 from bidsapp.networks.registry import build
 from bidsapp.physics.geometry import turned_voxels
 from bidsapp.problems import Problem, TryAgain
@@ -143,11 +143,11 @@ def fit(
     groups = rated(network, plan)
     network = network.to(device=plan.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(groups, lr=plan.lr, weight_decay=1e-2)
-    kept = Kept(network, plan.average)
-    state = restore_state(state_file, network, optimizer, kept)
+    weights = BestWeights(network, plan.average)
+    state = restore_state(state_file, network, optimizer, weights)
     if start is not None and state.best_score is None:
         # A start that no step betters is kept.
-        keep_if_best(head, network, validation, state, plan, kept)
+        keep_if_best(head, network, validation, state, plan, weights)
     kind, _, index = plan.device.partition(':')
     fabric = Fabric(
         accelerator=kind,
@@ -176,22 +176,22 @@ def fit(
             fabric.clip_gradients(model, optimizer, max_norm=1.0)
             optimizer.step()
             optimizer.zero_grad()
-            kept.follow(network, state.step)
+            weights.follow(network, state.step)
             clock.stop()
             state.step += 1
             state.log.append({'step': state.step, 'loss': float(loss.detach())})
             last = state.step == plan.steps
             if state.step % plan.validate_every == 0 or last:
-                note_validation(head, network, validation, state, plan, kept)
-                save_state(state_file, network, optimizer, state, kept)
+                note_validation(head, network, validation, state, plan, weights)
+                save_state(state_file, network, optimizer, state, weights)
                 progress(progress_line(head, state, plan, clock))
             if terminated.is_set() and not last:
-                save_state(state_file, network, optimizer, state, kept)
+                save_state(state_file, network, optimizer, state, weights)
                 raise TryAgain(
                     f'Stopped at step {state.step} of {plan.steps}; start again to go on.'
                 )
             clock.start('data')
-    network.load_state_dict(kept.best)
+    network.load_state_dict(weights.best)
     return network, state
 
 
@@ -218,11 +218,11 @@ def note_validation(
     validation: Sequence[Sample],
     state: State,
     plan: Plan,
-    kept: Kept,
+    weights: BestWeights,
 ) -> None:
     """Score the network as `keep_if_best` does, and say so in the log."""
-    with kept.averaged(network):
-        score, rows = keep_if_best(head, network, validation, state, plan, kept)
+    with weights.averaged(network):
+        score, rows = keep_if_best(head, network, validation, state, plan, weights)
     state.log[-1]['validation'] = score
     for name in head.parts:
         values = [v for sample in rows for _, label, v in sample if label == name]
@@ -235,7 +235,7 @@ def keep_if_best(
     validation: Sequence[Sample],
     state: State,
     plan: Plan,
-    kept: Kept,
+    weights: BestWeights,
 ) -> tuple[float, list[Rows]]:
     """Score the network on whole validation samples; keep the weights if they lead."""
     rows = evaluate(head, network, validation, plan.device, None)
@@ -243,7 +243,7 @@ def keep_if_best(
     sign = 1 if head.higher_is_better else -1
     if state.best_score is None or sign * score > sign * state.best_score:
         state.best_score, state.best_step = score, state.step
-        kept.best = copied(network.state_dict())
+        weights.best = copied(network.state_dict())
     network.train()
     return score, rows
 

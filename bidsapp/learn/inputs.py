@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp.core import Sample
+from bidsapp.physics.geometry import turned_voxels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,16 +48,33 @@ class Shape:
     patch: Patch = (32, 32, 32)  #: voxels; None: the whole axis
 
 
+def whole(case: Case, use: Use) -> list[Part]:
+    """A run enters once, with all that it has."""
+    return [{}]
+
+
+def only_voxels(
+    image: Tensor, context: Mapping[str, Tensor], turn: Turn
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Voxels are permuted and flipped; neither values nor context know of directions."""
+    return turned_voxels(image, turn), context
+
+
+def nothing_special(samples: Sequence[Sample]) -> dict[str, Any]:
+    """An input of which a card need not say anything."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """What a modality's networks see; its package ``learn`` has one, called ``input``."""
 
     modality: str
-    parts: Callable[[Case, Use], Sequence[Part]]  #: a run enters once for each: all of it, halves
     sample: Callable[[Case, Part], Sample]  #: prepared files → input, without target
-    turned: Turned
     network: Shape
-    about: Callable[[Sequence[Sample]], Mapping[str, Any]]  #: what a card says of its input
+    parts: Callable[[Case, Use], Sequence[Part]] = whole  #: a run enters once for each: halves
+    turned: Turned = only_voxels
+    about: Callable[[Sequence[Sample]], Mapping[str, Any]] = nothing_special  #: for a card
 
 
 def save_input(sample: Sample, folder: Path) -> Path:

@@ -31,8 +31,8 @@ class State:
     log: list[dict[str, float]] = field(default_factory=list)
 
 
-class Kept:
-    """The weights to keep: the best so far, and their moving average where one is wanted."""
+class BestWeights:
+    """Best and averaged weights: the best so far, and their moving average (EMA) where wanted."""
 
     def __init__(self, network: Network, decay: float) -> None:
         self.decay = decay
@@ -70,12 +70,12 @@ def save_state(
     network: Network,
     optimizer: torch.optim.Optimizer,
     state: State,
-    kept: Kept,
+    weights: BestWeights,
 ) -> None:
     """One safetensors file: weights, the optimizer's moments, kept weights; the rest as text."""
     tensors = {f'now.{k}': v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    tensors |= {f'best.{k}': v.contiguous() for k, v in kept.best.items()}
-    tensors |= {f'average.{k}': v.contiguous() for k, v in (kept.average or {}).items()}
+    tensors |= {f'best.{k}': v.contiguous() for k, v in weights.best.items()}
+    tensors |= {f'average.{k}': v.contiguous() for k, v in (weights.average or {}).items()}
     for index, moments in optimizer.state_dict()['state'].items():
         for name, value in moments.items():
             tensors[f'optimizer.{index}.{name}'] = torch.as_tensor(value).cpu().contiguous()
@@ -86,9 +86,9 @@ def save_state(
 
 
 def restore_state(
-    path: Path, network: Network, optimizer: torch.optim.Optimizer, kept: Kept
+    path: Path, network: Network, optimizer: torch.optim.Optimizer, weights: BestWeights
 ) -> State:
-    """Put a saved run back into ``network``, ``optimizer`` and ``kept``; a fresh State if none."""
+    """A saved run, put back into ``network``, ``optimizer``, ``weights``; a fresh State if none."""
     if not path.is_file():
         return State()
     with safe_open(path, 'pt') as file:
@@ -104,5 +104,5 @@ def restore_state(
         index, _, name = key.partition('.')
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': moments})
-    kept.best, kept.average = parts['best'], parts['average'] or None
+    weights.best, weights.average = parts['best'], parts['average'] or None
     return State(**json.loads(text['state']))

@@ -202,8 +202,8 @@ def _agreeing(parameters: FloatArray, best: FloatArray) -> BoolArray:
 def register_t1w(
     t1w: FloatArray,
     t1w_affine: FloatArray,
-    b0: FloatArray,
-    b0_affine: FloatArray,
+    epi: FloatArray,
+    epi_affine: FloatArray,
     mask: BoolArray,
     rng: np.random.Generator,
 ) -> Registration:
@@ -214,13 +214,13 @@ def register_t1w(
     that end alike, the best is refined. Few agreeing starts mean that the images do not determine
     the transform, whatever its value of the metric.
     """
-    b0 = np.clip(np.nan_to_num(np.asarray(b0, float)), 0, None)
-    log_b0 = np.log(b0 + 0.02 * np.percentile(b0, 99) + 1e-6)
-    region = brain.dilated(mask, b0_affine, SURROUNDINGS)
-    images = (log_b0, b0_affine, region, *reduced(np.asarray(t1w, float), t1w_affine))
+    epi = np.clip(np.nan_to_num(np.asarray(epi, float)), 0, None)
+    log_epi = np.log(epi + 0.02 * np.percentile(epi, 99) + 1e-6)
+    region = brain.dilated(mask, epi_affine, SURROUNDINGS)
+    images = (log_epi, epi_affine, region, *reduced(np.asarray(t1w, float), t1w_affine))
     coarse = similarity_of(*images, 4.0, 15_000, rng)
     fine = similarity_of(*images, 2.5, 50_000, rng)
-    fine.centre = coarse.centre = apply(b0_affine, np.argwhere(mask).mean(0))
+    fine.centre = coarse.centre = apply(epi_affine, np.argwhere(mask).mean(0))
     scale = SCATTER * np.repeat([1.0, HEAD_RADIUS * np.pi / 180], 3)
     starts = [k and rng.normal(0, scale) for k in range(N_STARTS)]
     ends = [coarse.best(np.zeros(6) + start) for start in starts]

@@ -1,6 +1,8 @@
-"""The T1w image of a participant: brought to the dMRI run, its brain, its tissues.
+"""The T1w image of a participant: brought to a run, its brain, its tissues.
 
 Transforms are (4, 4) matrices in world (RAS+) mm and map points, not images.
+
+Over 300 lines, for what is brought to a run, and how far that is believed, is one chain.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 FAT = 1.4
 #: Share of the template's priors in Atropos' posteriors.
 PRIOR_WEIGHT = 0.25
-#: Less of the dMRI's brain seen in the T1w is a doubt.
+#: Less of the run's brain seen in the T1w is a doubt.
 COVERED = 0.9
 #: Order of tissues, and the shares of a brain that heads of any age have.
 TISSUES = ('grey matter', 'white matter', 'fluid')
@@ -176,18 +178,18 @@ def template_priors(
 def t1w_brain(
     t1w: FloatArray,
     t1w_affine: FloatArray,
-    dwi_mask: BoolArray,
-    dwi_affine: FloatArray,
+    run_mask: BoolArray,
+    run_affine: FloatArray,
     matrix: FloatArray,
     priors: FloatArray,
 ) -> BoolArray:
-    """Brain on the grid of the T1w (X, Y, Z), as far as the dMRI run covers it.
+    """Brain on the grid of the T1w (X, Y, Z), as far as the run covers it.
 
-    The dMRI mask carried over (it knows this head, but EPI bends it) widened by 4 mm, where the
+    The run's mask carried over (it knows this head, but EPI bends it) widened by 4 mm, where the
     template's ``priors`` (3, X, Y, Z) see brain too.
     """
-    to_dwi = np.linalg.inv(matrix)
-    seen = carried(dwi_mask, dwi_affine, t1w.shape, t1w_affine, to_dwi)
+    to_run = np.linalg.inv(matrix)
+    seen = carried(run_mask, run_affine, t1w.shape, t1w_affine, to_run)
     box, affine = _box(seen, t1w_affine, 12.0)
     flat = without_scalp(t1w[box], seen[box], affine)
     both = brain.dilated(seen[box], affine, 4.0) & (priors[(slice(None), *box)].sum(0) > 0.5)
@@ -243,23 +245,23 @@ def tissue(t1w: FloatArray, mask: BoolArray, affine: FloatArray, priors: FloatAr
     return out
 
 
-def to_dwi_grid(
+def to_run_grid(
     posteriors: FloatArray,
     t1w_affine: FloatArray,
     matrix: FloatArray,
-    dwi_shape: Sequence[int],
-    dwi_affine: FloatArray,
-    dwi_mask: BoolArray,
+    run_shape: Sequence[int],
+    run_affine: FloatArray,
+    run_mask: BoolArray,
 ) -> tuple[np.ndarray, float]:
-    """(3, X, Y, Z) tissue fractions on the dMRI grid, summing to 1 in ``dwi_mask``, 0 outside.
+    """(3, X, Y, Z) tissue fractions on the run's grid, summing to 1 in ``run_mask``, 0 outside.
 
-    Each dMRI voxel holds the average over its own extent. Where the mask reaches beyond the
+    Each of its voxels holds the average over its own extent. Where the mask reaches beyond the
     tissue that was found, it is CSF; how much of it does not is returned as well.
     """
-    parts = np.stack([resampled(p, t1w_affine, dwi_shape, dwi_affine, matrix) for p in posteriors])
-    covered = float((parts.sum(0)[dwi_mask] > 0.5).mean())
+    parts = np.stack([resampled(p, t1w_affine, run_shape, run_affine, matrix) for p in posteriors])
+    covered = float((parts.sum(0)[run_mask] > 0.5).mean())
     parts[2] += np.clip(1 - parts.sum(0), 0, None)
-    return np.asarray(np.where(dwi_mask, parts / parts.sum(0), 0)), covered
+    return np.asarray(np.where(run_mask, parts / parts.sum(0), 0)), covered
 
 
 def doubts(fractions: FloatArray, covered: float) -> list[str]:
@@ -288,26 +290,26 @@ def dseg(fractions: FloatArray) -> np.ndarray:
     return np.where(fractions.sum(0) > 0, fractions.argmax(0) + 1, 0).astype(np.int16)
 
 
-def tissue_on_dwi(
+def tissue_on_run(
     t1w: FloatArray,
     t1w_affine: FloatArray,
     matrix: FloatArray,
-    dwi_mask: BoolArray,
-    dwi_affine: FloatArray,
+    run_mask: BoolArray,
+    run_affine: FloatArray,
     template: tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, float]:
-    """(3, X, Y, Z) GM, WM, CSF fractions on the dMRI grid from the corrected whole-head T1w.
+    """(3, X, Y, Z) GM, WM, CSF fractions on the run's grid from the corrected whole-head T1w.
 
-    And the share of ``dwi_mask`` in which the T1w shows brain.
+    And the share of ``run_mask`` in which the T1w shows brain.
 
-    ``matrix`` maps world dMRI mm to world T1w mm; ``template`` is T1w, GM, WM, CSF, affine. All
-    the steps of this module after the registration, in their order.
+    ``matrix`` maps world mm of the run to world mm of the T1w; ``template`` is T1w, GM, WM, CSF,
+    affine. All the steps of this module after the registration, in their order.
     """
     t1w, affine = reduced(np.asarray(t1w, float), t1w_affine)
-    region = carried(dwi_mask, dwi_affine, t1w.shape, affine, np.linalg.inv(matrix))
+    region = carried(run_mask, run_affine, t1w.shape, affine, np.linalg.inv(matrix))
     image, *maps, template_affine = template
     priors = template_priors(t1w, affine, region, image, np.stack(maps), template_affine, rng)
-    mask = t1w_brain(t1w, affine, dwi_mask, dwi_affine, matrix, priors)
+    mask = t1w_brain(t1w, affine, run_mask, run_affine, matrix, priors)
     posteriors = tissue(t1w, mask, affine, priors)
-    return to_dwi_grid(posteriors, affine, matrix, dwi_mask.shape, dwi_affine, dwi_mask)
+    return to_run_grid(posteriors, affine, matrix, run_mask.shape, run_affine, run_mask)

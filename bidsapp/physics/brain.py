@@ -98,7 +98,7 @@ def _relative(image: FloatArray, affine: FloatArray, core: BoolArray | None) -> 
     return np.asarray(signal / np.maximum(local, 0.3 * np.median(signal[core])))
 
 
-def brain_mask(b0: FloatArray, weighted_mean: FloatArray, affine: FloatArray) -> BoolArray:
+def brain_mask(unweighted: FloatArray, weighted_mean: FloatArray, affine: FloatArray) -> BoolArray:
     """Brain mask (X, Y, Z) from the mean b=0 and the mean diffusion-weighted image (X, Y, Z).
 
     Eyes are bright without diffusion weighting and dark with it; scalp, muscle and suppressed fat
@@ -107,12 +107,12 @@ def brain_mask(b0: FloatArray, weighted_mean: FloatArray, affine: FloatArray) ->
     sulci, and the cord as far as it is bright, count as brain. One component, no holes; empty if
     nothing stands out.
     """
-    b0, weighted_mean = (np.nan_to_num(np.asarray(x, float)) for x in (b0, weighted_mean))
-    if min(np.ptp(b0), np.ptp(weighted_mean)) == 0:
-        return np.zeros(b0.shape, bool)
+    images = [np.nan_to_num(np.asarray(x, float)) for x in (unweighted, weighted_mean)]
+    if min(np.ptp(image) for image in images) == 0:
+        return np.zeros(images[0].shape, bool)
     core: BoolArray | None = None
     for _ in range(3):
-        first, second = (_relative(x, affine, core) for x in (b0, weighted_mean))
+        first, second = (_relative(x, affine, core) for x in images)
         # Capped, so that a bright eye cannot make up for its darkness in the other image.
         both = np.sqrt(np.minimum(first, 1.5) * np.minimum(second, 1.5))
         bright = smoothed(both, affine, NOISE_SCALE) > THRESHOLD

@@ -144,7 +144,7 @@ def _head_of(magnitude: FloatArray) -> BoolArray:
 
 def displacement_from_field(
     field: Field,
-    b0: FloatArray,
+    epi: FloatArray,
     affine: FloatArray,
     mask: BoolArray,
     phase_encoding: str,
@@ -153,7 +153,7 @@ def displacement_from_field(
 ) -> Displacement:
     """The displacement of a run by a ``field`` measured on another grid.
 
-    ``b0`` (X, Y, Z) is the run's distorted mean b=0, ``mask`` its brain, ``phase_encoding`` and
+    ``epi`` (X, Y, Z) is the run's distorted mean b=0, ``mask`` its brain, ``phase_encoding`` and
     ``readout`` in s the BIDS PhaseEncodingDirection and TotalReadoutTime. The field finds its place
     by rigid registration of its magnitude to the b=0 as the field at its last place corrects it,
     and keeps the scanner's coordinates where that gains little.
@@ -166,8 +166,8 @@ def displacement_from_field(
         raise BadData(
             f'TotalReadoutTime {readout:g} s was found; a time between 0 and 1 s was expected.'
         )
-    b0 = np.clip(np.nan_to_num(np.asarray(b0, float)), 0, None)
-    scene = _Scene(field, b0, affine, mask, phase_encoding, readout, rng)
+    epi = np.clip(np.nan_to_num(np.asarray(epi, float)), 0, None)
+    scene = _Scene(field, epi, affine, mask, phase_encoding, readout, rng)
     place = scene.best_place()
     shift = scene.displacement(place)
     before, after = (-scene.compare(x, *ROUNDS[-1])(place) for x in (0 * shift, shift))
@@ -193,7 +193,7 @@ class _Scene:
     """A field and the run it belongs to; a place is 6 parameters of `alignment.motion_matrix`."""
 
     field: Field
-    b0: FloatArray
+    epi: FloatArray
     affine: FloatArray
     mask: BoolArray
     phase_encoding: str
@@ -211,7 +211,7 @@ class _Scene:
         """Voxels; beyond the field's own grid its edge is repeated."""
         there = np.linalg.inv(self.field.affine) @ self.matrix(place) @ self.affine
         hertz = ndimage.affine_transform(
-            self.field.hertz, there[:3, :3], there[:3, 3], self.b0.shape, order=1, mode='nearest'
+            self.field.hertz, there[:3, :3], there[:3, 3], self.epi.shape, order=1, mode='nearest'
         )
         return distortion.displacement_of(hertz, self.readout, self.phase_encoding)
 
@@ -226,7 +226,7 @@ class _Scene:
     def compare(self, shift: FloatArray, mm: float, points: int) -> alignment.Similarity:
         """The magnitude at any place with the b=0 that ``shift`` corrects."""
         axis, _ = distortion.phase_axis(self.phase_encoding)
-        image = distortion.unwarp(self.b0, shift, axis, order=1).clip(0)
+        image = distortion.unwarp(self.epi, shift, axis, order=1).clip(0)
         image = np.log(image + 0.02 * np.percentile(image, 99) + 1e-6)
         region = brain.dilated(self.mask, self.affine, SURROUNDINGS)
         moving = (self.field.magnitude, self.field.affine)
@@ -240,7 +240,7 @@ def displacement_from_phase(
     magnitude: FloatArray,
     field_affine: FloatArray,
     echo_times: tuple[float, float],
-    b0: FloatArray,
+    epi: FloatArray,
     affine: FloatArray,
     mask: BoolArray,
     phase_encoding: str,
@@ -249,4 +249,4 @@ def displacement_from_phase(
 ) -> Displacement:
     """`field_from_phase`, then `displacement_from_field`; their arguments and what they raise."""
     field = field_from_phase(phase, magnitude, field_affine, echo_times)
-    return displacement_from_field(field, b0, affine, mask, phase_encoding, readout, rng)
+    return displacement_from_field(field, epi, affine, mask, phase_encoding, readout, rng)

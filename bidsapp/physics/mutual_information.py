@@ -23,7 +23,7 @@ from bidsapp.physics.resampling import N_RIGID, RADIUS, sample
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bidsapp.physics.resampling import Grid
+    from bidsapp.physics.resampling import SamplingGrid
 
 #: Grey values told apart.
 _BINS = 32
@@ -35,7 +35,7 @@ _STEP = 0.02
 _FILLING = np.array([1, 2, 3]) * -np.log(1.2207440846057596)
 
 
-def rigid_displacement(fixed: Tensor, moving: Tensor, grid: Grid) -> np.ndarray:
+def rigid_displacement(fixed: Tensor, moving: Tensor, grid: SamplingGrid) -> np.ndarray:
     """(6,) where the content of ``fixed`` (X, Y, Z) lies in ``moving``: mm and rad as in `Warp`."""
     from scipy.optimize import minimize
 

@@ -3,6 +3,8 @@
 See `reversed_pair` for the equation. Its unknowns are the displacement d of every voxel (mm), the
 head's motion T and the sensitivity ratio g = (1 + h/2) / (1 - h/2), whose h enters linearly and is
 always the best polynomial.
+
+Over 300 lines, for residual, Jacobian, its transpose and the step that they make are one problem.
 """
 
 from __future__ import annotations

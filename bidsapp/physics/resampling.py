@@ -183,8 +183,8 @@ def world_gradient(volumes: Tensor, affine: FloatArray) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid:
-    """Where images are compared."""
+class SamplingGrid:
+    """The sampling grid of a registration: the voxels at which images are compared."""
 
     affine: FloatArray  #: (4, 4) voxel index → world mm
     voxels: Tensor  #: (M, 3) indices, whole numbers in float
@@ -216,7 +216,7 @@ class Match:
 
     def __init__(
         self,
-        grid: Grid,
+        grid: SamplingGrid,
         moving: Tensor,
         targets: Tensor,
         weights: Tensor | None = None,

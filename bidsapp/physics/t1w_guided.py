@@ -65,7 +65,7 @@ class T1wGuided:
 class Views:
     """A b=0 and the T1w on one grid, both (X, Y, Z)."""
 
-    b0: FloatArray  #: distorted; without its receive field, about 1 in the brain
+    epi: FloatArray  #: distorted; without its receive field, about 1 in the brain
     t1w: FloatArray  #: 1 in white matter
     brain: FloatArray  #: share of each voxel that is brain in the T1w
     region: BoolArray  #: where they are compared
@@ -73,8 +73,8 @@ class Views:
     axis: int  #: of phase encoding
 
 
-def expected_b0(views: Views, b0: FloatArray) -> np.ndarray:
-    """(X, Y, Z) mean of ``b0`` at each T1w intensity, by share of brain; its median elsewhere."""
+def expected_epi(views: Views, epi: FloatArray) -> np.ndarray:
+    """(X, Y, Z) mean of ``epi`` at each T1w intensity, by share of brain; its median elsewhere."""
     inside = (views.brain > 0.95) & views.region
     place = np.clip(views.t1w, 0, 1.3) / 1.3 * (N_BINS - 1)
     low = np.minimum(place.astype(int), N_BINS - 2)
@@ -82,16 +82,16 @@ def expected_b0(views: Views, b0: FloatArray) -> np.ndarray:
     count, total = np.zeros(N_BINS), np.zeros(N_BINS)
     for bins, weight in ((low, 1 - share), (low + 1, share)):
         count += np.bincount(bins[inside], weight[inside], N_BINS)
-        total += np.bincount(bins[inside], (weight * b0)[inside], N_BINS)
+        total += np.bincount(bins[inside], (weight * epi)[inside], N_BINS)
     count, total = (ndimage.gaussian_filter1d(x, 1.5) for x in (count, total))
     known = np.flatnonzero(count > 0.002 * count.sum())
     curve = np.interp(np.arange(N_BINS), known, total[known] / count[known])
     outside = views.region & (views.brain < 0.05)
-    background = float(np.median(b0[outside])) if outside.any() else 0.0
+    background = float(np.median(epi[outside])) if outside.any() else 0.0
     expected = views.brain * np.interp(place, np.arange(N_BINS), curve)
     expected = expected + (1 - views.brain) * background
     near = [
-        ndimage.gaussian_filter(x * views.region, SENSITIVITY / views.size) for x in (b0, expected)
+        ndimage.gaussian_filter(x * views.region, SENSITIVITY / views.size) for x in (epi, expected)
     ]
     gain = np.clip(near[0] / np.maximum(near[1], 1e-3), 0.3, 3)
     return np.asarray(np.where(views.region, expected * gain, expected))
@@ -109,14 +109,14 @@ def _finer(views: Views, start: Tensor, weight: Tensor, level: tuple[float, floa
     """``start`` (X, Y, Z) and the splines of one ``level`` that explain most of the b=0."""
     spacing, blur, steps = level
     axis, size = views.axis, views.size
-    expected = expected_b0(views, distortion.unwarp(views.b0, start.numpy(), axis, order=1))
+    expected = expected_epi(views, distortion.unwarp(views.epi, start.numpy(), axis, order=1))
     width = np.sqrt(np.clip(blur**2 - size**2, 0, None)) / 2.355
     target, moving = (
         torch.as_tensor(ndimage.gaussian_filter(x, width), dtype=torch.float32)
-        for x in (expected, views.b0)
+        for x in (expected, views.epi)
     )
     power = float(target[weight > 0].var())
-    x, y, z = (_splines(n, mm, spacing) for n, mm in zip(views.b0.shape, size, strict=True))
+    x, y, z = (_splines(n, mm, spacing) for n, mm in zip(views.epi.shape, size, strict=True))
     knots = torch.zeros(x.shape[1], y.shape[1], z.shape[1], requires_grad=True)
 
     def displacement() -> Tensor:
@@ -147,7 +147,7 @@ def _finer(views: Views, start: Tensor, weight: Tensor, level: tuple[float, floa
 
 def match(views: Views, where: BoolArray) -> np.ndarray:
     """(X, Y, Z) voxels: the displacement fitted at the voxels ``where`` (X, Y, Z)."""
-    shift = torch.zeros(views.b0.shape)
+    shift = torch.zeros(views.epi.shape)
     weight = torch.as_tensor(np.asarray(where, np.float32))
     for level in LEVELS:
         shift = _finer(views, shift, weight, level)
@@ -156,8 +156,8 @@ def match(views: Views, where: BoolArray) -> np.ndarray:
 
 def misfit(views: Views, shift: FloatArray, where: BoolArray) -> float:
     """Share of the variance of the corrected b=0 ``where`` (X, Y, Z) the T1w does not explain."""
-    image = distortion.unwarp(views.b0, shift, views.axis, order=1)
-    return float(1 - np.corrcoef(image[where], expected_b0(views, image)[where])[0, 1] ** 2)
+    image = distortion.unwarp(views.epi, shift, views.axis, order=1)
+    return float(1 - np.corrcoef(image[where], expected_epi(views, image)[where])[0, 1] ** 2)
 
 
 def t1w_brain(
@@ -177,7 +177,7 @@ def t1w_brain(
 
 
 def seen_together(
-    b0: FloatArray,
+    epi: FloatArray,
     affine: FloatArray,
     mask: BoolArray,
     t1w: FloatArray,
@@ -188,12 +188,12 @@ def seen_together(
 ) -> Views:
     """Both images on the grid of the b=0; ``inside`` is the brain on the grid of the T1w."""
     share, anatomical = (
-        alignment.resampled(x, t1w_affine, b0.shape, affine, matrix) for x in (inside, t1w)
+        alignment.resampled(x, t1w_affine, epi.shape, affine, matrix) for x in (inside, t1w)
     )
     share = np.clip(share, 0, 1)
-    flat = b0 / np.clip(brain.bias_field(b0, mask, affine), 0.2, None)
+    flat = epi / np.clip(brain.bias_field(epi, mask, affine), 0.2, None)
     return Views(
-        b0=np.minimum(flat / np.percentile(flat[mask], 98), 1.6),
+        epi=np.minimum(flat / np.percentile(flat[mask], 98), 1.6),
         t1w=anatomical / np.percentile(anatomical[share > 0.5], 95),
         brain=share,
         region=brain.dilated(mask | (share > 0.5), affine, RIM),
@@ -203,7 +203,7 @@ def seen_together(
 
 
 def displacement_from_t1w(
-    b0: FloatArray,
+    epi: FloatArray,
     affine: FloatArray,
     mask: BoolArray,
     t1w: FloatArray,
@@ -213,21 +213,21 @@ def displacement_from_t1w(
     template: Template,
     rng: np.random.Generator,
 ) -> T1wGuided:
-    """The displacement that leads the mean ``b0`` (X, Y, Z) to the T1w, along array ``axis`` only.
+    """The displacement that leads the mean ``epi`` (X, Y, Z) to the T1w, along array ``axis`` only.
 
     ``mask`` is the dMRI brain, ``t1w`` the whole head freed from its receive field, ``matrix`` maps
     world dMRI mm to world T1w mm (None: registered here), ``template`` is T1w, GM, WM, CSF, affine.
     Raises Unavailable where the result folds, is larger than 15 mm, does not explain slices that
     were left out of the fit, or gains no mutual information.
     """
-    b0 = np.clip(np.nan_to_num(np.asarray(b0, float)), 0, None)
+    epi = np.clip(np.nan_to_num(np.asarray(epi, float)), 0, None)
     t1w, t1w_affine = alignment.reduced(np.asarray(t1w, float), t1w_affine)
     if matrix is None:
-        matrix = alignment.register_t1w(t1w, t1w_affine, b0, affine, mask, rng).matrix
+        matrix = alignment.register_t1w(t1w, t1w_affine, epi, affine, mask, rng).matrix
     inside = t1w_brain(mask, affine, t1w, t1w_affine, matrix, template, rng)
     if not inside.any():
         raise Unavailable('No brain was found in the T1w.')
-    views = seen_together(b0, affine, mask, t1w, t1w_affine, inside, matrix, axis)
+    views = seen_together(epi, affine, mask, t1w, t1w_affine, inside, matrix, axis)
     shift, misfits, likeness = guided(views, affine, rng)
     return T1wGuided(
         displacement=shift,
@@ -247,15 +247,15 @@ def guided(
 
     Every other slice is left out of a first fit, which must explain them. Raises Unavailable.
     """
-    odd = np.zeros(views.b0.shape, bool)
+    odd = np.zeros(views.epi.shape, bool)
     odd[(slice(1, None, 2), ...) if views.axis == 2 else (..., slice(1, None, 2))] = True
-    left_out, none = odd & views.region, np.zeros(views.b0.shape, np.float32)
+    left_out, none = odd & views.region, np.zeros(views.epi.shape, np.float32)
     trial = match(views, views.region & ~odd)
     misfits = misfit(views, none, left_out), misfit(views, trial, left_out)
     shift = match(views, views.region)
     seed, likeness = int(rng.integers(2**32)), []
     for displacement in (none, shift):
-        image = distortion.unwarp(views.b0, displacement, views.axis, order=1)
+        image = distortion.unwarp(views.epi, displacement, views.axis, order=1)
         compared = alignment.similarity_of(
             image, affine, views.region, views.t1w, affine, *SCALE, np.random.default_rng(seed)
         )

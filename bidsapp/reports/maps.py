@@ -169,7 +169,8 @@ def usual_figures(run: WrittenRun, view: View) -> list[Figure]:
 
 def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
     """A parameter map of every source, all in one grey scale."""
-    files = run.images(param=param, suffix='dwimap')
+    suffix = run.suffix_of(param)
+    files = run.images(param=param, suffix=suffix)
     maps = {source: view.load(path) for source, path in files.items()}
     maps = {source: m for source, m in maps.items() if m.ndim == 3}
     if not maps:
@@ -183,7 +184,7 @@ def draw_parameter(run: WrittenRun, view: View, param: str) -> Drawn | None:
     cuts = comparing_cuts(view)
     more_rows, more_keys, words = uncertainty.of_parameter(run, view, cuts, param)
     rows = [*source_rows(view, cuts, maps, lambda m, at: grey(at(m), high)), *more_rows]
-    path = run.figure(param=param, desc='comparison', suffix='dwimap')
+    path = run.figure(param=param, desc='comparison', suffix=suffix)
     keys = [canvas.scale_bar(param, 'gray', high * factor, unit), *more_keys]
     canvas.draw_rows(path, rows, keys)
     description = str(sidecar(next(iter(files.values()))).get('Description', ''))

@@ -37,7 +37,8 @@ def of_parameter(run: WrittenRun, view: View, cuts: Sequence[Cut], param: str) -
 
 def predicted_map(run: WrittenRun, param: str) -> Path | None:
     """The map of a predicted parameter's uncertainty."""
-    return run.images(param=param, desc='uncertainty', suffix='dwimap').get(PREDICTED)
+    maps = run.images(param=param, desc='uncertainty', suffix=run.suffix_of(param))
+    return maps.get(PREDICTED)
 
 
 def row(

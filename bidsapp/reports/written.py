@@ -77,6 +77,11 @@ class WrittenRun:
         place = {source: i for i, source in enumerate(order)}
         return dict(sorted(found.items(), key=lambda x: (place.get(x[0], len(order)), x[0])))
 
+    def suffix_of(self, param: str) -> str:
+        """The suffix of a parameter's maps, as its first file has it; none without a file."""
+        named = (parse(path.name) for path in self.files())
+        return next((n['suffix'] for n in named if n.get('param') == param), '')
+
     def figure(self, **entities: str) -> Path:
         """Where a figure of the run stands."""
         name = build({**self.entities, **entities, 'extension': '.png'}).name

@@ -92,6 +92,18 @@ def engine(plugin_file: Path | None, nprocs: int, memory: Limit) -> Engine:
     return Engine(name, args, memory)
 
 
+def log_memory(need: float, plugin: Engine) -> None:
+    """What the steps may take of the memory, and whether the largest of them, in GB, fits."""
+    text = (
+        f'The largest step needs about {need:.1f} GB; steps may take {plugin.limit.amount:.1f} GB '
+    )
+    text += f'together ({plugin.limit.source}).'
+    if plugin.plugin in ('MultiProc', 'Linear') and need > plugin.limit.amount:
+        log.warning('%s It will run alone, and may be killed: give the job more memory.', text)
+    else:
+        log.info(text)
+
+
 def configure(folder: Path, crash_folder: Path, stop_on_first_crash: bool) -> None:
     """Set Nipype up before a graph is made: here, and by the file that its workers read."""
     from nipype import config

@@ -21,7 +21,7 @@ from bidsapp.cli import main, parse
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.predict import network_of, predict
-from bidsapp.learn.state import Kept
+from bidsapp.learn.state import BestWeights
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS, slots_in_use
@@ -29,8 +29,8 @@ from bidsapp.modalities.dwi.simulate import objectives
 from bidsapp.modalities.dwi.simulate.auxiliary import (
     LONGEST_VOXEL,
     Auxiliary,
+    cache_run,
     draw_voxel,
-    keep_run,
     open_run,
 )
 from bidsapp.modalities.dwi.tasks.restore import CHANNELS, input_harmonics
@@ -94,14 +94,14 @@ def same_weights(first, second):
 
 def terminated_at(monkeypatch, step):
     """SIGTERM while the network learns from batch ``step``."""
-    follow = Kept.follow
+    follow = BestWeights.follow
 
     def followed(self, network, number):
         if number == step:
             os.kill(os.getpid(), signal.SIGTERM)
         follow(self, network, number)
 
-    monkeypatch.setattr(Kept, 'follow', followed)
+    monkeypatch.setattr(BestWeights, 'follow', followed)
 
 
 class TestUsage:
@@ -300,7 +300,7 @@ def runs(auxiliary, tmp_path_factory):
     folder = tmp_path_factory.mktemp('kept')
     cases = choose_preprocessed(auxiliary[1], (), (), {})
     cases = with_references(auxiliary[1], cases, get('microstructure').writes[:3])
-    return [open_run(keep_run(case, folder)) for case in cases]
+    return [open_run(cache_run(case, folder)) for case in cases]
 
 
 class TestAuxiliary:

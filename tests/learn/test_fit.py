@@ -20,7 +20,7 @@ from bidsapp.learn.checkpoint import checkpoint_of
 from bidsapp.learn.fit import fit, learning_rate
 from bidsapp.learn.patches import PatchSource, seeded
 from bidsapp.learn.running import drawn_ahead
-from bidsapp.learn.state import Kept
+from bidsapp.learn.state import BestWeights
 from bidsapp.networks.registry import build
 from bidsapp.problems import Problem, TryAgain
 
@@ -206,7 +206,7 @@ def test_an_averaged_run_keeps_the_average_and_resumes_with_it(tmp_path):
 
 def test_the_average_of_weights_that_stand_still_is_those_weights():
     network = build('unet3d', 2, {'toy': 1}, widths=(4, 4, 8, 8))
-    kept = Kept(network, 0.99)
+    kept = BestWeights(network, 0.99)
     for step in range(5):
         kept.follow(network, step)
     own = network.state_dict()

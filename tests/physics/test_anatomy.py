@@ -121,7 +121,7 @@ def test_fractions_on_a_coarser_grid_are_averages_and_sum_to_one():
     grid = np.diag([4.0, 4.0, 4.0, 1.0])
     mask = np.zeros((10, 10, 10), bool)
     mask[2:8, 2:8, 2:8] = True
-    out, covered = anatomy.to_dwi_grid(fine, affine, np.eye(4), mask.shape, grid, mask)
+    out, covered = anatomy.to_run_grid(fine, affine, np.eye(4), mask.shape, grid, mask)
     assert out.sum(0)[mask] == pytest.approx(1)
     assert not out[:, ~mask].any()
     assert np.abs(out[0][mask] - 0.5).max() < 0.02
@@ -132,7 +132,7 @@ def test_fractions_on_a_coarser_grid_are_averages_and_sum_to_one():
 def test_where_no_tissue_was_found_the_mask_holds_csf():
     mask = np.ones((5, 5, 5), bool)
     nothing = np.zeros((3, 5, 5, 5))
-    out, covered = anatomy.to_dwi_grid(nothing, GRID, np.eye(4), mask.shape, GRID, mask)
+    out, covered = anatomy.to_run_grid(nothing, GRID, np.eye(4), mask.shape, GRID, mask)
     assert (anatomy.dseg(out) == 3).all()
     assert covered == 0
     assert 'covers 0%' in anatomy.doubts(out, covered)[0]

@@ -63,7 +63,7 @@ def test_images_that_match_are_left_alone(rng):
 def test_a_t1w_that_says_nothing_is_not_followed(rng):
     views, _ = head(rng, bulge())
     blank = t1w_guided.Views(
-        views.b0, rng.random(SHAPE), np.roll(views.brain, 8, 0), views.region, views.size, 1
+        views.epi, rng.random(SHAPE), np.roll(views.brain, 8, 0), views.region, views.size, 1
     )
     with pytest.raises(Unavailable, match='without'):
         t1w_guided.guided(blank, AFFINE, rng)
@@ -80,8 +80,8 @@ def test_a_displacement_beyond_15_mm_and_a_fold_are_objected_to(rng):
 
 def test_the_expected_b0_has_the_contrast_of_the_b0(rng):
     views, inside = head(rng)
-    expected = t1w_guided.expected_b0(views, views.b0)
-    assert np.corrcoef(expected[inside], views.b0[inside])[0, 1] > 0.9
+    expected = t1w_guided.expected_epi(views, views.epi)
+    assert np.corrcoef(expected[inside], views.epi[inside])[0, 1] > 0.9
     assert np.corrcoef(expected[inside], views.t1w[inside])[0, 1] < 0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bidsapp.bids.names import source_entities
-from bidsapp.bids.scans import Scan, inherited, number, phase_encoding, read_scan, readout_time
+from bidsapp.bids.scans import BidsImage, inherited, number, phase_encoding, read_scan, readout_time
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
 from bidsapp.problems import BadData, MissingInput, Unavailable
@@ -63,7 +63,9 @@ class FieldmapSource:
         return f'{what}: {main} ({self.note})'
 
 
-def pairs(run: Scan, scans: Sequence[Scan], link: str, notes: list[str]) -> list[FieldmapSource]:
+def pairs(
+    run: BidsImage, scans: Sequence[BidsImage], link: str, notes: list[str]
+) -> list[FieldmapSource]:
     """The best reversed pair of ``run`` with one of ``scans``, or what is wrong as ``notes``.
 
     ``link`` says how they are linked to the run; it is empty if they are not.
@@ -79,7 +81,7 @@ def pairs(run: Scan, scans: Sequence[Scan], link: str, notes: list[str]) -> list
         )
         return []
     opposite: list[tuple[tuple[Any, ...], FieldmapSource]] = []
-    alike: list[Scan] = []
+    alike: list[BidsImage] = []
     for scan in candidates:
         try:
             turn = _turn(run, scan)
@@ -100,7 +102,7 @@ def pairs(run: Scan, scans: Sequence[Scan], link: str, notes: list[str]) -> list
     return [_with_same(best[0], alike, run)]
 
 
-def _turn(run: Scan, scan: Scan) -> int:
+def _turn(run: BidsImage, scan: BidsImage) -> int:
     """1 for the same phase encoding, -1 for the opposite, 0 for another axis."""
     if scan.trouble:
         raise BadData(scan.trouble)
@@ -115,20 +117,20 @@ def _turn(run: Scan, scan: Scan) -> int:
     return round(cosine) if abs(cosine) > 0.9 else 0
 
 
-def _rank(run: Scan, scan: Scan) -> tuple[Any, ...]:
+def _rank(run: BidsImage, scan: BidsImage) -> tuple[Any, ...]:
     """How well a scan fits a run, the smaller the better: grid, kind of image, name."""
     mine, its = source_entities(run.entities), source_entities(scan.entities)
     shared = sum(mine.get(key) == value for key, value in its.items())
     return not _same_grid(run, scan), PAIRED.index(scan.entities['suffix']), -shared
 
 
-def _same_grid(run: Scan, scan: Scan) -> bool:
+def _same_grid(run: BidsImage, scan: BidsImage) -> bool:
     (mine, here), (its, there) = run.grid(), scan.grid()
     sizes = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (here, there)]
     return mine == its and np.allclose(sizes[0], sizes[1], rtol=0.02)
 
 
-def _pair(run: Scan, scan: Scan, link: str) -> FieldmapSource:
+def _pair(run: BidsImage, scan: BidsImage, link: str) -> FieldmapSource:
     """``run`` and ``scan`` as a pair. Raises Unavailable or BadData if they are not one."""
     alike = _same_grid(run, scan)
     if not link and not alike:
@@ -159,7 +161,9 @@ def _pair(run: Scan, scan: Scan, link: str) -> FieldmapSource:
     return FieldmapSource('pair', files, metadata, '; '.join(remarks))
 
 
-def _with_same(source: FieldmapSource, alike: Sequence[Scan], run: Scan) -> FieldmapSource:
+def _with_same(
+    source: FieldmapSource, alike: Sequence[BidsImage], run: BidsImage
+) -> FieldmapSource:
     """With the spin echo of the run's polarity that was made along with an opposite one."""
     opposite = read_scan(run.root, source.files['opposite'])
     timed = 'TotalReadoutTime' in source.metadata['run']
@@ -179,12 +183,14 @@ def _with_same(source: FieldmapSource, alike: Sequence[Scan], run: Scan) -> Fiel
     return source
 
 
-def _series(scan: Scan) -> dict[str, str]:
+def _series(scan: BidsImage) -> dict[str, str]:
     """What the names of the two halves of a pair have in common."""
     return {k: v for k, v in scan.entities.items() if k not in ('direction', 'run')}
 
 
-def measured(run: Scan, scans: Sequence[Scan], link: str, notes: list[str]) -> list[FieldmapSource]:
+def measured(
+    run: BidsImage, scans: Sequence[BidsImage], link: str, notes: list[str]
+) -> list[FieldmapSource]:
     """The gradient-echo field maps of ``run`` among ``scans``; arguments as for `pairs`."""
     candidates = [s for s in scans if s.entities['suffix'] in MEASURED]
     if not candidates:
@@ -221,7 +227,7 @@ def measured(run: Scan, scans: Sequence[Scan], link: str, notes: list[str]) -> l
     return found
 
 
-def _field(scan: Scan) -> tuple[dict[str, Path], dict[str, Any]]:
+def _field(scan: BidsImage) -> tuple[dict[str, Path], dict[str, Any]]:
     """Files and numbers of a field map. Raises Unavailable or BadData if some are missing."""
     if scan.trouble:
         raise BadData(scan.trouble)
@@ -244,7 +250,7 @@ def _field(scan: Scan) -> tuple[dict[str, Path], dict[str, Any]]:
     wanted = ('magnitude', 'magnitude1') if suffix == 'fieldmap' else ('magnitude1', 'magnitude2')
     files['magnitude'] = _beside(scan, *wanted).path
     for path in files.values():
-        Scan(scan.root, path, {}).grid()
+        BidsImage(scan.root, path, {}).grid()
     return files, field
 
 
@@ -256,7 +262,7 @@ def _echo_times(first: float | None, second: float | None) -> dict[str, float]:
     return {'EchoTime1': first, 'EchoTime2': second}
 
 
-def _beside(scan: Scan, *suffixes: str) -> Scan:
+def _beside(scan: BidsImage, *suffixes: str) -> BidsImage:
     """The image of the same name but another suffix, the first that is there."""
     start = scan.path.name.rpartition('_')[0]
     for suffix in suffixes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bidsapp.bids.scans import Scan, phase_encoding
+from bidsapp.bids.scans import BidsImage, phase_encoding
 from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource, measured, pairs
 from bidsapp.problems import BadData, MissingInput
 
@@ -73,7 +73,7 @@ def choose_distortion(run: DwiRun) -> Choice:
 
 
 def find_fieldmaps(
-    run: Scan, others: Sequence[Scan]
+    run: BidsImage, others: Sequence[BidsImage]
 ) -> tuple[tuple[FieldmapSource, ...], tuple[str, ...]]:
     """Field maps of ``run``, the best first, and why others cannot be used.
 
@@ -108,11 +108,11 @@ def find_fieldmaps(
     return tuple(found), tuple(dict.fromkeys(notes))
 
 
-def _same(one: Scan, other: Scan, entity: str) -> bool:
+def _same(one: BidsImage, other: BidsImage, entity: str) -> bool:
     return one.entities.get(entity) == other.entities.get(entity)
 
 
-def _intended(scan: Scan) -> set[Path]:
+def _intended(scan: BidsImage) -> set[Path]:
     """Images that IntendedFor names: BIDS URIs, or paths from the participant's folder.
 
     Paths from the dataset's or the session's folder, which are wrong but common, are understood.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bidsapp.bids.dataset import Selection
-    from bidsapp.bids.scans import Scan
+    from bidsapp.bids.scans import BidsImage
     from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource
     from bidsapp.problems import Problem
 
@@ -41,7 +41,7 @@ def runs_of(raw: Selection) -> list[DwiRun]:
     anatomies = raw.anatomies()
     maps = raw.files('fmap', suffix=[*PAIRED, *MEASURED], datatype='fmap')
     maps += raw.files('', suffix=list(PAIRED), datatype='dwi')
-    others: dict[str, list[Scan]] = {}
+    others: dict[str, list[BidsImage]] = {}
     for path in maps:
         others.setdefault(parse(path.name)['subject'], []).append(read_scan(raw.root, path))
     return [
@@ -49,7 +49,9 @@ def runs_of(raw: Selection) -> list[DwiRun]:
     ]
 
 
-def raw_run(root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[Scan]) -> DwiRun:
+def raw_run(
+    root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[BidsImage]
+) -> DwiRun:
     """One dMRI run of a raw dataset; what is missing or unreadable of it is its ``problem``."""
     entities = {**source_entities(parse(scan.name)), 'datatype': 'dwi'}
     files = {'dwi': scan}

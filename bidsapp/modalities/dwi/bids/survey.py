@@ -11,8 +11,8 @@ from bidsapp.core import Finding
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
 from bidsapp.modalities.dwi.bids.tables import load_table, read_numbers
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
+from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
-from bidsapp.modalities.dwi.physics.table_check import check_table, finding
 from bidsapp.modalities.dwi.physics.tables import examine
 from bidsapp.physics.denoising import MIN_VOLUMES
 from bidsapp.physics.geometry import voxel_sizes

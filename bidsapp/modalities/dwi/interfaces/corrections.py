@@ -30,7 +30,7 @@ class _Examined(TraitedSpec):
     bval = File(exists=True)
     bvec = File(exists=True)
     warnings = traits.List(traits.Str)
-    table_test = traits.Dict(desc='does the table fit the data')
+    gradient_check = traits.Dict(desc='does the table fit the data')
 
 
 class ExamineScan(Step):
@@ -44,7 +44,7 @@ class ExamineScan(Step):
 
         A table that does not fit the data is said, and used as it is.
         """
-        from bidsapp.modalities.dwi.physics.table_check import check_table, finding
+        from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding
 
         path = Path(self.inputs.dwi)
         image = open_image(path)
@@ -67,7 +67,7 @@ class ExamineScan(Step):
         return {
             **save_table(folder, table, image.affine),
             'warnings': warnings,
-            'table_test': {
+            'gradient_check': {
                 'Passed': test.passed,
                 'Decided': test.decided,
                 'Margin': round(float(test.margin), 3),

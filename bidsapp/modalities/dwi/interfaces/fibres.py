@@ -26,7 +26,7 @@ class FindFibres(CaseStep):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them."""
-        from bidsapp.modalities.dwi.physics.deconvolution import fibre_directions
+        from bidsapp.modalities.dwi.physics.csd import fibre_directions
 
         case = self.case()
         brain = load_mask(case.files['mask'])

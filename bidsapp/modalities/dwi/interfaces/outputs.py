@@ -77,7 +77,7 @@ class _WriteInput(MaskedScanInput):
     notes = traits.List(traits.Str)
     scan_warnings = traits.List(traits.Str)
     mask_warnings = traits.List(traits.Str)
-    table_test = traits.Dict()
+    gradient_check = traits.Dict()
     denoising = traits.Dict()
     unringing = traits.Dict()
     motion = traits.Dict()
@@ -151,7 +151,7 @@ def sidecar_of(given: Mapping[str, Any]) -> dict[str, Any]:
         **metadata,
         'Warnings': given.get('scan_warnings', []) + given.get('mask_warnings', []),
         'Notes': given.get('notes', []),
-        'GradientTableTest': given.get('table_test', {}),
+        'GradientTableTest': given.get('gradient_check', {}),
         **done,
     }
     return dict(json.loads(json.dumps(content)))

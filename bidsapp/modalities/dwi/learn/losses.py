@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bidsapp.learn.losses import labelled_voxels
-from bidsapp.modalities.dwi.physics import sharpening
+from bidsapp.modalities.dwi.physics import fixed_response_fod
 from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Order of the density of fibre directions, and the square of the norm of one fibre in it.
-DENSITY_ORDER, N_DENSITY = sharpening.ORDER, sharpening.N
+DENSITY_ORDER, N_DENSITY = fixed_response_fod.ORDER, fixed_response_fod.N
 FIBRE_NORM = N_DENSITY / (4 * math.pi)
 #: Natural logarithms between which a standard deviation is believed.
 LOG_SD = (-4.6, 0.0)

@@ -19,6 +19,8 @@ a Rician magnitude with the noise level that the first fit left over: the noise'
 otherwise pass for neurites. Where fibres disperse most, OD is known least and its best fit lies
 too low; what is reported is its mean under its own likelihood.
 Within this module diffusivities are in µm²/ms and b in ms/µm² (1 = 1000 s/mm²).
+
+Over 300 lines, for tables, model, likelihood and search share their constants and are one method.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.modalities.dwi.physics.gradients import shells
-from bidsapp.modalities.dwi.physics.prediction import predicted
+from bidsapp.modalities.dwi.physics.lovo import predicted
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.resampling import resample_linear, smooth
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from bidsapp.core import FloatArray
     from bidsapp.modalities.dwi.physics.gradients import GradientTable
-    from bidsapp.modalities.dwi.physics.realignment import Scan
+    from bidsapp.modalities.dwi.physics.realignment import CroppedRun
 
 #: Robust standard deviations below its prediction from which a slice is an outlier.
 _DEVIATIONS = 4.0
@@ -75,7 +75,7 @@ def none(n_volumes: int, axis: int) -> Outliers:
 
 
 def replace_outliers(
-    scan: Scan, parameters: FloatArray, axis: int, known: Outliers | None = None
+    scan: CroppedRun, parameters: FloatArray, axis: int, known: Outliers | None = None
 ) -> Outliers:
     """Find the outlier slices of ``scan`` along grid ``axis`` and replace them.
 
@@ -113,7 +113,7 @@ def replace_outliers(
 
 
 def _put_in(
-    scan: Scan, expected: _Expected, found: Iterable[tuple[int, int]], axis: int
+    scan: CroppedRun, expected: _Expected, found: Iterable[tuple[int, int]], axis: int
 ) -> dict[tuple[int, int], Tensor]:
     """Replace the slices ``found`` in the images of ``scan``; by what, under the same keys."""
     images = {}
@@ -129,7 +129,7 @@ def _put_in(
 class _Expected:
     """Predictions of all volumes of a scan where the head was: in raw space."""
 
-    def __init__(self, scan: Scan, parameters: FloatArray) -> None:
+    def __init__(self, scan: CroppedRun, parameters: FloatArray) -> None:
         self.scan = scan
         matrices = scan.grid.matrices(parameters)
         self.back = np.linalg.inv(matrices)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics import sharpening
+from bidsapp.modalities.dwi.physics import fixed_response_fod
 from bidsapp.modalities.dwi.physics.gradients import shells
 from bidsapp.modalities.dwi.physics.harmonics import (
     basis,
@@ -38,23 +38,24 @@ if TYPE_CHECKING:
     from bidsapp.core import BoolArray, FloatArray
     from bidsapp.modalities.dwi.physics.gradients import GradientTable
 
-#: Lower and upper b (s/mm²) of the slots of the canonical input; the ends take what lies beyond.
+#: Lower and upper b (s/mm²) of the b-value bins (slots) of the canonical input; the ends take what
+#: lies beyond.
 SLOTS = ((700.0, 1300.0), (1300.0, 2300.0), (2300.0, 3300.0))
-#: Order of the spherical harmonics in each slot, and how many coefficients that is.
+#: Order of the spherical harmonics in each bin, and how many coefficients that is.
 ORDER = 6
 N_SH = n_coefficients(ORDER)
-#: Channels of a slot: harmonics, then filled?, predictive standard deviation, log(b / 1000).
+#: Channels of a bin: harmonics, then filled?, predictive standard deviation, log(b / 1000).
 SLOT_CHANNELS = N_SH + 3
-#: Channels of the canonical input: the slots, then S0 (z-scored in the brain), log voxel size, and
-#: the density of fibres by deconvolution of the slots (`physics.sharpening`), mass 1 as 1.
+#: Channels of the canonical input: the bins, then S0 (z-scored in the brain), log voxel size, and
+#: the density of fibres by deconvolution of the slots (`physics.fixed_response_fod`), mass 1 as 1.
 S0_CHANNEL = len(SLOTS) * SLOT_CHANNELS
 SIZE_CHANNELS = slice(S0_CHANNEL + 1, S0_CHANNEL + 4)
-DENSITY_CHANNELS = slice(SIZE_CHANNELS.stop, SIZE_CHANNELS.stop + sharpening.N)
+DENSITY_CHANNELS = slice(SIZE_CHANNELS.stop, SIZE_CHANNELS.stop + fixed_response_fod.N)
 N_CHANNELS = DENSITY_CHANNELS.stop
 #: What a network must know of it.
 LAYOUT = {
     'slots': len(SLOTS), 'slot_channels': SLOT_CHANNELS, 'harmonics': N_SH,
-    'density': sharpening.N,
+    'density': fixed_response_fod.N,
 }  # fmt: skip
 #: mm; the voxel size whose logarithm is 0.
 USUAL_VOXEL = 2.0
@@ -171,12 +172,12 @@ def leave_one_out(source: GradientTable, variance: float, n_b0: int = 1) -> Line
 
 
 def slot_of(b: float) -> int:
-    """Which slot a shell belongs to; shells beyond the ends go to the nearest slot."""
+    """Which b-value bin (slot) a shell belongs to; beyond the ends it is the nearest."""
     return sum(b >= lower for lower, _ in SLOTS[1:])
 
 
 def filled_slots(gtab: GradientTable) -> dict[int, float]:
-    """Slot → the b (s/mm²) it is evaluated at: its shell with most volumes, then highest b."""
+    """b-value bin (slot) → the b (s/mm²) that stands for it: most volumes, then highest."""
     best: dict[int, tuple[int, float]] = {}
     for b, members in shells(gtab.bvals):
         slot = slot_of(b)
@@ -262,7 +263,7 @@ def canonical_channels(
     brightness = np.log(np.maximum(s0[mask], 1e-6 * max(float(s0[mask].max()), 1e-12)))
     spread = max(float(brightness.std()), 1e-6)
     channels[S0_CHANNEL, mask] = np.clip((brightness - brightness.mean()) / spread, -4, 4)
-    density = sharpening.fibre_density(seen, ORDER)
+    density = fixed_response_fod.fibre_density(seen, ORDER)
     channels[DENSITY_CHANNELS, mask] = np.sqrt(4 * np.pi) * density
     channels[SIZE_CHANNELS, mask] = np.log(np.asarray(voxel_mm) / USUAL_VOXEL)[:, None]
     return channels
@@ -275,7 +276,7 @@ def input_harmonics(image: Tensor) -> Tensor:
 
 
 def slots_in_use(image: Tensor) -> list[int]:
-    """Which slots of a canonical input (N_CHANNELS, X, Y, Z) are filled."""
+    """Which b-value bins (slots) of a canonical input (N_CHANNELS, X, Y, Z) are filled."""
     return [s for s in range(len(SLOTS)) if image[s * SLOT_CHANNELS + N_SH].any()]
 
 

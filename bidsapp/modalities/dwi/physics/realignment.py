@@ -1,6 +1,6 @@
 """Where the head was in each volume: each registered to its expectation.
 
-What a volume should look like is predicted from the others (`prediction`), so that each is
+What a volume should look like is predicted from the others (`lovo`), so that each is
 compared with its like, whatever its b-value. All rounds but the last ignore direction: a
 displacement that varies smoothly with the gradient, as that of eddy currents does, would pass for
 anisotropy and be predicted together with it; the mean over directions has no such blind spot.
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, rotated
-from bidsapp.modalities.dwi.physics.prediction import noise, predicted, residual
+from bidsapp.modalities.dwi.physics.lovo import noise, predicted, residual
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.mutual_information import rigid_displacement
 from bidsapp.physics.resampling import (
     N_RIGID,
-    Grid,
     Match,
+    SamplingGrid,
     Warp,
     resample_linear,
     smooth,
@@ -66,14 +66,14 @@ _NOISE_FLOOR = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scan:
-    """The part of a run around the brain, and what does not change while it is registered."""
+class CroppedRun:
+    """A cropped run: its part around the brain, and what does not change in registration."""
 
     volumes: Tensor  #: (N, X, Y, Z), in units of the mean b = 0 signal in the brain
     smoothed: Tensor  #: the same at the fine level
     sigmas: tuple[FloatArray, FloatArray]  #: (3,) voxels, coarse and fine
     mask: Tensor  #: (X, Y, Z) bool
-    grid: Grid  #: of the cropped images
+    grid: SamplingGrid  #: of the cropped images
     inner: Tensor  #: which voxels of ``grid`` lie deep in the brain
     box: tuple[slice, ...]  #: where the images lie in the run
     scale: float  #: signal of the run that is 1 here
@@ -85,7 +85,7 @@ class Scan:
         return rotated(self.gtab, np.swapaxes(self.grid.warp.rotations(parameters), 1, 2))
 
     def residual(self, parameters: FloatArray) -> np.ndarray:
-        """(N,) `prediction.residual` in the brain, aligned by ``parameters`` (N, 6 + K).
+        """(N,) `lovo.residual` in the brain, aligned by ``parameters`` (N, 6 + K).
 
         Of smoothed images: there the smoothing by an interpolation does not pass for agreement.
         """
@@ -100,7 +100,7 @@ def prepare(
     mask: NDArray[np.bool_],
     phase_encoding: str | None,
     device: str,
-) -> Scan:
+) -> CroppedRun:
     """Crop, scale and smooth a run (X, Y, Z, N), and choose the voxels to compare."""
     from scipy import ndimage
 
@@ -124,12 +124,12 @@ def prepare(
     chosen = _spread(np.argwhere(near[box]))
     deep = ndimage.distance_transform_edt(mask[box], sampling=edges) > _DEEP
     width = np.cbrt(edges.prod()) / edges
-    return Scan(
+    return CroppedRun(
         volumes=tensor,
         smoothed=smooth(tensor, _FINE * width),
         sigmas=(_COARSE * width, _FINE * width),
         mask=torch.as_tensor(np.ascontiguousarray(mask[box]), device=device),
-        grid=Grid(
+        grid=SamplingGrid(
             cropped,
             torch.as_tensor(chosen, device=device).to(tensor),
             Warp(brain, stretches(affine, phase_encoding)),
@@ -156,7 +156,7 @@ def _spread(voxels: NDArray[np.int_]) -> NDArray[np.int_]:
 
 
 def estimate(
-    scan: Scan, rounds: int, progress: Callable[[int, int], Any] | None = None
+    scan: CroppedRun, rounds: int, progress: Callable[[int, int], Any] | None = None
 ) -> np.ndarray:
     """(N, 6 + K) parameters of all volumes, from rest."""
     parameters = np.zeros((len(scan.gtab), scan.grid.warp.n_parameters))
@@ -169,13 +169,13 @@ def estimate(
     return _kept(scan, parameters)
 
 
-def refined(scan: Scan, parameters: FloatArray) -> np.ndarray:
+def refined(scan: CroppedRun, parameters: FloatArray) -> np.ndarray:
     """(N, 6 + K) ``parameters`` after one more round."""
     parameters = _b0_to_first(scan, np.array(parameters), coarse=False)
     return _kept(scan, _round(scan, parameters, isotropic=False, coarse=False, weighted=True))
 
 
-def _b0_to_first(scan: Scan, parameters: np.ndarray, coarse: bool) -> np.ndarray:
+def _b0_to_first(scan: CroppedRun, parameters: np.ndarray, coarse: bool) -> np.ndarray:
     """``parameters`` (N, 6 + K) with the b = 0 volumes registered to the first of them."""
     b0 = scan.gtab.b0
     target = scan.volumes[b0][:1].expand(int(b0.sum()), *scan.volumes.shape[1:])
@@ -186,7 +186,7 @@ def _b0_to_first(scan: Scan, parameters: np.ndarray, coarse: bool) -> np.ndarray
 
 
 def _round(
-    scan: Scan, parameters: np.ndarray, isotropic: bool, coarse: bool, weighted: bool
+    scan: CroppedRun, parameters: np.ndarray, isotropic: bool, coarse: bool, weighted: bool
 ) -> np.ndarray:
     """``parameters`` (N, 6 + K) with the weighted volumes registered to their predictions.
 
@@ -212,7 +212,7 @@ def _round(
     return parameters
 
 
-def _confidence(scan: Scan, difference: Tensor) -> Tensor:
+def _confidence(scan: CroppedRun, difference: Tensor) -> Tensor:
     """(M,) weights of the voxels: less where predictions fail in all volumes alike.
 
     ``difference`` (N, X, Y, Z) from the prediction. Anisotropy where the prediction has none, eyes,
@@ -222,7 +222,7 @@ def _confidence(scan: Scan, difference: Tensor) -> Tensor:
     return 1 / (1 + misfit / misfit.median())
 
 
-def _common(scan: Scan, parameters: FloatArray) -> np.ndarray:
+def _common(scan: CroppedRun, parameters: FloatArray) -> np.ndarray:
     """(6,) displacement of the weighted volumes together against the b = 0 volumes."""
     b0 = scan.gtab.b0
     matrices = scan.grid.matrices(parameters)
@@ -248,7 +248,7 @@ def _common(scan: Scan, parameters: FloatArray) -> np.ndarray:
     return np.asarray(share * continued + (1 - share) * measured)
 
 
-def _measured(scan: Scan, still: Tensor, moving: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _measured(scan: CroppedRun, still: Tensor, moving: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(6,) displacement from one image to the other by mutual information, and (6,) its error."""
     least = np.repeat(_DOUBT, 3)
     whole = rigid_displacement(still, moving, scan.grid)
@@ -271,7 +271,7 @@ def induced(stretch: FloatArray, weighted: GradientTable) -> np.ndarray:
     return np.asarray(amplitude @ slope)
 
 
-def _kept(scan: Scan, parameters: FloatArray) -> np.ndarray:
+def _kept(scan: CroppedRun, parameters: FloatArray) -> np.ndarray:
     """``parameters``, with those that do not bring their volume nearer to its prediction set to 0.
 
     Both are compared on smoothed images, or the smoothing of an interpolation would pass for gain.

@@ -43,7 +43,7 @@ WIDTH = 2.3548
 
 
 def slots_of_volumes(gtab: GradientTable) -> NDArray[np.intp]:
-    """(N,) the slot whose harmonics describe each volume; -1 for b = 0 and other shells."""
+    """(N,) the b-value bin (slot) that describes each volume; -1 for b = 0 and other shells."""
     slots = np.full(len(gtab), -1)
     for slot, b in filled_slots(gtab).items():
         slots[np.abs(gtab.bvals - b) <= B_TOLERANCE * b] = slot
@@ -98,7 +98,8 @@ def residual(observed: FloatArray, predicted: FloatArray, deviation: float) -> R
 def single_fibre(axes: FloatArray, gtab: GradientTable) -> np.ndarray:
     """S/S0 (N', V) of one fibre along ``axes`` (V, 3) in the volumes that have a slot.
 
-    Of typical diffusivities, 1.6 µm²/ms along and 0.4 across: `matched` makes it a voxel's own.
+    Of typical diffusivities, 1.6 µm²/ms along and 0.4 across: `shell_gain_corrected` makes it a
+    voxel's own.
     """
     table = gtab[slots_of_volumes(gtab) >= 0]
     along = np.square(table.bvecs @ axes.T)
@@ -123,8 +124,8 @@ def restored_scan(
     slots = slots_of_volumes(gtab)
     use = slots >= 0
     level = float(np.median(signal[gtab.b0].mean(0)))
-    own = matched(signal[use], predicted, slots[use], noise * level)
-    deviation = level * float(np.sqrt(noise_left(signal, own, gtab, inside)))
+    own = shell_gain_corrected(signal[use], predicted, slots[use], noise * level)
+    deviation = level * float(np.sqrt(residual_noise_variance(signal, own, gtab, inside)))
     restored = signal.copy()
     restored[use], share = restored_volumes(
         signal[use], predicted, slots[use], deviation, inside, size
@@ -142,25 +143,26 @@ def restored_volumes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signals (N', V) between prediction and data, and the data's share (V,) in the finest detail.
 
-    ``slots`` (N',) tell the shells of the volumes apart; the rest as in `weighed`. The prediction,
-    and of what it leaves the scales that stand above the noise (`weighed`), say how the signal
-    varies over directions; the voxel's own data how high and how strong (`matched`): before, so
-    that only another pattern counts as left over, and after, for what came back.
+    ``slots`` (N',) tell the shells of the volumes apart; the rest as in `james_stein_shrinkage`.
+    The prediction, and of what it leaves the scales that stand above the noise, say how the signal
+    varies over directions; the voxel's own data how high and how strong (`shell_gain_corrected`):
+    before, so that only another pattern counts as left over, and after, for what came back.
     """
-    own = matched(observed, predicted, slots, deviation)
-    spent = 2 * len(np.unique(slots))
-    between, share = weighed(observed, own, deviation, inside, size, spent)
-    return matched(observed, between, slots, deviation), share
+    own = shell_gain_corrected(observed, predicted, slots, deviation)
+    dof_used = 2 * len(np.unique(slots))
+    between, share = james_stein_shrinkage(observed, own, deviation, inside, size, dof_used)
+    return shell_gain_corrected(observed, between, slots, deviation), share
 
 
-def matched(
+def shell_gain_corrected(
     observed: FloatArray, predicted: FloatArray, slots: NDArray[np.intp], deviation: float
 ) -> np.ndarray:
-    """``predicted`` (N', V) with the mean and the strength of contrast of ``observed``, a shell.
+    """``predicted`` (N', V) after a gain and offset correction of each shell to ``observed``.
 
-    What a network has not met it draws towards what is usual: too much anisotropy in a lesion, too
-    little in healthy white matter. Both are one number a shell and voxel, which N' volumes tell
-    far better than one direction. The factor is the least-squares one under a prior of 1 ± GAIN,
+    It gets the mean and the strength of contrast of what was seen. What a network has not met it
+    draws towards what is usual: too much anisotropy in a lesion, too little in healthy white
+    matter. Both are one number a shell and voxel, which N' volumes tell far better than one
+    direction. The factor is the least-squares one under a prior of 1 ± GAIN,
     so that where little varies nothing is scaled, and never negative.
     """
     result = np.empty_like(predicted)
@@ -175,11 +177,12 @@ def matched(
     return result
 
 
-def noise_left(
+def residual_noise_variance(
     signal: FloatArray, own: FloatArray, gtab: GradientTable, inside: BoolArray
 ) -> float:
-    """σ² of S/S0 by what a matched prediction (N', V) of the volumes with a slot leaves of (N, V).
+    """Residual noise variance, σ² of S/S0, by what a gain-corrected prediction leaves.
 
+    ``own`` (N', V) is the prediction, of the volumes with a slot, ``signal`` (N, V) of all volumes.
     As `map_noise`, but a prediction takes the anatomy off, which in large voxels is finer than the
     noise is strong, so that plain second differences do (`fine_variance`).
     """
@@ -199,24 +202,24 @@ def noise_left(
     return max(spatial, angular_noise(attenuation, everywhere, gtab[weighted], int(gtab.b0.sum())))
 
 
-def weighed(
+def james_stein_shrinkage(
     observed: FloatArray,
     predicted: FloatArray,
     deviation: float,
     inside: BoolArray,
     size: FloatArray,
-    spent: int = 0,
+    dof_used: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Signals (N', V) between prediction and data, and the data's share (V,) in the finest detail.
+    """Multi-scale James–Stein shrinkage of signals (N', V) towards their prediction.
 
-    ``inside`` (X, Y, Z) bool are the V voxels, their edges ``size`` (3,) mm. What the prediction
-    leaves is divided into scales by Gaussian blurs, and of each scale the data get back by the
-    positive-part estimator of James and Stein (1961): max(0, 1 - σ²/mean(r²)), σ² the noise of
-    independent voxels in that scale, the mean over volumes and the 27 voxels around; what is
-    smoother than the last blur comes back whole. Noise lives in the finest scale, what a network
-    gets wrong in coarser ones too: there it is told from noise and taken back, so a network that
-    has not met the like of a lesion cannot take it away. ``spent`` of a voxel's N' degrees of
-    freedom have gone into the prediction.
+    And the data's share (V,) in the finest detail. ``inside`` (X, Y, Z) bool are the V voxels,
+    their edges ``size`` (3,) mm. What the prediction leaves is divided into scales by Gaussian
+    blurs, and of each scale the data get back by the positive-part estimator of James and Stein
+    (1961): max(0, 1 - σ²/mean(r²)), σ² the noise of independent voxels in that scale, the mean over
+    volumes and the 27 voxels around; what is smoother than the last blur comes back whole. Noise
+    lives in the finest scale, what a network gets wrong in coarser ones too: there it is told from
+    noise and taken back, so a network that has not met the like of a lesion cannot take it away.
+    ``dof_used`` of a voxel's N' degrees of freedom have gone into the prediction.
     """
     from scipy.ndimage import uniform_filter
 
@@ -235,7 +238,7 @@ def weighed(
     # A volume's scales are made twice rather than those of all volumes kept at once.
     energy = np.zeros((len(SCALES), int(inside.sum())), np.float32)
     for values in left:
-        energy += np.square(scales(values)[:-1]) / np.float32(max(1, len(left) - spent))
+        energy += np.square(scales(values)[:-1]) / np.float32(max(1, len(left) - dof_used))
     voxels = uniform_filter(inside.astype(np.float32), 3, mode='constant')[inside]
     shares = np.ones((len(SCALES) + 1, energy.shape[1]), np.float32)
     for share, own, gain in zip(shares, energy, _noise_of_scales(widths), strict=False):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics import sharpening
+from bidsapp.modalities.dwi.physics import fixed_response_fod
 from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
 from bidsapp.modalities.dwi.physics.qspace import (
     DENSITY_CHANNELS,
@@ -44,7 +44,7 @@ def turned_channels(image: Tensor, turn: Turn) -> Tensor:
     moved = turned_voxels(image, turn).contiguous()
     turned_harmonics_of_slots(moved, turn, SLOT_CHANNELS)
     density = moved[..., DENSITY_CHANNELS, :, :, :]
-    matrix = torch.from_numpy(turned_harmonics(turn, sharpening.ORDER)).to(moved)
+    matrix = torch.from_numpy(turned_harmonics(turn, fixed_response_fod.ORDER)).to(moved)
     density.copy_(torch.einsum('dc,...cxyz->...dxyz', matrix, density))
     # The head keeps its voxels, whose edges now lie along other axes.
     sizes = moved[..., SIZE_CHANNELS, :, :, :]

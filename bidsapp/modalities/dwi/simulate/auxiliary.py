@@ -1,6 +1,6 @@
 """Scans of an auxiliary dataset to pretrain from, in the manner of source papers 1 and 2.
 
-A preprocessed run is known on whole shells (`physics.reduction`). From it any number of poorer
+A preprocessed run is known on whole shells (`physics.downsampling`). From it any number of poorer
 scans are made: a block of coarser voxels, seen by another scheme on shells that were measured,
 spoilt as a simulated scan is. What the run itself would give on that block is the truth.
 """
@@ -23,15 +23,15 @@ from bidsapp.bids.images import load_volume, onto_sample, open_image
 from bidsapp.core import Sample
 from bidsapp.modalities.dwi.learn.input import brain_of
 from bidsapp.modalities.dwi.physics import qspace
-from bidsapp.modalities.dwi.physics.gradients import in_grid
-from bidsapp.modalities.dwi.physics.noise import map_noise
-from bidsapp.modalities.dwi.physics.reduction import (
+from bidsapp.modalities.dwi.physics.downsampling import (
     MOSTLY,
     coarser,
     coarser_noddi,
     sampling,
     signal_harmonics,
 )
+from bidsapp.modalities.dwi.physics.gradients import in_grid
+from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.simulate.corruption import (
     Table,
     corrupted,
@@ -97,8 +97,8 @@ class Run:
         return found
 
 
-def keep_run(case: Case, folder: Path) -> Path:
-    """Work out a run's shells once and keep them as arrays under ``folder``; returns their place.
+def cache_run(case: Case, folder: Path) -> Path:
+    """Cache a run: its shells, worked out once, as arrays under ``folder``; returns their place.
 
     NODDI is kept beside them if the case has its maps. Raises BadData for a run without b=0.
     """
@@ -136,7 +136,7 @@ def keep_run(case: Case, folder: Path) -> Path:
 
 
 def open_run(place: Path) -> Run:
-    """A kept run; its arrays are mapped copy-on-write, so only what is used is read."""
+    """A cached run; its arrays are mapped copy-on-write, so only what is used is read."""
 
     def read(name: str) -> Tensor:
         return torch.from_numpy(np.load(place / f'{name}.npy', mmap_mode='c'))

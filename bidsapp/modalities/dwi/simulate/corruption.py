@@ -55,9 +55,11 @@ class Corruption:
     ghost: float  #: share of the signal that comes again half a field of view away
     bias: Tensor  #: (X, Y, Z)
     sigma: float  #: of the noise in each channel, in units of the signal
-    blend: Tensor | None  #: (3,) voxels by which interpolation has mixed the noise of neighbours
-    grain: tuple[float, ...]  #: share of neighbours in the noise along each axis: finer than it was
-    noise_left: float  #: share of the noise that denoising has left
+    interpolation_smoothing: Tensor | None  #: (3,) voxels by which an interpolation has mixed the
+    #: noise of neighbours
+    noise_correlation: tuple[float, ...]  #: share of neighbours in the noise along each axis, where
+    #: the reconstruction is on a finer grid than the acquisition was
+    noise_after_denoising: float  #: share of the noise that denoising has left
 
     @property
     def none(self) -> bool:
@@ -153,7 +155,7 @@ def draw_corruption(
     if chance(0.5, generator):
         kept = kept * (1 + uniform(0, GAIN, generator) * normal((n, 1), generator)).to(kept.device)
     snr = 6 * (40 / 6) ** uniform(0, 1, generator)
-    blended = chance(0.5, generator)
+    interpolated = chance(0.5, generator)
     return Corruption(
         motion=motion,
         shift=shift,
@@ -162,14 +164,14 @@ def draw_corruption(
         ghost=uniform(0, 0.1, generator) if chance(0.2, generator) else 0.0,
         bias=bias,
         sigma=white / snr,
-        blend=0.5 * torch.rand(3, generator=generator) if blended else None,
-        grain=_draw_grain(generator),
-        noise_left=uniform(0.3, 0.8, generator) if chance(0.4, generator) else 1.0,
+        interpolation_smoothing=0.5 * torch.rand(3, generator=generator) if interpolated else None,
+        noise_correlation=_draw_noise_correlation(generator),
+        noise_after_denoising=uniform(0.3, 0.8, generator) if chance(0.4, generator) else 1.0,
     )
 
 
-def _draw_grain(generator: torch.Generator) -> tuple[float, ...]:
-    """In half of the scans, mostly in two of the axes."""
+def _draw_noise_correlation(generator: torch.Generator) -> tuple[float, ...]:
+    """Noise correlation along each axis: in half of the scans, mostly in two of the axes."""
     if chance(0.5, generator):
         return (0.0, 0.0, 0.0)
     through = int(uniform(0, 3, generator)) if chance(0.7, generator) else 3
@@ -191,29 +193,29 @@ def corrupted(
         moving = moving + corruption.ghost * moving.roll(half, corruption.phase_axis + 1)
     moving = moving * corruption.bias
     real, imaginary = (
-        corruption.sigma * _blended(normal(moving.shape, generator, moving.device), corruption)
+        corruption.sigma * _correlated(normal(moving.shape, generator, moving.device), corruption)
         for _ in range(2)
     )
     seen = torch.hypot(moving + real, imaginary)
-    if corruption.noise_left == 1:
+    if corruption.noise_after_denoising == 1:
         return seen
     # Denoising takes away what differs from the expected magnitude; its floor stays.
     expected = torch.hypot(moving, torch.full_like(moving, corruption.sigma))
-    return expected + corruption.noise_left * (seen - expected)
+    return expected + corruption.noise_after_denoising * (seen - expected)
 
 
-def _blended(noise: Tensor, corruption: Corruption) -> Tensor:
-    """``noise`` (N, X, Y, Z) of unit variance, as the reconstruction and an interpolation leave it.
+def _correlated(noise: Tensor, corruption: Corruption) -> Tensor:
+    """``noise`` (N, X, Y, Z) of unit variance with noise correlation and interpolation smoothing.
 
     A scan that is reconstructed on a finer grid than it was acquired on has noise that neighbours
     share; its variance is what it is there. Interpolation, in the correction, lowers it.
     """
     for _ in range(2):
-        noise = blurred(noise, corruption.grain)
-    for share in corruption.grain:
+        noise = blurred(noise, corruption.noise_correlation)
+    for share in corruption.noise_correlation:
         noise = noise / kept_deviation(share)
-    if corruption.blend is not None:
-        for axis, share in enumerate(corruption.blend.tolist(), start=1):
+    if corruption.interpolation_smoothing is not None:
+        for axis, share in enumerate(corruption.interpolation_smoothing.tolist(), start=1):
             noise = (1 - share) * noise + share * noise.roll(1, axis)
     return noise
 

@@ -86,7 +86,7 @@ def auxiliary(request: Request) -> Material:
     from bidsapp.modalities.dwi.simulate.auxiliary import (
         LONGEST_VOXEL,
         Auxiliary,
-        keep_run,
+        cache_run,
         open_run,
     )
     from bidsapp.modalities.dwi.simulate.simulator import scan_of_person
@@ -95,7 +95,7 @@ def auxiliary(request: Request) -> Material:
     least = 2 if objective == 'auxiliary' else 1
     runs: dict[str, list[Run]] = {}
     for name, part in request.cases.items():
-        opened = [open_run(keep_run(case, request.kept / 'auxiliary')) for case in part]
+        opened = [open_run(cache_run(case, request.kept / 'auxiliary')) for case in part]
         runs[name] = [run for run in opened if len(run.slots) >= least]
         if not runs[name]:
             raise MissingInput(

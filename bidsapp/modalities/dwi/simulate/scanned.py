@@ -1,4 +1,4 @@
-"""A block on its way to a network: scanned, made canonical, and with the truth of every task."""
+"""A training example: a block scanned, made canonical, and with the truth of every task."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from bidsapp.modalities.dwi.physics.harmonics import degrees
 from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.simulate.blocks import fractions_of
 from bidsapp.modalities.dwi.simulate.corruption import corrupted, true_volumes
-from bidsapp.modalities.dwi.simulate.substance import parameters, signal_at_rest, signal_harmonics
-from bidsapp.modalities.dwi.simulate.texture import textured
+from bidsapp.modalities.dwi.simulate.model_mismatch import with_model_mismatch
+from bidsapp.modalities.dwi.simulate.tissue_parameters import (
+    parameters,
+    signal_at_rest,
+    signal_harmonics,
+)
 from bidsapp.simulate.anatomy import GM, WM
 from bidsapp.simulate.grids import blurred
 from bidsapp.simulate.material import Scan
@@ -27,8 +31,8 @@ if TYPE_CHECKING:
 
     from bidsapp.modalities.dwi.simulate.blocks import Block
     from bidsapp.modalities.dwi.simulate.corruption import Corruption, Table
-    from bidsapp.modalities.dwi.simulate.substance import Substance
-    from bidsapp.modalities.dwi.simulate.texture import Texture
+    from bidsapp.modalities.dwi.simulate.model_mismatch import ModelMismatch
+    from bidsapp.modalities.dwi.simulate.tissue_parameters import TissueParameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,34 +76,35 @@ def canonical(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """All that a scan of a block follows from; the noise follows from the generator."""
+class ScanParameters:
+    """Sampled parameters: all that a scan of a block follows from; noise, from the generator."""
 
     block: Block
-    substance: Substance
+    tissue_parameters: TissueParameters
     table: Table
     corruption: Corruption
-    texture: Texture
+    model_mismatch: ModelMismatch
     generator: torch.Generator
 
     def signal(self, b: float) -> Tensor:
         """(K, X, Y, Z) harmonics of the uncorrupted signal at ``b`` s/mm²."""
-        at_rest = signal_at_rest(self.block, self.substance)
-        return textured(signal_harmonics(self.block, self.substance, b), at_rest, b, self.texture)
+        at_rest = signal_at_rest(self.block, self.tissue_parameters)
+        harmonics = signal_harmonics(self.block, self.tissue_parameters, b)
+        return with_model_mismatch(harmonics, at_rest, b, self.model_mismatch)
 
     @property
     def s0(self) -> Tensor:
         """(X, Y, Z) the uncorrupted signal at b=0."""
-        return blurred(signal_at_rest(self.block, self.substance), self.texture.blur)
+        return blurred(signal_at_rest(self.block, self.tissue_parameters), self.model_mismatch.blur)
 
 
-def acquired(drawn: Drawn, harmonics: Mapping[float, Tensor]) -> Tensor:
+def acquired(drawn: ScanParameters, harmonics: Mapping[float, Tensor]) -> Tensor:
     """(N, X, Y, Z) the volumes that the scanner gives; ``harmonics`` of the signal at each b."""
     volumes = true_volumes(harmonics, drawn.s0, drawn.table, drawn.corruption.motion)
     return corrupted(volumes, drawn.corruption, drawn.block.grid, drawn.generator)
 
 
-def scan_block(drawn: Drawn) -> DwiScan:
+def scan_block(drawn: ScanParameters) -> DwiScan:
     """Scan a block and tell the truth."""
     block, table = drawn.block, drawn.table
     harmonics = {float(b): drawn.signal(float(b)) for b in table.bvals.unique() if b > 0}
@@ -111,10 +116,9 @@ def scan_block(drawn: Drawn) -> DwiScan:
         if b not in harmonics:
             harmonics[b] = drawn.signal(b)
     clean = clean_harmonics(harmonics, drawn.s0, slots).to(image)
-    return DwiScan(
-        image, block.mask[None].cpu(), truth_of(block, drawn.substance, image, clean, slots),
-        tuple(block.grid.spacing), table=table,
-    )  # fmt: skip
+    truth = truth_of(block, drawn.tissue_parameters, image, clean, slots)
+    spacing = tuple(block.grid.spacing)
+    return DwiScan(image, block.mask[None].cpu(), truth, spacing, table=table)
 
 
 def correction_to(clean: Tensor, image: Tensor, mask: Tensor, slots: Collection[int]) -> Tensor:
@@ -125,7 +129,11 @@ def correction_to(clean: Tensor, image: Tensor, mask: Tensor, slots: Collection[
 
 
 def truth_of(
-    block: Block, substance: Substance, image: Tensor, clean: Tensor, slots: Mapping[int, float]
+    block: Block,
+    tissue_parameters: TissueParameters,
+    image: Tensor,
+    clean: Tensor,
+    slots: Mapping[int, float],
 ) -> dict[str, Tensor]:
     """What is known of a block, zero outside the brain.
 
@@ -135,7 +143,7 @@ def truth_of(
     """
     mask = block.mask.cpu()
     fractions = fractions_of(block.tissues).cpu() * mask
-    structure = parameters(block, substance).cpu()
+    structure = parameters(block, tissue_parameters).cpu()
     # One shell does not tell density from dispersion; and fluid has neither.
     if len(slots) < 2:
         structure = torch.full_like(structure, -1.0)

@@ -11,13 +11,18 @@ import torch
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.simulate.blocks import Block, draw_block_grid, make_block
 from bidsapp.modalities.dwi.simulate.corruption import Table, draw_corruption, draw_table
-from bidsapp.modalities.dwi.simulate.scanned import Drawn, scan_block
-from bidsapp.modalities.dwi.simulate.substance import draw_substance
-from bidsapp.modalities.dwi.simulate.texture import draw_texture
+from bidsapp.modalities.dwi.simulate.model_mismatch import draw_model_mismatch
+from bidsapp.modalities.dwi.simulate.scanned import ScanParameters, scan_block
+from bidsapp.modalities.dwi.simulate.tissue_parameters import draw_tissue_parameters
 from bidsapp.modalities.dwi.simulate.varied_bundles import abstract_bundles, draw_varied_bundles
 from bidsapp.simulate.anatomy import WM
+from bidsapp.simulate.domain_randomisation import (
+    ABSTRACT,
+    abstract_head,
+    abstract_template,
+    draw_varied_head,
+)
 from bidsapp.simulate.grids import chance
-from bidsapp.simulate.variety import ABSTRACT, abstract_head, abstract_template, draw_varied_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,16 +102,17 @@ class Simulator:
                 self._blocks.popitem(last=False)
         return self._blocks[number]
 
-    def drawn(self, number: int) -> Drawn:
+    def drawn(self, number: int) -> ScanParameters:
         """What scan number ``number`` is of: a block, made of something else each time."""
         block = self.block(block_of(number))
         generator = self._generator(2, number)
-        substance = draw_substance(block, generator)
+        tissue_parameters = draw_tissue_parameters(block, generator)
         table = self._draw(generator)
-        corruption = draw_corruption(block.grid, table, float(substance.s0[WM]), generator)
+        corruption = draw_corruption(block.grid, table, float(tissue_parameters.s0[WM]), generator)
         if not self._corrupt:
             corruption = corruption.undone
-        return Drawn(block, substance, table, corruption, draw_texture(block, generator), generator)
+        mismatch = draw_model_mismatch(block, generator)
+        return ScanParameters(block, tissue_parameters, table, corruption, mismatch, generator)
 
     def scan(self, number: int) -> DwiScan:
         """Scan number ``number``."""

@@ -13,7 +13,7 @@ from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import CLASS_WORDS, class_scores
 from bidsapp.learn.predict import class_probabilities
 from bidsapp.learn.uncertainty import entropy
-from bidsapp.modalities.dwi.physics.deconvolution import supports_deconvolution
+from bidsapp.modalities.dwi.physics.csd import supports_deconvolution
 from bidsapp.modalities.dwi.physics.peaks import FIBRES
 from bidsapp.physics.geometry import ALL_TURNS
 from bidsapp.problems import Unavailable

@@ -25,7 +25,7 @@ from bidsapp.modalities.dwi.learn.losses import (
     six,
     symmetric,
 )
-from bidsapp.modalities.dwi.physics.deconvolution import supports_deconvolution
+from bidsapp.modalities.dwi.physics.csd import supports_deconvolution
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import n_unique
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES, at_directions, fibre_peaks, sphere

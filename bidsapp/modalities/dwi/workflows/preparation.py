@@ -122,7 +122,8 @@ def init_dwi_preproc_wf(
         (motion, maps, [('bval', 'bval'), ('bvec', 'bvec')]),
         (final_mask, maps, [('mask', 'mask')]),
         (inputnode, ds_preproc, [('dwi', 'like')]),
-        (examine, ds_preproc, [('warnings', 'scan_warnings'), ('table_test', 'table_test')]),
+        (examine, ds_preproc, [('warnings', 'scan_warnings'),
+                               ('gradient_check', 'gradient_check')]),
         (denoise, ds_preproc, [('quality', 'denoising')]),
         (final_mask, ds_preproc, [('mask', 'mask'), ('warnings', 'mask_warnings')]),
         (motion, ds_preproc, [('bval', 'bval'), ('bvec', 'bvec'), ('quality', 'motion'),
@@ -198,7 +199,7 @@ def init_dwi_ingest_wf(
     workflow.connect([
         (examine, maps, [('bval', 'bval'), ('bvec', 'bvec')]),
         (examine, ds_preproc, [('bval', 'bval'), ('bvec', 'bvec'), ('warnings', 'scan_warnings'),
-                               ('table_test', 'table_test')]),
+                               ('gradient_check', 'gradient_check')]),
         (maps, ds_preproc, [('fa', 'fa'), ('md', 'md')]),
         (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
     ])  # fmt: skip

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
+from bidsapp.modalities.dwi.physics.lovo import noise, residual
 from bidsapp.modalities.dwi.physics.motion import apply_motion, estimate_motion
 from bidsapp.modalities.dwi.physics.outliers import none
-from bidsapp.modalities.dwi.physics.prediction import noise, residual
 from bidsapp.physics.brain import brain_mask
 
 

@@ -11,13 +11,13 @@ from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 from bidsapp.modalities.dwi.physics.restored import (
     attenuation_at,
     expected_residual,
-    matched,
-    noise_left,
+    james_stein_shrinkage,
     residual,
+    residual_noise_variance,
     restored_scan,
     restored_volumes,
+    shell_gain_corrected,
     slots_of_volumes,
-    weighed,
 )
 
 
@@ -132,11 +132,11 @@ def around(shape=(12, 12, 12), n=20, noise=0.05, seed=0):
 
 def test_a_right_prediction_is_kept_and_what_it_misses_smoothly_comes_back_without_the_noise():
     truth, observed, inside = around()
-    kept, share = weighed(observed, truth, 0.05, inside, SIZE)
+    kept, share = james_stein_shrinkage(observed, truth, 0.05, inside, SIZE)
     assert np.median(share) < 0.1
     noise = np.abs(observed - truth).mean()
     assert np.abs(kept - truth).mean() < 0.3 * noise
-    back, share = weighed(observed, truth + 0.5, 0.05, inside, SIZE)
+    back, share = james_stein_shrinkage(observed, truth + 0.5, 0.05, inside, SIZE)
     assert np.median(share) < 0.1
     assert np.abs(back - truth).mean() < 0.3 * noise
 
@@ -144,7 +144,7 @@ def test_a_right_prediction_is_kept_and_what_it_misses_smoothly_comes_back_witho
 def test_a_prediction_that_is_wrong_in_every_voxel_gives_way_to_the_data():
     truth, observed, inside = around()
     wrong = np.random.default_rng(1).uniform(0.3, 0.8, truth.shape).astype(np.float32)
-    back, share = weighed(observed, wrong, 0.02, inside, SIZE)
+    back, share = james_stein_shrinkage(observed, wrong, 0.02, inside, SIZE)
     assert share.min() > 0.95
     assert np.abs(back - observed).mean() < 0.02
 
@@ -154,7 +154,7 @@ def test_noise_alone_keeps_no_share_in_any_scale(size):
     """The noise of a scale is that of independent voxels through its blurs."""
     left = np.random.default_rng(0).normal(size=(30, 20**3)).astype(np.float32)
     inside = np.ones((20, 20, 20), bool)
-    back, share = weighed(left, np.zeros_like(left), 1.0, inside, np.full(3, size))
+    back, share = james_stein_shrinkage(left, np.zeros_like(left), 1.0, inside, np.full(3, size))
     deep = np.zeros(inside.shape, bool)
     deep[5:-5, 5:-5, 5:-5] = True
     widest = 5 / 2.3548 / size
@@ -169,15 +169,15 @@ def test_it_is_never_worse_than_the_data(bias):
     truth, observed, inside = around()
     wave = bias * np.sin(np.arange(truth.shape[1]))[None] * np.ones_like(truth)
     wrong = (truth + wave).astype(np.float32)
-    weighed_, _ = weighed(observed, wrong, 0.05, inside, SIZE)
-    assert np.square(weighed_ - truth).mean() <= 1.01 * np.square(observed - truth).mean()
+    shrunk, _ = james_stein_shrinkage(observed, wrong, 0.05, inside, SIZE)
+    assert np.square(shrunk - truth).mean() <= 1.01 * np.square(observed - truth).mean()
 
 
 def test_what_stands_above_the_noise_in_one_place_comes_back_there_only():
     truth, observed, inside = around()
     lesion = np.zeros(inside.shape, np.float32)
     lesion[5:8, 5:8, 5:8] = 0.4
-    kept, share = weighed(observed + lesion[inside], truth, 0.05, inside, SIZE)
+    kept, share = james_stein_shrinkage(observed + lesion[inside], truth, 0.05, inside, SIZE)
     there, far = lesion[inside] > 0, np.indices(inside.shape)[0][inside] < 3
     assert (kept - truth)[:, there].mean() > 0.9 * 0.4
     assert share[far].mean() < 0.15
@@ -230,13 +230,14 @@ def test_where_nothing_is_said_to_vary_nothing_is_scaled():
     """Noise alone does not make contrast: the prior of the factor keeps it at one."""
     truth, observed, slots, _ = shells()
     faint = truth.mean(0) + 0.01 * (truth - truth.mean(0))
-    factor = contrast(matched(observed - truth, faint, slots, 0.05), slots) / contrast(faint, slots)
+    said = shell_gain_corrected(observed - truth, faint, slots, 0.05)
+    factor = contrast(said, slots) / contrast(faint, slots)
     assert np.abs(factor - 1).mean() < 0.1
 
 
 def test_a_pattern_that_the_data_contradict_is_not_turned_over():
     truth, observed, slots, _ = shells(noise=0.0)
-    assert contrast(matched(observed, -truth, slots, 0.05), slots).max() < 1e-5
+    assert contrast(shell_gain_corrected(observed, -truth, slots, 0.05), slots).max() < 1e-5
 
 
 def test_anatomy_that_is_predicted_is_not_taken_for_noise():
@@ -247,10 +248,10 @@ def test_anatomy_that_is_predicted_is_not_taken_for_noise():
         [np.ones((1, inside.sum())), tensor_signal(gtab, rng, inside.sum())[1:]]
     )
     noisy = (truth + rng.normal(scale=2.0, size=truth.shape)).astype(np.float32)
-    said = matched(noisy[1:], truth[1:].astype(np.float32), np.zeros(6, int), 2.0)
-    found = np.sqrt(noise_left(noisy, said, gtab, inside))
+    said = shell_gain_corrected(noisy[1:], truth[1:].astype(np.float32), np.zeros(6, int), 2.0)
+    found = np.sqrt(residual_noise_variance(noisy, said, gtab, inside))
     assert found == pytest.approx(0.02, rel=0.05)
-    blind = np.sqrt(noise_left(noisy, np.full_like(noisy[1:], 50.0), gtab, inside))
+    blind = np.sqrt(residual_noise_variance(noisy, np.full_like(noisy[1:], 50.0), gtab, inside))
     assert blind > 3 * found
 
 

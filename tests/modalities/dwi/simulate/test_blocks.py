@@ -10,7 +10,7 @@ import torch
 
 from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 from bidsapp.modalities.dwi.physics.qspace import prior_deviation
-from bidsapp.modalities.dwi.simulate import blocks, substance, texture
+from bidsapp.modalities.dwi.simulate import blocks, model_mismatch, tissue_parameters
 from bidsapp.modalities.dwi.simulate.microstructure import (
     FREE_WATER,
     evaluate,
@@ -40,13 +40,13 @@ def uniform_block(white, directions, shape=(2, 2, 2)):
 
 
 def neurites(icvf, od, isovf=0.0, shape=(2, 2, 2)):
-    return substance.Neurites(*(
+    return tissue_parameters.Neurites(*(
         torch.full(shape, float(v)) for v in (icvf, od, isovf, 1.8, 1.8 * (1 - icvf))
     ))  # fmt: skip
 
 
 def made_of(white):
-    return substance.Substance(white, white, torch.tensor(S0))
+    return tissue_parameters.TissueParameters(white, white, torch.tensor(S0))
 
 
 @pytest.mark.parametrize('b', [800.0, 3000.0])
@@ -54,7 +54,7 @@ def test_one_dispersed_fibre_gives_its_own_signal(b):
     """The product of density and kernel is the Legendre series of the fibre (Funk and Hecke)."""
     axis = torch.nn.functional.normalize(torch.tensor([1.0, 2.0, -0.5]), dim=0)
     made = uniform_block(harmonics_at(axis, blocks.ORDER), axis)
-    harmonics = substance.signal_harmonics(made, made_of(neurites(0.6, 0.2)), b)[:, 0, 0, 0]
+    harmonics = tissue_parameters.signal_harmonics(made, made_of(neurites(0.6, 0.2)), b)[:, 0, 0, 0]
     g = torch.nn.functional.normalize(torch.randn(3, 40, generator=torch.Generator()), dim=0)
     seen = harmonics_at(g, blocks.ORDER).T @ harmonics
     values = [torch.tensor([v]) for v in (0.6, 0.2, 1.8)]
@@ -69,15 +69,15 @@ def test_water_decays_as_water_and_nothing_at_b_zero():
     made = uniform_block(harmonics_at(axis, blocks.ORDER), axis)
     wet = made_of(neurites(0.5, 0.3, isovf=1.0))
     for b in (0.0, 1000.0):
-        mean = substance.signal_harmonics(made, wet, b)[0] / (4 * torch.pi) ** 0.5
+        mean = tissue_parameters.signal_harmonics(made, wet, b)[0] / (4 * torch.pi) ** 0.5
         expected = S0[WM] * torch.exp(torch.tensor(-b * 1e-3 * FREE_WATER))
         assert torch.allclose(mean, expected.expand_as(mean), rtol=1e-4)
 
 
 def test_signal_falls_with_b_everywhere(block):
-    what = substance.draw_substance(block, torch.Generator().manual_seed(1))
-    at_rest = substance.signal_at_rest(block, what)
-    means = [substance.signal_harmonics(block, what, b)[0] / (4 * torch.pi) ** 0.5
+    what = tissue_parameters.draw_tissue_parameters(block, torch.Generator().manual_seed(1))
+    at_rest = tissue_parameters.signal_at_rest(block, what)
+    means = [tissue_parameters.signal_harmonics(block, what, b)[0] / (4 * torch.pi) ** 0.5
              for b in (0.0, 700.0, 1500.0, 3000.0)]  # fmt: skip
     # Fine voxels that hold next to none of a tissue are passed by.
     assert torch.allclose(means[0], at_rest, rtol=0.01, atol=2 * blocks.SOME)
@@ -104,7 +104,7 @@ def test_dispersion_of_one_fibre_is_its_own_and_a_crossing_disperses():
     one = uniform_block(harmonics_at(x, blocks.ORDER), x)
     two = uniform_block((harmonics_at(x, blocks.ORDER) + harmonics_at(y, blocks.ORDER)) / 2, x)
     what = made_of(neurites(0.6, 0.15))
-    alone, crossing = (substance.parameters(b, what)[1, 0, 0, 0] for b in (one, two))
+    alone, crossing = (tissue_parameters.parameters(b, what)[1, 0, 0, 0] for b in (one, two))
     assert abs(float(alone) - 0.15) < 0.01
     assert crossing > 0.4
 
@@ -112,12 +112,13 @@ def test_dispersion_of_one_fibre_is_its_own_and_a_crossing_disperses():
 def test_density_and_water_are_what_the_tissue_was_given():
     axis = torch.eye(3)[2]
     made = uniform_block(harmonics_at(axis, blocks.ORDER), axis)
-    icvf, _, isovf = substance.parameters(made, made_of(neurites(0.55, 0.2, 0.3)))[:, 0, 0, 0]
+    maps = tissue_parameters.parameters(made, made_of(neurites(0.55, 0.2, 0.3)))
+    icvf, _, isovf = maps[:, 0, 0, 0]
     assert float(icvf) == pytest.approx(0.55, abs=1e-3)
     assert float(isovf) == pytest.approx(0.3, abs=1e-3)
     half = replace(made, tissues=made.tissues.clone())
     half.tissues[WM], half.tissues[CSF] = 0.5, 0.5
-    water = substance.parameters(half, made_of(neurites(0.55, 0.2)))[2, 0, 0, 0]
+    water = tissue_parameters.parameters(half, made_of(neurites(0.55, 0.2)))[2, 0, 0, 0]
     assert float(water) == pytest.approx(S0[CSF] / (S0[CSF] + S0[WM]), abs=1e-3)
 
 
@@ -140,15 +141,19 @@ def test_a_blur_keeps_the_sum_and_what_is_flat():
     assert torch.allclose(blurred(flat, (0.2, 0.2, 0.2)), flat)
 
 
-def test_texture_is_of_the_stated_strength_and_can_be_none(block):
-    what = substance.draw_substance(block, torch.Generator().manual_seed(1))
-    harmonics = substance.signal_harmonics(block, what, 1000.0)
-    s0 = substance.signal_at_rest(block, what)
-    nothing = texture.Texture(None, (0.0, 0.0, 0.0))
-    assert torch.equal(texture.textured(harmonics, s0, 1000.0, nothing), harmonics)
+def test_model_mismatch_is_of_the_stated_strength_and_can_be_none(block):
+    what = tissue_parameters.draw_tissue_parameters(block, torch.Generator().manual_seed(1))
+    harmonics = tissue_parameters.signal_harmonics(block, what, 1000.0)
+    s0 = tissue_parameters.signal_at_rest(block, what)
+    nothing = model_mismatch.ModelMismatch(None, (0.0, 0.0, 0.0))
+    assert torch.equal(
+        model_mismatch.with_model_mismatch(harmonics, s0, 1000.0, nothing), harmonics
+    )
     surplus = torch.zeros(28, *block.mask.shape)
     surplus[3] = 0.5
-    more = texture.textured(harmonics, s0, 1000.0, texture.Texture(surplus, (0.0, 0.0, 0.0)))
+    more = model_mismatch.with_model_mismatch(
+        harmonics, s0, 1000.0, model_mismatch.ModelMismatch(surplus, (0.0, 0.0, 0.0))
+    )
     added = (more - harmonics)[3] / s0.clamp_min(1e-6)
     inside = block.mask
     spread = float(prior_deviation(1000.0)[1])
@@ -157,6 +162,9 @@ def test_texture_is_of_the_stated_strength_and_can_be_none(block):
 
 
 def test_most_scans_hold_structure_that_no_fibre_explains(block):
-    drawn = [texture.draw_texture(block, torch.Generator().manual_seed(s)) for s in range(40)]
+    drawn = [
+        model_mismatch.draw_model_mismatch(block, torch.Generator().manual_seed(s))
+        for s in range(40)
+    ]
     assert 0.6 < sum(t.surplus is not None for t in drawn) / 40 < 0.95
     assert not any(t.surplus[:, ~block.mask].any() for t in drawn if t.surplus is not None)

@@ -208,7 +208,7 @@ def test_batches_depend_on_seed_and_step_only(template):
 def test_heads_are_so_varied_that_their_mean_says_little(template):
     """A template learnt by heart scores badly: white matter is rarely where it was before."""
     from bidsapp.simulate.anatomy import WM
-    from bidsapp.simulate.variety import draw_varied_head
+    from bidsapp.simulate.domain_randomisation import draw_varied_head
 
     grid = Grid((20, 24, 20), torch.diag(torch.tensor([7.0, 7.0, 7.0, 1.0])))
     grid.affine[:3, 3] = torch.tensor([-66.0, -100.0, -55.0])
@@ -244,7 +244,7 @@ def test_some_schemes_are_never_drawn_so_that_they_test():
 
 
 def test_grain_correlates_noise_and_keeps_its_strength():
-    grainy = replace(clean(40), sigma=0.05, grain=(0.25, 0.25, 0.0))
+    grainy = replace(clean(40), sigma=0.05, noise_correlation=(0.25, 0.25, 0.0))
     seen = co.corrupted(torch.ones(40, 24, 24, 24), grainy, GRID, torch.Generator().manual_seed(0))
     noise = (seen - seen.mean())[:, 4:-4, 4:-4, 4:-4]
     assert float(noise.std()) == pytest.approx(0.05, rel=0.03)

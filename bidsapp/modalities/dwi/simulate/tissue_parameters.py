@@ -1,4 +1,4 @@
-"""What the tissues of a block are made of, and the signal and parameters that follow from it."""
+"""Microstructure parameters of a block's tissues, and the signal and maps that follow from them."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Neurites:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Substance:
-    """What the tissues of a block are made of."""
+class TissueParameters:
+    """Microstructure parameters of the tissues of a block: what they are made of."""
 
     white: Neurites
     grey: Neurites
     s0: Tensor  #: (9,) signal at b=0 of each tissue
 
 
-def draw_substance(block: Block, generator: torch.Generator) -> Substance:
-    """Parameters from wide ranges, smooth in space, with up to four lesions."""
+def draw_tissue_parameters(block: Block, generator: torch.Generator) -> TissueParameters:
+    """Microstructure parameters from wide ranges, smooth in space, with up to four lesions."""
     axes = block.grid.axes()
     fields = smooth_field(axes, 14.0, 8, generator).to(block.tissues)
 
@@ -72,7 +72,7 @@ def draw_substance(block: Block, generator: torch.Generator) -> Substance:
     s0 = torch.tensor(S0).to(block.tissues)
     s0[GM] = uniform(0.95, 1.5, generator)
     s0[CSF] = s0[RIM] = uniform(1.3, 4.0, generator)
-    return Substance(white, grey, s0)
+    return TissueParameters(white, grey, s0)
 
 
 def _with_lesions(
@@ -102,15 +102,15 @@ def _with_lesions(
     return white, grey
 
 
-def signal_harmonics(block: Block, substance: Substance, b: float) -> Tensor:
+def signal_harmonics(block: Block, tissue_parameters: TissueParameters, b: float) -> Tensor:
     """(K, X, Y, Z) real harmonics of the signal at ``b`` s/mm² as a function of direction."""
     ms = b * 1e-3
     total = torch.zeros_like(block.white)
     free = float(np.exp(-ms * FREE_WATER))
     isotropic = torch.zeros_like(block.tissues[0])
     for tissue, density, what in (
-        (WM, block.white, substance.white),
-        (GM, block.grey, substance.grey),
+        (WM, block.white, tissue_parameters.white),
+        (GM, block.grey, tissue_parameters.grey),
     ):
         where = block.tissues[tissue] > 0
         kernel = fibre_coefficients(
@@ -118,29 +118,29 @@ def signal_harmonics(block: Block, substance: Substance, b: float) -> Tensor:
         )[:, : ORDER // 2 + 1]
         degree = torch.from_numpy(degrees(ORDER)).to(where.device)
         factor = (4 * pi / (2 * degree + 1))[:, None] * kernel.T[degree // 2]
-        strength = substance.s0[tissue] * (1 - what.isovf[where])
+        strength = tissue_parameters.s0[tissue] * (1 - what.isovf[where])
         total[:, where] += density[:, where] * factor * strength
-        isotropic += substance.s0[tissue] * block.tissues[tissue] * what.isovf * free
+        isotropic += tissue_parameters.s0[tissue] * block.tissues[tissue] * what.isovf * free
     for k in range(WM + 1, len(TISSUES)):
         decay = float(np.exp(-ms * (FREE_WATER if k in (CSF, RIM) else DIFFUSIVITY[k])))
-        isotropic += substance.s0[k] * block.tissues[k] * decay
+        isotropic += tissue_parameters.s0[k] * block.tissues[k] * decay
     total[0] += sqrt(4 * pi) * isotropic
     return total
 
 
-def signal_at_rest(block: Block, substance: Substance) -> Tensor:
+def signal_at_rest(block: Block, tissue_parameters: TissueParameters) -> Tensor:
     """(X, Y, Z) signal at b=0."""
-    return torch.tensordot(substance.s0, block.tissues, dims=1)
+    return torch.tensordot(tissue_parameters.s0, block.tissues, dims=1)
 
 
-def parameters(block: Block, substance: Substance) -> Tensor:
+def parameters(block: Block, tissue_parameters: TissueParameters) -> Tensor:
     """(3, X, Y, Z) icvf and od of the neurites, and the share of free water in the signal.
 
     ``od`` is that of one Watson distribution whose orientation tensor has the same largest
     eigenvalue as all neurites of the voxel together, crossings included (what NODDI's means).
     """
-    parts = ((WM, block.white, substance.white), (GM, block.grey, substance.grey))
-    amounts = [substance.s0[t] * block.tissues[t] * (1 - n.isovf) for t, _, n in parts]
+    parts = ((WM, block.white, tissue_parameters.white), (GM, block.grey, tissue_parameters.grey))
+    amounts = [tissue_parameters.s0[t] * block.tissues[t] * (1 - n.isovf) for t, _, n in parts]
     tissue = torch.stack(amounts).sum(0)
     pairs = list(zip(amounts, parts, strict=True))
     inside = sum(a * n.icvf for a, (_, _, n) in pairs)
@@ -151,10 +151,12 @@ def parameters(block: Block, substance: Substance) -> Tensor:
     assert isinstance(inside, Tensor)
     assert isinstance(second, Tensor)
     ordered = 1.5 * _largest_eigenvalue(second) / inside.clamp_min(1e-6)
-    water = sum(substance.s0[t] * block.tissues[t] * n.isovf for t, _, n in parts)
-    water = water + (substance.s0[[CSF, RIM], None, None, None] * block.tissues[[CSF, RIM]]).sum(0)
-    s0 = signal_at_rest(block, substance)
-    brain = s0 - substance.s0[AIR] * block.tissues[AIR]
+    water = sum(tissue_parameters.s0[t] * block.tissues[t] * n.isovf for t, _, n in parts)
+    water = water + (
+        tissue_parameters.s0[[CSF, RIM], None, None, None] * block.tissues[[CSF, RIM]]
+    ).sum(0)
+    s0 = signal_at_rest(block, tissue_parameters)
+    brain = s0 - tissue_parameters.s0[AIR] * block.tissues[AIR]
     share = water / brain.clamp_min(1e-6)
     return torch.stack([inside / tissue.clamp_min(1e-6), _dispersion(ordered), share.clamp(0, 1)])
 

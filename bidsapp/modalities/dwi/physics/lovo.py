@@ -1,4 +1,4 @@
-"""What a volume of a run should look like, as the other volumes have it.
+"""Leave-one-volume-out prediction: what a volume should look like, as the others have it.
 
 Linear in the signals, so volumes may be whole images or voxels of them, smoothed or not. The map
 for S/S0 is affine, so times S0 it is linear in S and S0: nothing is ever divided by the S0 of a

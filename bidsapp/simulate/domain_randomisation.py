@@ -1,4 +1,4 @@
-"""Heads more varied than people are, so that no template can be learnt by heart."""
+"""Domain randomisation: heads so varied that no template can be learnt by heart."""
 
 from __future__ import annotations
 

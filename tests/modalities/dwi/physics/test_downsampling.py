@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.modalities.dwi.physics.gradients import GradientTable
-from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
-from bidsapp.modalities.dwi.physics.qspace import interpolation
-from bidsapp.modalities.dwi.physics.reduction import (
+from bidsapp.modalities.dwi.physics.downsampling import (
     N_HARMONICS,
     ORDER,
     coarser,
@@ -19,6 +16,9 @@ from bidsapp.modalities.dwi.physics.reduction import (
     sampling,
     signal_harmonics,
 )
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.qspace import interpolation
 
 RATIO = 1.92
 

@@ -1,4 +1,4 @@
-"""The test of a gradient table against the data: do the fibres it gives lead on into each other?
+"""The gradient check of a table against the data: do its fibres lead on into each other?
 
 An error in a bvec file, an axis reversed or two axes exchanged, turns every fitted tensor by the
 same signed permutation of the grid's axes and moves no voxel. So paths that follow the main
@@ -49,8 +49,8 @@ BLOCK = 25.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TableTest:
-    """What the data say about a table. ``coherence`` and ``best`` are mean path lengths in mm."""
+class GradientCheck:
+    """What the gradient check found. ``coherence`` and ``best`` are mean path lengths in mm."""
 
     passed: bool  #: no other table is clearly better
     decided: bool  #: one table stands out from the 23 others
@@ -58,7 +58,7 @@ class TableTest:
     best: float  #: with the best table
     margin: float  #: ``best`` over the length with the next best table
     z: float  #: least difference between best and another in standard errors
-    mend: str | None  #: what to do to the bvec file; None if passed
+    correction: str | None  #: what to do to the bvec file; None if passed
     turn: NDArray[np.int_]  #: (3, 3) signed permutation of the stored bvec rows; identity if passed
 
     @property
@@ -78,11 +78,12 @@ class TableTest:
         return (
             f'the gradient table does not fit the data: fibres followed from voxel to voxel run '
             f'{self.coherence:.0f} mm on average, and {self.best:.0f} mm with its axes turned; '
-            f'a right table gives the longest. Probably right: {self.mend}. It was not changed.'
+            f'a right table gives the longest. Probably right: {self.correction}. It was not '
+            'changed.'
         )
 
 
-def finding(result: TableTest) -> Finding | None:
+def finding(result: GradientCheck) -> Finding | None:
     """An error for a table that another clearly beats, else None."""
     if result.passed:
         return None
@@ -117,7 +118,7 @@ def in_words(turn: NDArray[np.int_]) -> str:
 
 def check_table(
     data: FloatArray, gtab: GradientTable, affine: FloatArray, mask: BoolArray | None = None
-) -> TableTest:
+) -> GradientCheck:
     """Test a world-axes table against raw ``data`` (X, Y, Z, N), in ``mask`` (X, Y, Z) or tissue.
 
     Raises BadData where the table does not determine a tensor.
@@ -131,16 +132,16 @@ def check_table(
     flip = np.diag([-1 if np.linalg.det(axes) > 0 else 1, 1, 1])
     stored = turns()
     if len(seeds) < MIN_SEEDS:
-        return TableTest(True, False, 0.0, 0.0, 1.0, 0.0, None, stored[0])
+        return GradientCheck(True, False, 0.0, 0.0, 1.0, 0.0, None, stored[0])
     lengths = np.stack([_lengths(direction, seeds, size, flip @ turn @ flip) for turn in stored])
     mean = lengths.mean(1)
     best = int(mean.argmax())
     margin, z, everywhere = _certainty(lengths, best, (seeds - np.median(seeds, 0)) * size)
     decided = everywhere and margin >= MIN_MARGIN and z >= MIN_Z
     turn = stored[best if decided else 0]
-    mend = in_words(turn) if decided and best else None
-    return TableTest(
-        mend is None, decided, float(mean[0]), float(mean[best]), margin, z, mend, turn
+    correction = in_words(turn) if decided and best else None
+    return GradientCheck(
+        correction is None, decided, float(mean[0]), float(mean[best]), margin, z, correction, turn
     )
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding, in_words, turns
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
-from bidsapp.modalities.dwi.physics.table_check import check_table, finding, in_words, turns
 from bidsapp.modalities.dwi.physics.tables import examine
 from bidsapp.problems import BadData
 
@@ -155,7 +155,7 @@ def test_small_voxels_are_averaged_and_the_table_still_found(rng):
     affine[:3, :2] /= 2
     affine[:3, :3] *= 0.7
     result = check_table(fine, planted(gtab, affine, np.diag([-1, 1, 1])), affine)
-    assert result.mend == 'flip the sign of row 1 (x) of the bvec file'
+    assert result.correction == 'flip the sign of row 1 (x) of the bvec file'
 
 
 @pytest.mark.parametrize('n', [6, 12, 30])
@@ -170,7 +170,7 @@ def test_scans_without_fibres_pass_undecided(rng, kind, n):
     result = check_table(data * (kind != 'empty'), gtab, affine)
     assert result.passed
     assert not result.decided
-    assert result.mend is None
+    assert result.correction is None
     assert finding(result) is None
     assert 'could not be tested' in result.statement
 
@@ -201,4 +201,4 @@ def test_real_runs_pass_as_stored_and_every_plant_is_found(multivendor, run):
     for words, turn in PLANTS.items():
         result = check_table(data, from_fsl(turn @ bvecs, bvals, image.affine), image.affine)
         assert not result.passed
-        assert result.mend == words
+        assert result.correction == words

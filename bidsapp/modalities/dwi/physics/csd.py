@@ -1,8 +1,10 @@
-"""Spherical deconvolution: the single-fibre response, fibre orientation densities, their peaks.
+"""Constrained spherical deconvolution (CSD): response, fibre orientation densities, peaks.
 
 A voxel's attenuation is the convolution on the sphere of a fibre orientation density (FOD) with
 the attenuation of one fibre. Densities are even real harmonics (physics/harmonics) in the axes of
 the gradient table, and the density of one single fibre integrates to 1 over the sphere.
+
+Over 300 lines, for response, deconvolution and what its masks rest on are one derivation.
 """
 
 from __future__ import annotations

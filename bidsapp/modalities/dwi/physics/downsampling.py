@@ -1,4 +1,4 @@
-"""A good scan made poorer, as source paper 2 makes its inputs: coarser voxels, fewer directions.
+"""Downsampling of a good scan, as in source paper 2: coarser voxels, fewer directions.
 
 Both steps are linear in the signal S, so their order does not matter; neither is done on S/S0,
 whose noise is not that of a scanner. In q-space the dictionary's interpolation (`physics.qspace`)

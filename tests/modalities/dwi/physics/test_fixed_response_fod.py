@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.modalities.dwi.physics.deconvolution import constrained_deconvolution, fit_response
+from bidsapp.modalities.dwi.physics.csd import constrained_deconvolution, fit_response
+from bidsapp.modalities.dwi.physics.fixed_response_fod import AXIAL, ORDER, RADIAL, N, fibre_density
 from bidsapp.modalities.dwi.physics.gradients import GradientTable
 from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
 from bidsapp.modalities.dwi.physics.peaks import fibre_peaks
-from bidsapp.modalities.dwi.physics.sharpening import AXIAL, ORDER, RADIAL, N, fibre_density
 
 U = fibonacci_hemisphere(200)
 TO_HARMONICS = np.linalg.pinv(basis(U, 6))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bidsapp.modalities.dwi.physics import deconvolution
+from bidsapp.modalities.dwi.physics import csd
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
-from bidsapp.modalities.dwi.physics.deconvolution import (
+from bidsapp.modalities.dwi.physics.csd import (
     best_shell,
     constrained_deconvolution,
     deconvolution_order,
@@ -167,7 +167,7 @@ def test_batches_do_not_matter(rng, response, monkeypatch):
     data = noisy(fibre(gtab, axes(rng, 50)), 20, rng)
     whole = constrained_deconvolution(data, gtab, response, 8)
     peaks = fibre_peaks(whole, 8)
-    monkeypatch.setattr(deconvolution, '_CHUNK', 7)
+    monkeypatch.setattr(csd, '_CHUNK', 7)
     # Sums in single precision differ in their last digits with the number of voxels.
     parts = constrained_deconvolution(data, gtab, response, 8)
     np.testing.assert_allclose(parts, whole, atol=1e-3 * np.abs(whole).max())

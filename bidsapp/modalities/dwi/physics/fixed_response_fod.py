@@ -1,10 +1,11 @@
-"""A density of fibres from the canonical harmonics: what makes crossings visible to a network.
+"""Fibre orientation densities (FOD) with a fixed response, from the canonical harmonics.
 
-Constrained deconvolution (Tournier et al., NeuroImage 2007) with a response that is the same for
-every scan, so that it needs no white matter to learn one from, and solved by the alternating
-direction method of multipliers, so that all voxels share one matrix: the smallest squared error of
-density * response + isotropic parts against the harmonics of all shells, where the density shall be
-nowhere negative. `physics.deconvolution` derives labels, with the scan's own response.
+They make crossings visible to a network. Constrained deconvolution (Tournier et al., NeuroImage
+2007) with a response that is the same for every scan, so that it needs no white matter to learn one
+from, and solved by the alternating direction method of multipliers, so that all voxels share one
+matrix: the smallest squared error of density * response + isotropic parts against the harmonics of
+all shells, where the density shall be nowhere negative. `physics.csd` derives labels, with the
+scan's own response.
 """
 
 from __future__ import annotations

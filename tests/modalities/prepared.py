@@ -1,0 +1,63 @@
+"""The smallest runs of each modality, for the laws that hold for all of them.
+
+``PREPARED``: modality → writes one prepared run of sub-01 on a grid below a folder;
+``RAW``: modality → a raw run whose images end after their headers.
+"""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+
+from bidsapp.core import Case
+from bidsapp.modalities.dwi.bids.runs import DwiRun
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
+from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+
+SHAPE = (11, 13, 10)
+
+
+def _table() -> GradientTable:
+    vectors = np.concatenate([np.zeros((2, 3)), fibonacci_hemisphere(12)])
+    return GradientTable(vectors, np.r_[0, 0, np.full(12, 1000.0)])
+
+
+def _write_table(stem, affine):
+    gtab = _table()
+    np.savetxt(f'{stem}.bval', gtab.bvals[None], '%g')
+    np.savetxt(f'{stem}.bvec', to_fsl(gtab, affine), '%.8f')
+
+
+def dwi(root, affine):
+    """A ball of tissue whose fibres run along one axis of the world."""
+    gtab, rng = _table(), np.random.default_rng(0)
+    centre = (np.array(SHAPE) - 1) / 2
+    place = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing='ij'), -1) - centre
+    brain = np.linalg.norm(place, axis=-1) < 4.5
+    signal = 400 * np.exp(-gtab.bvals * 1e-3 * (0.3 + 1.4 * gtab.bvecs[:, 0] ** 2))
+    data = np.abs(brain[..., None] * signal + 4 * rng.standard_normal((*SHAPE, len(gtab))))
+    folder = root / 'sub-01' / 'dwi'
+    folder.mkdir(parents=True)
+    stem = folder / 'sub-01_desc-preproc_dwi'
+    nib.save(nib.Nifti1Image(data.astype(np.float32), affine), f'{stem}.nii.gz')
+    mask = nib.Nifti1Image(brain.astype(np.uint8), affine)
+    nib.save(mask, folder / 'sub-01_desc-brain_mask.nii.gz')
+    _write_table(stem, affine)
+    (folder / 'sub-01_desc-preproc_dwi.json').write_text(json.dumps({'Description': 'A ball.'}))
+
+
+def raw_dwi(root):
+    """A run with its table and a T1w image."""
+    stem = root / 'sub-01_dwi'
+    header = nib.Nifti1Image(np.zeros((*SHAPE, len(_table())), np.int16), np.eye(4)).header
+    (root / 'sub-01_dwi.nii').write_bytes(header.binaryblock + bytes(4))
+    _write_table(stem, np.eye(4))
+    files = {'dwi': root / 'sub-01_dwi.nii', 'bval': root / 'sub-01_dwi.bval',
+             'bvec': root / 'sub-01_dwi.bvec'}  # fmt: skip
+    return DwiRun('dwi', Case({'subject': '01', 'datatype': 'dwi'}, files))
+
+
+PREPARED = {'dwi': dwi}
+RAW = {'dwi': raw_dwi}
