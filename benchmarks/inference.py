@@ -13,11 +13,13 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from bidsapp import registry
-from bidsapp.learn.predict import AVERAGED, precision, predict, predict_turned
+from bidsapp.core import Sample
+from bidsapp.learn.predict import TTA_FLIPS, precision, predict, predict_tta
 from bidsapp.modalities.dwi.physics.qspace import LAYOUT, N_CHANNELS, S0_CHANNEL, SLOT_CHANNELS
 from bidsapp.networks.registry import build
 
@@ -49,7 +51,7 @@ def convolutions(network: nn.Module, image: torch.Tensor) -> list[tuple[nn.Modul
         for module in network.modules()
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
     ]
-    network(image[None])
+    network(image[None], {})
     for hook in hooks:
         hook.remove()
     return found
@@ -64,22 +66,26 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    heads = {name: registry.get(name).channels for name in registry.names()}
-    network = build('unet3d', N_CHANNELS, heads, **LAYOUT).eval()
+    heads = [task.head for task in registry.tasks_of('dwi')]
+    served = {head.name: head.channels for head in heads}
+    network = build('dwi', 'unet3d', N_CHANNELS, served, **LAYOUT).eval()
     network = network.to(memory_format=torch.channels_last_3d)
     image = torch.zeros(N_CHANNELS, *given.shape)
     image[:SLOT_CHANNELS], image[S0_CHANNEL:] = 1, 1  # one shell, as most scans have
+    sample = Sample(image, torch.ones(1, *given.shape, dtype=torch.bool), np.eye(4))
+    turned = registry.input('dwi').turned
     dtype = precision('cpu')
-    whole = best_of(given.repeats, lambda: predict(network, image, 'cpu', whole=True))
-    served = [registry.get(name) for name in heads]
-    turned = best_of(given.repeats, lambda: predict_turned(network, image, served, AVERAGED))
+    whole = best_of(given.repeats, lambda: predict(network, sample, 'cpu', whole=True))
+    mirrored = best_of(
+        given.repeats, lambda: predict_tta(network, sample, heads, TTA_FLIPS, turned)
+    )
     with torch.autocast('cpu', dtype=dtype, enabled=dtype is not None):
         parts = convolutions(network, image)
         bare = best_of(given.repeats, lambda: [module(x) for module, x in parts])
     size = 'x'.join(map(str, given.shape))
     print(f'{size} voxels, {given.threads} threads, {dtype or torch.float32}')
     print(f'all {len(heads)} tasks {whole:.2f} s, bare convolutions {bare:.2f} s')
-    print(f'ratio {whole / bare:.2f}; over {len(AVERAGED)} mirrors {turned:.2f} s')
+    print(f'ratio {whole / bare:.2f}; over {len(TTA_FLIPS)} mirrors {mirrored:.2f} s')
 
 
 if __name__ == '__main__':

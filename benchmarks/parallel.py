@@ -22,6 +22,7 @@ from preprocessing import Cost, run
 from scans import write_dataset as write_scan_dataset
 from scans import write_scans
 
+from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
 from bidsapp.simulated import Design, write_dataset
 
 RATIO = 0.6
@@ -40,10 +41,10 @@ def compare_times(work: Path) -> bool:
     """One after the other, then at once; whether the ratio is as promised."""
     bids = work / 'two' / 'bids'
     if not (bids / 'participants.tsv').is_file():
+        scan = DwiDesign(voxel_size=3.5, fine_voxel_size=1.75, directions=32, snr=25)
         design = Design(
-            participants=2, seed=3, voxel_size=3.5, t1w_voxel_size=2.0, fine_voxel_size=1.75,
-            template_voxel_size=2.0, directions=32, bvals=(1000.0,), snr=25,
-        )  # fmt: skip
+            participants=2, seed=3, t1w_voxel_size=2.0, template_voxel_size=2.0, scans={'dwi': scan}
+        )
         write_dataset(bids, design, say=lambda line: None)
     walls = []
     for processors in ('1', '2'):

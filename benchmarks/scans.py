@@ -75,7 +75,7 @@ def centred_grid(head: Head, shape: Sequence[int], voxel: float) -> Grid:
 def write_scan(folder: Path, person: Person, grid: Grid, protocol: Protocol, seed: int) -> None:
     """dwi.nii (int16), clean.nii (float32, the same without noise), bval, bvec, mask.nii, truth.
 
-    ``folder/truth_<name>.nii`` are the maps of simulate/truth; sigma.txt is the noise's standard
+    ``folder/truth_<name>.nii`` are the maps of `simulate.truth`; sigma.txt is the noise's standard
     deviation in each channel.
     """
     folder.mkdir(parents=True)
@@ -113,7 +113,7 @@ def write_scans(
     write_scan(folder / 'shells', person, centred_grid(person.head, small, voxel), two, seed)
     upright = field_of_view(person.head, torch.eye(3), T1W_VOXEL, below=20)
     generator = torch.Generator().manual_seed(seed)
-    image = simulate_t1w(person.head, upright, torch.eye(4), one, generator)
+    image = simulate_t1w(person.head, upright, torch.eye(4), generator)
     save(folder / 't1w.nii', _counts(image.numpy()), upright.affine.double().numpy())
 
 

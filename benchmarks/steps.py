@@ -26,7 +26,6 @@ from bidsapp.modalities.dwi.physics.csd import (
     best_shell,
     constrained_deconvolution,
     deconvolution_order,
-    fibre_peaks,
     isotropic_floor,
     relative_signal,
     single_fibre_response,
@@ -35,6 +34,7 @@ from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import n_unique
 from bidsapp.modalities.dwi.physics.noddi import fit_noddi
 from bidsapp.modalities.dwi.physics.noise import noise_variance
+from bidsapp.modalities.dwi.physics.peaks import fibre_peaks
 from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt
 from bidsapp.physics.denoising import denoise
 from bidsapp.physics.ringing import unring

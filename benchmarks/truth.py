@@ -19,7 +19,7 @@ import torch
 
 from bidsapp.bids.images import load_volume
 from bidsapp.bids.outputs import output_path
-from bidsapp.bids.prepared import find_preprocessed
+from bidsapp.bids.prepared import find_prepared
 from bidsapp.learn.cards import newest_model
 from bidsapp.learn.metrics import angular_errors, confusion, f1_macro
 from bidsapp.modalities.dwi.bids.tables import load_table
@@ -91,7 +91,7 @@ def main(bids: Path, out: Path) -> None:
     print(
         f'{"run":10} {"split":6} {"F1 ref":>7} {"F1 unet":>8} {"tensor":>7} {"csd":>6} {"unet":>6}'
     )
-    for case in find_preprocessed(out):
+    for case in find_prepared(out, 'dwi'):
         tissue, angle = tissue_scores(bids, out, case), direction_scores(bids, out, case)
         nan = float('nan')
         print(

@@ -113,6 +113,12 @@ def _modality_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_level(args: argparse.Namespace, defaults: Parser) -> None:
     """Raises WrongUsage for options that mean nothing at this level."""
+    for option in modality_options().values():
+        if args.level not in option.levels and getattr(args, option.name) is not None:
+            raise WrongUsage(
+                f'{args.level} with {option.flag}: that is for {" and ".join(option.levels)}. '
+                'Leave it out.'
+            )
     found = [
         f'--{name.replace("_", "-")}'
         for name in unfit(args.level)

@@ -15,7 +15,7 @@ import torch
 from bidsapp import registry
 from bidsapp.core import Sample
 from bidsapp.learn.checkpoint import load as load_checkpoint
-from bidsapp.learn.predict import AVERAGED, network_of, predict_turned, split_heads, turns_of
+from bidsapp.learn.predict import TTA_FLIPS, network_of, predict_tta, split_heads, turns_of
 from bidsapp.modalities.dwi.learn.losses import axis_and_spread
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
@@ -46,8 +46,8 @@ class Applied:
         if folder is None:
             torch.manual_seed(0)
             self.heads: Mapping[str, int] = HEADS
-            self.network = build('unet3d', qspace.N_CHANNELS, HEADS, **qspace.LAYOUT).eval()
-            self.turns = AVERAGED
+            self.network = build('dwi', 'unet3d', qspace.N_CHANNELS, HEADS, **qspace.LAYOUT).eval()
+            self.turns = TTA_FLIPS
             self.name = 'random weights'
         else:
             checkpoint = load_checkpoint(folder)
@@ -56,14 +56,16 @@ class Applied:
             steps = checkpoint.card.get('best_step', '?')
             self.name = f'{folder} (step {steps}, {checkpoint.card["sha256"][:8]})'
 
-    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+    def __call__(self, sample: Sample) -> dict[str, Tensor]:
         """Canonical input → each head's channels."""
-        served = [registry.get(name) for name in self.heads]
-        return split_heads(predict_turned(self.network, image, served, self.turns), self.heads)
+        served = [registry.task(name).head for name in self.heads]
+        turned = registry.input('dwi').turned
+        output = predict_tta(self.network, sample, served, self.turns, turned)
+        return split_heads(output, self.heads)
 
     def of(self, scan: Scan) -> dict[str, Tensor]:
         """The same of a scan."""
-        return self(canonical(scan).image)
+        return self(canonical(scan))
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -86,13 +88,20 @@ def attenuation_of(scan: Scan) -> tuple[np.ndarray, np.ndarray, GradientTable, f
 
 
 def canonical(scan: Scan, variance: float | None = None) -> Sample:
-    """What `bids.samples.canonical_sample` makes of the files of a scan; axes must be RAS."""
+    """What `dwi.learn.input.canonical_sample` makes of the files of a scan; axes must be RAS."""
     attenuation, s0, local, own = attenuation_of(scan)
+    variance = own if variance is None else variance
     size = voxel_sizes(scan.affine)
-    channels = qspace.canonical_channels(
-        attenuation, s0, scan.mask, local, own if variance is None else variance, size
+    channels = qspace.canonical_channels(attenuation, s0, scan.mask, local, variance, size)
+    return Sample(
+        torch.from_numpy(channels),
+        torch.from_numpy(scan.mask.copy())[None],
+        scan.affine,
+        context={
+            'voxel_mm': torch.tensor(size, dtype=torch.float32),
+            'noise_variance': torch.tensor(variance, dtype=torch.float32),
+        },
     )
-    return Sample(torch.from_numpy(channels), torch.from_numpy(scan.mask.copy())[None], scan.affine)
 
 
 def direction_doubt(output: Tensor, where: np.ndarray) -> np.ndarray:

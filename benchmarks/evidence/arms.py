@@ -18,18 +18,20 @@ from pathlib import Path
 import torch
 from realscans import KEPT
 
+from bidsapp import registry
 from bidsapp.core import Plan
 from bidsapp.learn.checkpoint import checkpoint_of, save
 from bidsapp.learn.fit import fit
 from bidsapp.learn.joint import joint
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.simulate import objectives
-from bidsapp.pretrain import LEARNING_RATE, WEIGHTS
+from bidsapp.pretrain import LEARNING_RATE
+from bidsapp.simulate.material import Request
 from bidsapp.simulate.stream import SimulatedStream
 
 ARMS = ('restore', 'autoencoder', 'supervised')
-#: Voxels along the edge of a patch and of a block; blocks that choose the best step.
-PATCH, SIDE, VALIDATION = 24, 32, 6
+#: Voxels of a patch and along the edge of a block; blocks that choose the best step.
+PATCH, SIDE, VALIDATION = (24, 24, 24), 32, 6
 
 
 def make(arm: str, models: Path, steps: int) -> None:
@@ -37,22 +39,23 @@ def make(arm: str, models: Path, steps: int) -> None:
     if (folder := models / arm / 'v1').is_dir():
         print(f'{folder} is there')
         return
-    made = objectives.simulated(arm, (), 11, SIDE, KEPT)
-    names = [task.name for task in made.tasks]
-    task = joint(made.tasks, {name: WEIGHTS[name] for name in names})
+    own = registry.input('dwi')
+    made = objectives.simulated(Request(arm, (), 11, SIDE, KEPT, {}))
+    head = joint([task.head for task in made.tasks])
     plan = Plan(steps, PATCH, 2, LEARNING_RATE, seed=1, validate_every=max(1, steps // 8),
                 average=0.98)  # fmt: skip
     state_file = models / f'{arm}.state.safetensors'
     models.mkdir(parents=True, exist_ok=True)
     network, state = fit(
-        task, SimulatedStream(made.scanners['train'], names, PATCH),
+        own, head, SimulatedStream(made.scanners['train'], made.tasks, PATCH),
         [made.sample('val', index) for index in range(VALIDATION)], None, plan, state_file,
         partial(print, flush=True),
     )  # fmt: skip
     card = {
-        'name': arm, 'version': 'v1', 'heads': dict(task.heads), 'best_step': state.best_step,
-        'network': {'name': task.network, 'channels_in': qspace.N_CHANNELS,
-                    'options': dict(task.options)},
+        'name': arm, 'version': 'v1', 'modality': 'dwi', 'heads': dict(head.heads),
+        'best_step': state.best_step,
+        'network': {'name': own.network.name, 'channels_in': qspace.N_CHANNELS,
+                    'options': dict(own.network.options)},
     }  # fmt: skip
     save(checkpoint_of(network, card), folder)
     state_file.unlink()

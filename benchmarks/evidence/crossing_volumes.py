@@ -128,10 +128,10 @@ def on_grid(vectors: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 def of_network(applied: Applied, volume: Volume) -> np.ndarray:
     """`outcome` of the fibres that `participant` writes."""
-    image, brain = canonical(volume.scan).image, torch.from_numpy(volume.brain)
-    values = applied(image)['orientation'][:, brain]
+    sample, brain = canonical(volume.scan), torch.from_numpy(volume.brain)
+    values = applied(sample)['orientation'][:, brain]
     axes = axis_and_spread(values[:6].T)[0].numpy()
-    found = fibres_of(values[6:].numpy(), axes, image[DENSITY_CHANNELS][:, brain].numpy())
+    found = fibres_of(values[6:].numpy(), axes, sample.image[DENSITY_CHANNELS][:, brain].numpy())
     return outcome(volume, on_grid(found, volume.brain))
 
 

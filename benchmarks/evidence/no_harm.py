@@ -68,8 +68,8 @@ def implanted(scan: Scan, where: np.ndarray, kind: tuple[float, float, float]) -
 def maps_of(applied: Applied, scan: Scan) -> dict[str, dict[str, np.ndarray]]:
     """'tensor', 'tensor of input', 'network' → FA, MD (µm²/ms) and, of the network, others."""
     raw = tensor(scan, scan.mask)
-    image = canonical(scan).image
-    output = applied(image)
+    sample = canonical(scan)
+    image, output = sample.image, applied(sample)
     found = {'tensor': {'FA': raw.fa, 'MD': raw.md * 1e3}}
     said = restored_signal(scan, image, output)[0]
     for name, signal in (('tensor of input', input_signal(scan, image)), ('network', said)):
@@ -161,8 +161,8 @@ def clean(applied: Applied) -> None:
     rows = []
     for name in CLEAN:
         scan = load_done(name)
-        image = canonical(scan).image
-        output = applied(image)
+        sample = canonical(scan)
+        image, output = sample.image, applied(sample)
         use = slots_of_volumes(in_grid(scan.gtab, scan.affine)) >= 0
         gap = restored_signal(scan, image, output)[0] - input_signal(scan, image)
         core = binary_erosion(scan.mask, iterations=2)[scan.mask]

@@ -49,10 +49,10 @@ from bidsapp.modalities.dwi.simulate.blocks import Block, make_block
 from bidsapp.modalities.dwi.simulate.corruption import Table
 from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
 from bidsapp.modalities.dwi.simulate.simulator import Simulator
-from bidsapp.pretrain import WEIGHTS
 from bidsapp.simulate import template_head
 from bidsapp.simulate.anatomy import draw_head
 from bidsapp.simulate.grids import Grid
+from bidsapp.simulate.material import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,9 +61,9 @@ if TYPE_CHECKING:
 
 ARMS = ('scratch', 'autoencoder', 'restore', 'supervised', 'bundled', 'published-scratch',
         'published')  # fmt: skip
-TASKS = tuple(registry.get(name) for name in ('tissue', 'orientation', 'crossings'))
-WHAT = joint(TASKS, {task.name: WEIGHTS[task.name] for task in TASKS})
-VOXEL, SIDE, PATCH = 2.4, 32, 24
+TASKS = tuple(registry.task(name) for name in ('tissue', 'orientation', 'crossings'))
+WHAT = joint([task.head for task in TASKS])
+VOXEL, SIDE, PATCH = 2.4, 32, (24, 24, 24)
 #: Steps that may be kept are a fit's over this apart; participants learnt from that are scored.
 LOOKS, FROM_TRAINING = 4, 4
 #: First participant of each split, and how many; those to learn from are others for each seed, and
@@ -106,12 +106,13 @@ def participant(simulator: Clinic, number: int, published: bool) -> Sample:
             image = sample_of(simulator, number, lambda _: labels).image
         else:
             scan = simulator.scan(number)
-            image, mask = scan.image, scan.mask
-            labels = torch.cat([scan.targets[task.name] for task in TASKS])
+            image, mask, labels = scan.image, scan.mask, target_of(scan, TASKS)
         hidden = kept.with_suffix(f'.{os.getpid()}')
         save_file({'image': image, 'mask': mask, 'target': labels}, hidden)
         hidden.rename(kept)
-    return Sample(**load_file(kept), affine=np.diag([VOXEL, VOXEL, VOXEL, 1.0]))
+    tensors = load_file(kept)
+    affine = np.diag([VOXEL, VOXEL, VOXEL, 1.0])
+    return Sample(tensors['image'], tensors['mask'], affine, tensors['target'])
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,15 @@ def start_of(arm: str, models: Path) -> Checkpoint | Path | None:
 
 
 @torch.no_grad()
-def figures_of(say: Callable[[Tensor], Tensor], sample: Sample) -> Iterator[tuple[str, str, float]]:
-    """(task, metric, value) of what ``say`` makes of a sample's image, and the sum of losses."""
+def figures_of(say: Callable[[Sample], Tensor], sample: Sample) -> Iterator[tuple[str, str, float]]:
+    """(task, metric, value) of what ``say`` makes of a sample, and the sum of losses."""
     assert sample.target is not None
-    output = say(sample.image)
+    output = say(sample)
     yield 'all', 'loss', float(WHAT.loss(output[None], sample.target[None], sample.mask[None]))
-    outputs = output.split([task.channels for task in TASKS])
-    targets = sample.target.split([task.targets for task in TASKS])
+    outputs = output.split([task.head.channels for task in TASKS])
+    targets = sample.target.split([task.head.targets for task in TASKS])
     for task, own, target in zip(TASKS, outputs, targets, strict=True):
-        for metric, label, value in task.metrics(own, replace(sample, target=target)):
+        for metric, label, value in task.head.metrics(own, replace(sample, target=target)):
             if label in ('all', 'WM') and (task.name, metric) in SHOWN:
                 yield task.name, metric, value
 
@@ -161,22 +162,22 @@ Groups = dict[str, list[Sample]]
 
 def fit_ours(
     arm: str, groups: Groups, study: Study, seed: int, rate: float
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Sample], Tensor]:
     """One fit of our network."""
     start = start_of(arm, study.models)
     assert not isinstance(start, Path)
     plan = Plan(study.steps, PATCH, 2, rate, seed=seed, validate_every=max(1, study.steps // LOOKS))
     with tempfile.TemporaryDirectory() as folder:
         network, _ = fit(
-            WHAT, PatchSource(groups['train'], PATCH), groups['val'], start, plan,
-            Path(folder) / 'state',
+            registry.input('dwi'), WHAT, PatchSource(groups['train'], PATCH), groups['val'], start,
+            plan, Path(folder) / 'state',
         )  # fmt: skip
     return partial(predict, network, device='cpu')
 
 
 def fit_published(
     arm: str, groups: Groups, study: Study, seed: int, rate: float
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Sample], Tensor]:
     """One fit as published, with the labels and losses of ours."""
     start = start_of(arm, study.models)
     with seeded(seed):
@@ -184,8 +185,8 @@ def fit_published(
     if isinstance(start, Path):
         network.load_state_dict(load_file(start), strict=False)
 
-    def say(image: Tensor) -> Tensor:
-        return network(image[None])[0]
+    def say(sample: Sample) -> Tensor:
+        return network(sample.image[None])[0]
 
     def look(_: Published) -> float:
         return float(np.mean([next(figures_of(say, sample))[2] for sample in groups['val']]))

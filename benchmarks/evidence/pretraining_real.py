@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,15 +29,18 @@ from real_directions import ROWS, regions
 from realscans import CHOICES, RAW, divided
 
 from bidsapp import registry
-from bidsapp.core import Plan, Sample
+from bidsapp.core import Plan
 from bidsapp.learn.evaluate import evaluate
 from bidsapp.learn.fit import fit
 from bidsapp.learn.patches import PatchSource
 from bidsapp.physics.geometry import grid_axes
 
+if TYPE_CHECKING:
+    from bidsapp.core import Sample
+
 ARMS = ('scratch', 'autoencoder', 'restore', 'supervised', 'bundled')
-TASK = registry.get('orientation')
-DIRECTIONS, PATCH = 6, 24
+TASK = registry.task('orientation')
+DIRECTIONS, PATCH = 6, (24, 24, 24)
 #: People, and the runs of each that can be divided.
 PEOPLE = sorted({run.split('/')[0] for run in ROWS})
 
@@ -53,7 +58,7 @@ def samples_of(person: str, choices: int) -> list[Sample]:
             white, _, axes = regions(parts)
             target = np.zeros((9, *white.shape), np.float32)
             target[:3, white] = (axes @ grid_axes(parts.scan.affine)).T
-            found.append(Sample(sample.image, sample.mask, sample.affine, torch.from_numpy(target)))
+            found.append(replace(sample, target=torch.from_numpy(target)))
     return found
 
 
@@ -71,13 +76,13 @@ def run_one(
     assert not isinstance(start, Path)
     plan = Plan(steps, PATCH, 2, rate, seed=seed, validate_every=max(1, steps // 4))
     with tempfile.TemporaryDirectory() as folder:
-        network, _ = fit(TASK, PatchSource(train, PATCH), groups['val'], start, plan,
-                         Path(folder) / 'state')  # fmt: skip
+        network, _ = fit(registry.input('dwi'), TASK.head, PatchSource(train, PATCH), groups['val'],
+                         start, plan, Path(folder) / 'state')  # fmt: skip
     lines = []
     for split, samples in groups.items():
-        rows = evaluate(TASK, network, samples, 'cpu', turned=False)
-        angles = [v for r in rows for metric, _, v in r if metric == TASK.score]
-        lines.append((*key, split, str(fold), TASK.name, TASK.score, f'{np.mean(angles):.6g}'))
+        rows, score = evaluate(TASK.head, network, samples, 'cpu', None), TASK.head.score
+        angles = [v for r in rows for metric, _, v in r if metric == score]
+        lines.append((*key, split, str(fold), TASK.name, score, f'{np.mean(angles):.6g}'))
     append(results, lines)
     print(f'{arm} n={n} without {test}, seed {seed}: {lines[-1][-1]} degrees', flush=True)
 

@@ -33,11 +33,13 @@ from bidsapp.modalities.dwi.simulate.simulator import Simulator
 from bidsapp.simulate import template_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from bidsapp.core import Batch
 
 CHANNELS, WIDTHS, BRIDGE, RATE = 64, (16, 32, 64), 128, 1e-3
-#: Voxels along the edge of a patch and of a block, as in `arms.py`.
-PATCH, SIDE = 24, 32
+#: Voxels of a patch and along the edge of a block, as in `arms.py`.
+PATCH, SIDE = (24, 24, 24), 32
 
 
 class Pair(nn.Sequential):
@@ -118,8 +120,8 @@ def fitted(
     best, kept = np.inf, None
     for step in range(steps):
         network.train()
-        image, target, mask = source.batch(2, seed, step)
-        loss(network(image), target, mask).backward()
+        batch = source.batch(2, seed, step)
+        loss(network(batch.image), batch.target, batch.mask).backward()
         optimizer.step()
         optimizer.zero_grad()
         if look is not None and (step + 1) % max(1, steps // looks) == 0:
@@ -156,8 +158,8 @@ class Refreshed:
     def __init__(self, simulator: Simulator) -> None:
         self._simulator, self._round, self._source = simulator, -1, None
 
-    def batch(self, size: int, seed: int, step: int) -> Sequence[Tensor]:
-        """(image, target, mask) of batch ``step``."""
+    def batch(self, size: int, seed: int, step: int) -> Batch:
+        """Batch ``step``."""
         if (which := step // 64) != self._round:
             numbers = range(16 * which, 16 * which + 16)
             scans = [sample_of(self._simulator, number, None) for number in numbers]

@@ -78,7 +78,7 @@ def noisier(parts: Divided) -> Divided:
 def ours(applied: Applied, parts: Divided, white: np.ndarray) -> dict[str, np.ndarray]:
     """(V, 3) world axes by both ways to ask the network."""
     sample = canonical(parts.scan)
-    outputs = applied(sample.image)
+    outputs = applied(sample)
     first, axes = named(parts.scan, sample.image, outputs, white)
     return {STRONGEST: first, OURS: axes}
 

@@ -77,9 +77,10 @@ def main() -> None:
     scans = pair()
     fits = [tensor(s, s.mask) for s in scans]
     white = scans[0].mask & (fits[0].fa > 0.2) & (fits[1].fa > 0.2)
-    images = [canonical(s).image for s in scans]
-    outputs = [applied(image) for image in images]
-    vectors = [named(s, i, o, white)[0] for s, i, o in zip(scans, images, outputs, strict=True)]
+    samples = [canonical(s) for s in scans]
+    outputs = [applied(sample) for sample in samples]
+    each = zip(scans, samples, outputs, strict=True)
+    vectors = [named(s, i.image, o, white)[0] for s, i, o in each]
     error = degrees(*vectors)
     stated = np.sqrt(np.mean([direction_doubt(o['orientation'], white) ** 2 for o in outputs], 0))
     plain = degrees(*(f.direction[white] for f in fits))
@@ -99,7 +100,7 @@ def main() -> None:
     print(f'  medians over all: network {np.median(error):.2f}°, tensor {np.median(plain):.2f}°\n')
     rows, first = [], 0.0
     for name, scan in worse(scans[0]).items():
-        doubt = float(direction_doubt(applied(canonical(scan).image)['orientation'], white).mean())
+        doubt = float(direction_doubt(applied.of(scan)['orientation'], white).mean())
         first = first or doubt
         rows.append([name, doubt, doubt / first])
     print(f'Out of range: {PAIR[0]}, mean uncertainty of direction (54.7: none known)')

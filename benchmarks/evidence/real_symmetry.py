@@ -59,11 +59,11 @@ def turned(scan: Scan, turn: Turn) -> Scan:
 
 def maps_of(applied: Applied, scan: Scan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(X, Y, Z, 3) directions, and scalar maps (X, Y, Z)."""
-    image = canonical(scan).image
-    output = applied(image)
+    sample = canonical(scan)
+    output = applied(sample)
     everywhere = np.ones_like(scan.mask)
     directions = np.zeros((*scan.mask.shape, 3))
-    directions[scan.mask] = named(scan, image, output, scan.mask)[0]
+    directions[scan.mask] = named(scan, sample.image, output, scan.mask)[0]
     shares = output['tissue'].softmax(0).numpy()
     fibres = output['crossings'].softmax(0).numpy()
     maps = {f'share of {name}': shares[k] for k, name in enumerate(('GM', 'WM', 'CSF'))}

@@ -107,19 +107,20 @@ def main() -> None:
         case, clean = case_of(protocol), case_of(without_faults(protocol)).scan
         inside, white = case.scan.mask, case.scan.mask & (case.tissue[1] >= 0.9)
         variance = attenuation_of(case.scan)[3]
-        image = canonical(case.scan, variance).image
+        sample = canonical(case.scan, variance)
+        image = sample.image
         truth = canonical(clean, variance).image
         endless = canonical(clean, 1e-5).image
         images = {'noisy': image}
         others = comparators(label.replace(' ', '-'), case)
         for method, scan in others.items():
             images[method] = canonical(scan, variance).image
-        outputs = applied(image)
+        outputs = applied(sample)
         images['network'] = restored(image, outputs)
         images['volumes as written'] = canonical(written(case.scan, image, outputs), variance).image
         denoised = others['MP-PCA']
-        own = canonical(denoised).image
-        then = written(denoised, own, applied(own))
+        own = canonical(denoised)
+        then = written(denoised, own.image, applied(own))
         images['MP-PCA, then that'] = canonical(then, variance).image
         fa = anisotropy(endless, white)
         rows = []

@@ -1,7 +1,7 @@
 """Simulated scans of a head that no network has learnt from, with their truth.
 
 Anatomy: the FreeSurfer labels of `../shared/data/extras/t1w_aseg`, registered affinely to the
-template's space so that bundles lie where they should. Scans: `simulate.scan.simulate_dwi`, not
+template's space so that bundles lie where they should. Scans: `dwi.simulate.scan.simulate_dwi`, not
 the blocks that networks are pretrained on: one set of bundles and parameters for a whole head,
 isotropic grey matter, tortuosity tied to the density, S0 as there, motion and eddy currents a
 tenth of those of a raw scan.

@@ -206,9 +206,9 @@ def direction_errors(applied: Applied, case: Case) -> tuple[np.ndarray, np.ndarr
     """(V,) degrees of the network and of the tensor where there is one fibre, and stated ones."""
     where = case.scan.mask & (case.truth.n_fibres.numpy() == 1)
     truth = case.vectors[where][:, 0]
-    image = canonical(case.scan).image
-    output = applied(image)
-    ours, _ = named(case.scan, image, output, where)
+    sample = canonical(case.scan)
+    output = applied(sample)
+    ours, _ = named(case.scan, sample.image, output, where)
     doubt = direction_doubt(output['orientation'], where)
     return degrees(ours, truth), degrees(tensor(case.scan, where).direction[where], truth), doubt
 
@@ -241,7 +241,7 @@ def families(applied: Applied) -> None:
 def restored_change(applied: Applied) -> None:
     """Nothing to restore: what the network changes of a noiseless scan without artefacts."""
     case = case_of(without_faults(one_shell(30)))
-    output = applied(canonical(case.scan).image)['restore'].numpy()[:28, case.scan.mask]
+    output = applied.of(case.scan)['restore'].numpy()[:28, case.scan.mask]
     print(f'Restore, clean input: rms correction {np.sqrt(np.square(output).mean()):.3f} of the '
           "prior's standard deviation a harmonic\n")  # fmt: skip
 

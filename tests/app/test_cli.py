@@ -63,6 +63,7 @@ def test_version(capsys):
         (('a', 'b', 'participant', '--mem', 'lots'), 64, '8G'),
         (('a', 'b', 'participant', '--nprocs', '0'), 64, 'at least 1'),
         (('a', 'b', 'group', '--input-directions', '5'), 64, 'at least 6'),
+        (('a', 'b', 'participant', '--input-directions', '6'), 64, 'that is for group'),
         (('a', 'b', 'participant', '--use-plugin', 'no.yml'), 66, 'no.yml'),
         (('a', 'b', 'participant', '-d', '/data/qsiprep'), 64, 'expected NAME=PATH'),
         (('a', 'b', 'participant', '-d', 'fmriprep=/data'), 64, 'supported: qsiprep'),
