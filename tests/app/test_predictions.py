@@ -19,37 +19,35 @@ import torch
 
 from bidsapp import registry
 from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.names import build as build_name
 from bidsapp.bids.outputs import write_output
+from bidsapp.bids.prepared import main_sidecar, prepared_files
 from bidsapp.bids.write import write_json
 from bidsapp.core import Checkpoint
 from bidsapp.interfaces.labels import refuse_other_input
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import save
-from bidsapp.modalities.dwi.bids.prepared import (
-    WITH_PREPROCESSING,
-    confounds_files,
-    preprocessed_files,
-)
+from bidsapp.modalities.dwi.bids.prepared import CONFOUNDS, PREPARED, WITH_PREPROCESSING
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 from bidsapp.modalities.dwi.physics.qspace import LAYOUT, N_CHANNELS
 from bidsapp.networks.registry import build
 from bidsapp.problems import BadData, Unavailable
 
-RUN = {'subject': '01'}
+RUN = {'subject': '01', 'datatype': 'dwi'}
 RANGES = {'directions': [6, 150], 'b': [[700, 3300]], 'voxel_mm': [1, 4.5], 'snr': [6, 60]}
 
 
 def write_model(folder: Path, ranges: dict, seed: int = 0) -> Path:
     """Random weights for all tasks; the correction of restore is small."""
     torch.manual_seed(seed)
-    heads = {name: registry.get(name).channels for name in registry.names()}
+    heads = {task.name: task.head.channels for task in registry.tasks_of('dwi')}
     options = {**LAYOUT, 'widths': [8, 8, 16, 16]}
-    network = build('unet3d', N_CHANNELS, heads, **options)
+    network = build('dwi', 'unet3d', N_CHANNELS, heads, **options)
     with torch.no_grad():
         for parameter in network.heads['restore'].parameters():
             parameter *= 0.1
     shape = {'name': 'unet3d', 'channels_in': N_CHANNELS, 'options': options}
-    card = {'name': 'toy', 'version': 'v1', 'heads': heads, 'network': shape}
+    card = {'modality': 'dwi', 'name': 'toy', 'version': 'v1', 'heads': heads, 'network': shape}
     states = {name: network.heads[name].state_dict() for name in heads}
     return save(
         Checkpoint({**card, 'tested_ranges': ranges}, network.body.state_dict(), states), folder
@@ -59,22 +57,24 @@ def write_model(folder: Path, ranges: dict, seed: int = 0) -> Path:
 def write_preprocessed(root: Path, raw: Path, truth: Path) -> None:
     """The raw run as its own preprocessed one, and empty reference labels."""
     write_dataset(root, raw)
-    files = {kind: root / path for kind, path in preprocessed_files(RUN).items()}
+    files = {kind: root / path for kind, path in prepared_files(PREPARED, RUN).items()}
     files['dwi'].parent.mkdir(parents=True)
     for kind, ending in (('dwi', 'nii.gz'), ('bval', 'bval'), ('bvec', 'bvec')):
         shutil.copy(raw / f'sub-01/dwi/sub-01_dwi.{ending}', files[kind])
     said = {'Description': 'Diffusion MRI.', 'SkullStripped': False}
-    write_json(files['json'], said)
+    write_json(root / main_sidecar(PREPARED, RUN), said)
     brain = np.asarray(nib.load(truth / 'sub-01_desc-brain_mask.nii.gz').dataobj)
     for output, source in WITH_PREPROCESSING:
         write_output(root, RUN, output, source, brain, files['dwi'], {})
-    explained, table = (root / path for path in confounds_files(RUN))
+    explained, table = (root / build_name({**RUN, **named}) for named in CONFOUNDS)
     write_json(explained, {'framewise_displacement': {'Units': 'mm'}})
     table.write_text('framewise_displacement\n0.1\n')
     facts = Acquisition(30, ((1000.0, 30), (2000.0, 30)), 1.5)
-    for name in registry.names():
+    for task in registry.tasks_of('dwi'):
+        if task.label is None:
+            continue
         try:
-            labels = registry.get(name).labels(registry.get(name).reference(facts))
+            labels = task.labels(task.label.source(facts))
         except Unavailable:
             continue
         for output, source in labels:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -16,12 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from bidsapp import group, participant, pretrain
-from bidsapp.bids.prepared import choose_preprocessed, with_references
+from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.cli import main, parse
+from bidsapp.core import Sample
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.predict import network_of, predict
 from bidsapp.learn.state import BestWeights
+from bidsapp.modalities.dwi import learn as dwi
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS, slots_in_use
@@ -34,8 +37,9 @@ from bidsapp.modalities.dwi.simulate.auxiliary import (
     open_run,
 )
 from bidsapp.modalities.dwi.tasks.restore import CHANNELS, input_harmonics
-from bidsapp.registry import get
+from bidsapp.registry import task
 from bidsapp.simulate import template_head
+from bidsapp.simulate.material import Request
 
 FEW = ('--steps', 4, '--device', 'cpu', '--nprocs', 1)
 #: Means of the b-values; the first is no round number.
@@ -45,13 +49,14 @@ SHELLS = (float(np.float32(3010 / 3)), 2000.0)
 def shrink(patch):
     """Blocks of 16 voxels; and the app's variables stay in its test."""
     patch.setattr('os.environ', os.environ.copy())
+    network = replace(dwi.input.network, patch=(16, 16, 16))
+    patch.setattr(dwi, 'input', replace(dwi.input, network=network))
     for name, value in {
-        'PATCH': 16, 'SIDE': 16, 'BATCH': 1, 'WINDOW': 2,
+        'SIDE': 16, 'BATCH': 1, 'WINDOW': 2,
         'VALIDATION': 1, 'CALIBRATION': 1, 'TEST': 2,
     }.items():  # fmt: skip
         patch.setattr(pretrain, name, value)
     patch.setattr(template_head, 'TEMPLATE_MM', 4.0)
-    patch.setattr(group, 'PATCH', 16)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +89,12 @@ def run(*argv):
 
 
 def model(out, objective='supervised', version='v1'):
-    return out / 'models' / 'pretrained' / objective / version
+    return out / 'models' / 'pretrained' / 'dwi' / objective / version
+
+
+def simulated(objective, out):
+    """What is learnt from simulated brains, in blocks of 16 voxels."""
+    return objectives.material(Request(objective, (), 0, 16, out / '.work' / 'pretrain', {}))
 
 
 def same_weights(first, second):
@@ -170,7 +180,8 @@ class TestSimulated:
     def test_the_weights_are_those_of_the_card(self, pretrained):
         checkpoint = load(model(pretrained))
         network = network_of(checkpoint, ['restore', 'tissue'])
-        output = predict(network, torch.zeros(N_CHANNELS, 9, 8, 8))
+        sample = Sample(torch.zeros(N_CHANNELS, 9, 8, 8), torch.ones(1, 9, 8, 8).bool(), np.eye(4))
+        output = predict(network, sample)
         assert output.shape == (CHANNELS + 3, 9, 8, 8)
 
     def test_stopped_and_resumed_is_as_if_it_had_not_been(
@@ -199,7 +210,7 @@ class TestSimulated:
     def test_an_autoencoder_gives_back_clean_scans_and_cannot_copy_half_of_them(
         self, out, pretrained
     ):
-        made = objectives.simulated('autoencoder', (), 0, 16, out / '.work' / 'pretrain')
+        made = simulated('autoencoder', out)
         sample = made.sample('train', 0)
         where = sample.target[CHANNELS:].bool().repeat_interleave(N_SH, 0)
         shown = (sample.image != 0).any(0)
@@ -210,7 +221,7 @@ class TestSimulated:
         assert wanted[where & ~shown].abs().max() > 0.1
 
     def test_splits_share_no_brain(self, out):
-        made = objectives.simulated('restore', (), 0, 16, out / '.work' / 'pretrain')
+        made = simulated('restore', out)
         first = {split: made.sample(split, 0).image for split in ('train', 'val', 'test')}
         assert not torch.equal(first['train'], first['val'])
         assert not torch.equal(first['val'], first['test'])
@@ -227,7 +238,7 @@ class TestWhatTakesIt:
 
     def test_group_starts_from_it(self, pretrained, tmp_path):
         at = ['b', str(tmp_path), 'group', '--init', str(model(pretrained))]
-        start = group.start_model(parse(at), 'tissue')
+        start = group.start_model(parse(at), task('tissue'))
         assert start is not None
         assert start.card['sha256'] == load_card(model(pretrained))['sha256']
 
@@ -246,7 +257,7 @@ class TestWhatTakesIt:
     def test_an_autoencoder_of_ones_own_can_be_compared_with(self, pretrained, tmp_path):
         settings = parse(['b', str(tmp_path), 'group', '--compare', 'autoencoder'])
         assert run('-', tmp_path, 'pretrain', '--objective', 'autoencoder', *FEW) == 0
-        ((name, start),) = group.other_starts(settings, None).items()
+        ((name, start),) = group.other_starts(settings, None, 'dwi').items()
         assert name == 'autoencoder'
         assert start is not None
         assert set(start.heads) == {'autoencoder'}
@@ -298,8 +309,8 @@ def auxiliary(tmp_path_factory):
 def runs(auxiliary, tmp_path_factory):
     """The runs with what is known of their shells."""
     folder = tmp_path_factory.mktemp('kept')
-    cases = choose_preprocessed(auxiliary[1], (), (), {})
-    cases = with_references(auxiliary[1], cases, get('microstructure').writes[:3])
+    cases = choose_prepared(auxiliary[1], 'dwi', (), (), {})
+    cases = with_references(auxiliary[1], cases, task('microstructure').learnt)
     return [open_run(cache_run(case, folder)) for case in cases]
 
 
@@ -338,9 +349,9 @@ class TestAuxiliary:
         for number in range(5):
             pair = [Auxiliary(runs, 3, 16, corrupt).scan(number) for corrupt in (True, False)]
             inputs = [input_harmonics(scan.image) for scan in pair]
-            filled = pair[0].targets['restore'][CHANNELS:].bool().repeat_interleave(N_SH, 0)
+            filled = pair[0].truth['correction'][CHANNELS:].bool().repeat_interleave(N_SH, 0)
             mended = [
-                (before + scan.targets['restore'][:CHANNELS])[filled]
+                (before + scan.truth['correction'][:CHANNELS])[filled]
                 for before, scan in zip(inputs, pair, strict=True)
             ]
             assert torch.allclose(*mended, atol=1e-4)
@@ -351,9 +362,9 @@ class TestAuxiliary:
         for number in range(4):
             scan = Auxiliary(runs, 3, 16, least_slots=2).scan(number)
             assert len(slots_in_use(scan.image)) == 2
-            label = scan.targets['microstructure'][:, scan.mask[0]]
+            label = scan.truth['microstructure'][:, scan.mask[0]]
             assert torch.allclose(label.mean(1), torch.tensor([0.6, 0.1, 0.05]), atol=2e-3)
-            assert (scan.targets['microstructure'][:, ~scan.mask[0]] == -1).all()
+            assert (scan.truth['microstructure'][:, ~scan.mask[0]] == -1).all()
 
     def test_voxels_never_become_shorter(self):
         generator = torch.Generator().manual_seed(0)
@@ -388,10 +399,15 @@ def test_simulated_pretraining_needs_torch_numpy_safetensors_and_fabric_alone(ou
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({blocked!r}))  # None: importing it fails
-from bidsapp import material, pretrain
+from dataclasses import replace
+from bidsapp import pretrain
 from bidsapp.cli import main
-material.TEMPLATE_MM = 4.0
-pretrain.PATCH = pretrain.SIDE = 16
+from bidsapp.modalities.dwi import learn
+from bidsapp.simulate import template_head
+network = replace(learn.input.network, patch=(16, 16, 16))
+learn.input = replace(learn.input, network=network)
+template_head.TEMPLATE_MM = 4.0
+pretrain.SIDE = 16
 pretrain.BATCH = pretrain.VALIDATION = pretrain.TEST = pretrain.WINDOW = 1
 pretrain.CALIBRATION = 1
 sys.exit(main(['-', {str(out)!r}, 'pretrain', '--steps', '1', '--device', 'cpu']))

@@ -15,9 +15,9 @@ import pytest
 from bidsapp.bids.scans import read_scan
 from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
 from bidsapp.modalities.dwi.physics.gradients import from_fsl, tensor_design
+from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
 from bidsapp.physics.geometry import grid_axes
 from bidsapp.problems import CannotCreate
-from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
 from bidsapp.simulated import Design, main, write_dataset
 
 COARSE = Design(

@@ -12,23 +12,31 @@ import numpy as np
 import pytest
 
 from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.names import build
 from bidsapp.bids.outputs import write_output
 from bidsapp.bids.write import write_json
-from bidsapp.modalities.dwi.bids.prepared import MASK, confounds_files
+from bidsapp.modalities.dwi.bids.prepared import CONFOUNDS, MASK
 from bidsapp.modalities.dwi.interfaces.outputs import CORRECTIONS
-from bidsapp.modalities.dwi.reports.preprocessing import draw_distortion, draw_ingested, draw_motion
+from bidsapp.modalities.dwi.reports import page
+from bidsapp.modalities.dwi.reports.preprocessing import (
+    draw_distortion,
+    draw_ingested,
+    draw_motion,
+    read_confounds,
+)
 from bidsapp.modalities.dwi.tasks.crossings import DSEG
 from bidsapp.modalities.dwi.tasks.microstructure import ICVF, OD, SMT_DIFFUSIVITY
 from bidsapp.problems import BadData
 from bidsapp.reports.citation import citation
 from bidsapp.reports.html import readable
 from bidsapp.reports.maps import draw_labels, draw_parameter, parameters
-from bidsapp.reports.participant import PROCESSING, participant_page
+from bidsapp.reports.participant import participant_page
 from bidsapp.reports.planes import open_view
-from bidsapp.reports.written import find_written, raw_image, read_confounds
+from bidsapp.reports.written import find_written, raw_image
 
 SHAPE = (16, 18, 12)
 AFFINE = np.array([[5.0, 0, 0, -40], [0, 5, 0, -45], [0, 0, 5, -30], [0, 0, 0, 1]])
+RUN = {'subject': '01', 'datatype': 'dwi'}
 BVALS = np.array([0.0, 1000, 1000, 0, 1000, 1000, 1000, 1000])
 SAID = {
     'Description': 'Diffusion MRI', 'Sources': ['bids:raw:sub-01/dwi/sub-01_dwi.nii.gz'],
@@ -67,7 +75,7 @@ def run(tmp_path, brain):
     vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-9)
     np.savetxt(dwi.with_name('sub-01_desc-preproc_dwi.bvec'), vectors, fmt='%.6f')
     write_dataset(out, raw)
-    write_output(out, {'subject': '01'}, MASK, 'brain', brain, dwi, {})
+    write_output(out, RUN, MASK, 'brain', brain, dwi, {})
     (found,) = find_written(out, '01')
     say(found)
     return found
@@ -76,7 +84,7 @@ def run(tmp_path, brain):
 def say(run, **changed):
     """Write the sidecar, with fields that are changed, or left out if None."""
     content = {k: v for k, v in {**SAID, **changed}.items() if v is not None}
-    write_json(run.dwi.with_name('sub-01_desc-preproc_dwi.json'), content)
+    write_json(run.main.with_name('sub-01_desc-preproc_dwi.json'), content)
 
 
 def add_confounds(run, replaced=(0, 0, 2, 0, 1, 0, 0, 0)):
@@ -85,7 +93,7 @@ def add_confounds(run, replaced=(0, 0, 2, 0, 1, 0, 0, 0)):
     for n, slices in enumerate(replaced):
         step = 'n/a' if n == 0 else str(n % 3)
         rows.append('\t'.join([*['0.01'] * 6, step, str(slices), '0.1']))
-    path = run.root / confounds_files({'subject': '01'})[-1]
+    path = run.root / build({**RUN, **CONFOUNDS[-1]})
     path.write_text('\n'.join(rows) + '\n')
     return path
 
@@ -111,8 +119,8 @@ def brightness(picture):
 
 def test_every_correction_has_its_place_in_the_order_of_processing():
     fields = [field for field, _, _ in CORRECTIONS]
-    assert [f for f in PROCESSING if f in fields] == fields
-    assert 'CorrectedBy' in PROCESSING
+    assert [f for f in page.processing if f in fields] == fields
+    assert 'CorrectedBy' in page.processing
 
 
 def test_motion_is_told_from_the_confounds(run):
@@ -163,7 +171,7 @@ def test_broken_confounds_are_named_and_the_rest_is_drawn(run):
 
 
 def test_distortion_shows_the_raw_above_the_corrected_in_one_scale(run):
-    drawn = draw_distortion(run, open_view(run.case))
+    drawn = draw_distortion(run, open_view(run))
     picture = pixels(drawn.path)
     upper, lower = np.array_split(picture[: int(0.9 * len(picture))], 2)
     assert brightness(lower) == 1
@@ -212,7 +220,7 @@ def several_sources(run):
 )
 def test_without_the_raw_scan_it_is_said_and_not_drawn(run, change):
     change(run)
-    drawn = draw_distortion(run, open_view(run.case))
+    drawn = draw_distortion(run, open_view(run))
     assert drawn.path is None
     assert 'largest 9.25 mm' in drawn.caption
     assert 'outline' not in drawn.caption
@@ -228,11 +236,11 @@ def test_page_without_the_raw_scan_has_the_words_and_no_problem(run):
 
 def test_what_was_not_corrected_says_why(run):
     say(run, DistortionCorrection={'Method': 'none', 'NotUsed': ['no field map', 'no T1w image']})
-    drawn = draw_distortion(run, open_view(run.case))
+    drawn = draw_distortion(run, open_view(run))
     assert drawn.path is None
     assert drawn.caption == 'Not corrected: no field map; no T1w image.'
     say(run, DistortionCorrection=None)
-    assert draw_distortion(run, open_view(run.case)) is None
+    assert draw_distortion(run, open_view(run)) is None
 
 
 def test_what_another_pipeline_corrected_is_its_own(run):
@@ -259,8 +267,8 @@ def test_parameters_have_fixed_scales(run, brain):
         (ICVF, 'noddi', 0.5), (OD, 'noddi', 0.5), (ICVF, 'smt', 0.25),
         (SMT_DIFFUSIVITY, 'smt', 1.5e-3),
     ):  # fmt: skip
-        write_output(run.root, {'subject': '01'}, output, source, value * brain, run.dwi, {})
-    view = open_view(run.case)
+        write_output(run.root, RUN, output, source, value * brain, run.main, {})
+    view = open_view(run)
     assert parameters(run) == ['icvf', 'od', 'diffusivity']
     icvf, od, diffusivity = (draw_parameter(run, view, name) for name in parameters(run))
     assert (icvf.heading, od.heading) == ('Neurite density (icvf)', 'Orientation dispersion (od)')
@@ -274,8 +282,8 @@ def test_parameters_have_fixed_scales(run, brain):
 
 def test_more_fibres_are_brighter(run, brain):
     counts = brain * np.array([1, 2, 3])[np.arange(SHAPE[0]) % 3][:, None, None]
-    write_output(run.root, {'subject': '01'}, DSEG, 'reference', counts, run.dwi, {})
-    drawn = draw_labels(run, open_view(run.case), 'nfib')
+    write_output(run.root, RUN, DSEG, 'reference', counts, run.main, {})
+    drawn = draw_labels(run, open_view(run), 'nfib')
     assert drawn.heading == 'Number of fibres (nfib)'
     picture = pixels(drawn.path)[-70:].reshape(-1, 3)  # the key
     colours, often = np.unique(np.round(picture, 2), axis=0, return_counts=True)
