@@ -8,10 +8,10 @@ import torch
 
 from bidsapp import registry
 from bidsapp.core import Sample
-from bidsapp.learn.cards import BUNDLED, bundled_models, load_card
+from bidsapp.learn.cards import BUNDLED, bundled_model, bundled_models, load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.metrics import angular_errors
-from bidsapp.learn.predict import network_of, predict_turned, split_heads, turns_of
+from bidsapp.learn.predict import network_of, predict_tta, split_heads, turns_of
 from bidsapp.modalities.dwi.learn.losses import axis_and_spread
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import GradientTable
@@ -28,19 +28,19 @@ from bidsapp.simulate.anatomy import draw_head, head_template
 from bidsapp.simulate.grids import Grid
 
 SIDE, VOXEL = 32, 2.6
+NAMES = {name for name, modality in registry.tasks().items() if modality == 'dwi'}
 
 
 @pytest.fixture(scope='module')
 def folder():
-    found = bundled_models()
-    assert set(found) == set(registry.names())
-    (only,) = set(found.values())
+    found, only = bundled_models(), bundled_model('dwi')
+    assert {name for name, own in found.items() if own == only} == NAMES
     return only
 
 
 @pytest.fixture(scope='module')
 def network(folder):
-    return network_of(load(folder), registry.names())
+    return network_of(load(folder), sorted(NAMES))
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +71,7 @@ def noisy():
         substance = draw_substance(block, generator)
         scan = scanned.scan_block(scanned.Drawn(block, substance, table, noise, texture, generator))
     gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
-    lone = scan.targets['orientation'].unflatten(0, (3, 3)).norm(dim=1).sum(0) == 1
+    lone = scan.truth['fibres'].unflatten(0, (3, 3)).norm(dim=1).sum(0) == 1
     tensor = fit_tensor(seen['volumes'][:, lone].numpy(), gtab).direction
     return scan, lone, torch.from_numpy(tensor).float()
 
@@ -79,11 +79,12 @@ def noisy():
 @pytest.fixture(scope='module')
 def outputs_of(folder, network):
     """A head's canonical input → each task's channels, as `participant` predicts."""
-    served, turns = [registry.get(n) for n in registry.names()], turns_of(load_card(folder))
+    served, turns = [registry.task(n).head for n in sorted(NAMES)], turns_of(load_card(folder))
 
     def predicted(image):
-        output = predict_turned(network, image, served, turns)
-        return split_heads(output, {task.name: task.channels for task in served})
+        sample = Sample(image, torch.ones(1, *image.shape[1:], dtype=torch.bool), np.eye(4))
+        output = predict_tta(network, sample, served, turns, registry.input('dwi').turned)
+        return split_heads(output, {head.name: head.channels for head in served})
 
     return predicted
 
@@ -94,13 +95,13 @@ def test_all_heads_stand_in_one_small_folder_with_a_card(folder):
     card = load_card(folder)
     for field in ('training', 'input', 'tested_ranges', 'metrics', 'command', 'seed', 'license'):
         assert card[field] or card[field] == 0, field
-    assert {row['task'] for row in card['metrics']} == set(registry.names())
+    assert {row['task'] for row in card['metrics']} == NAMES
     assert all({'mean', 'sd', 'n'} <= row.keys() for row in card['metrics'])
 
 
 def test_directions_are_nearer_to_the_truth_than_the_tensors(outputs_of, noisy):
     scan, lone, tensor = noisy
-    truth = scan.targets['orientation'][:3, lone].T
+    truth = scan.truth['fibres'][:3, lone].T
     axes, _ = axis_and_spread(outputs_of(scan.image)['orientation'][:6, lone].T)
     ours, theirs = (float(angular_errors(a, truth).median()) for a in (axes, tensor))
     assert ours < 0.7 * theirs
@@ -108,9 +109,9 @@ def test_directions_are_nearer_to_the_truth_than_the_tensors(outputs_of, noisy):
 
 def test_what_is_restored_is_nearer_to_the_clean_scan(outputs_of, noisy):
     scan = noisy[0]
-    rows = registry.get('restore').metrics(
+    rows = registry.task('restore').head.metrics(
         outputs_of(scan.image)['restore'],
-        Sample(scan.image, scan.mask, np.eye(4), scan.targets['restore']),
+        Sample(scan.image, scan.mask, np.eye(4), scan.truth['correction']),
     )
     values = {metric: value for metric, _, value in rows}
     assert values['rmse'] < 0.85 * values['rmse_uncorrected']
@@ -119,8 +120,8 @@ def test_what_is_restored_is_nearer_to_the_clean_scan(outputs_of, noisy):
 def test_it_knows_where_it_errs(outputs_of, noisy):
     """Its uncertainty is a root mean square, so it is judged by that, where there are fibres."""
     scan, _, _ = noisy
-    white = scan.targets['orientation'][:3].norm(dim=0) > 0.5
-    truth = scan.targets['orientation'][:3, white].T
+    white = scan.truth['fibres'][:3].norm(dim=0) > 0.5
+    truth = scan.truth['fibres'][:3, white].T
     axes, degrees = axis_and_spread(outputs_of(scan.image)['orientation'][:6, white].T)
     error = angular_errors(axes, truth)[degrees.argsort()]
     rms = [float(part.square().mean().sqrt()) for part in error.tensor_split(3)]
