@@ -1,12 +1,8 @@
-"""What holds for every task, and that one more is one more file."""
+"""What holds for every task of diffusion MRI, and what each of them means."""
 
 from __future__ import annotations
 
-import importlib
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,12 +16,19 @@ from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, N_CHANNELS
 from bidsapp.modalities.dwi.tasks import crossings, microstructure, orientation, tissue
-from bidsapp.physics.geometry import grid_axes
-from bidsapp.problems import Unavailable, WrongUsage
+from bidsapp.physics.geometry import MIRRORED, grid_axes
+from bidsapp.problems import Unavailable
 
 RICH = Acquisition(64, ((1000.0, 64), (2000.0, 64)), 1.5, has_t1w=True)
 CLINIC = Acquisition(64, ((1000.0, 64),), 1.5)
-LABELLED = [name for name in registry.names() if registry.get(name).derive is not None]
+TASKS = registry.tasks_of('dwi')
+LABELLED = [task for task in TASKS if task.label is not None]
+
+
+def by_name(task):
+    return task.name
+
+
 NOWHERE = Case({'subject': '01'}, {})
 POOR = Acquisition(6, ((1000.0, 6),), 2.0)
 
@@ -41,122 +44,93 @@ def sample():
     return Sample(torch.randn(N_CHANNELS, 6, 7, 8, generator=generator), mask, affine)
 
 
-@pytest.mark.parametrize('name', registry.names())
-def test_card(name):
-    task = registry.get(name)
+def test_these_are_the_tasks():
+    names = ['crossings', 'microstructure', 'orientation', 'restore', 'tissue']
+    assert [task.name for task in TASKS] == names
+    assert [task.name for task in LABELLED] == [name for name in names if name != 'restore']
+
+
+@pytest.mark.parametrize('task', TASKS, ids=by_name)
+def test_card(task):
     assert isinstance(task, Task)
-    assert task.name == name
+    assert (task.modality, task.head.name) == ('dwi', task.name)
     assert task.writes
-    assert 1 <= task.learns <= len(task.writes)
+    assert task.truth is not None
     task.applies(RICH)
-    if task.derive is not None:
-        assert task.reference(RICH) in task.writes[0].references
+    for output in task.learnt:
+        assert task.label.source(RICH) in output.references
 
 
-@pytest.mark.parametrize('name', LABELLED)
-def test_finish_makes_every_output_zero_outside_the_brain(name, sample):
-    task = registry.get(name)
-    arrays = task.finish(torch.randn(task.channels, 6, 7, 8), sample, NOWHERE)
+@pytest.mark.parametrize('task', LABELLED, ids=by_name)
+def test_what_is_learnt_is_among_what_is_written(task):
+    assert 1 <= task.label.learns <= len(task.writes)
+    assert task.learnt == task.writes[: task.label.learns]
+    derived = [output for output, _ in task.labels('x')]
+    assert derived == [*task.learnt, *(output for output, _ in task.label.beside)]
+
+
+@pytest.mark.parametrize('task', TASKS, ids=by_name)
+def test_a_task_uses_tasks_that_the_same_network_may_have(task):
+    assert set(task.uses) <= {other.name for other in TASKS} - {task.name}
+
+
+@pytest.mark.parametrize('task', LABELLED, ids=by_name)
+def test_finish_makes_every_output_zero_outside_the_brain(task, sample):
+    arrays = task.finish({task.name: torch.randn(task.head.channels, 6, 7, 8)}, sample, NOWHERE)
     outside = ~sample.mask[0].numpy()
     for output in task.writes:
         assert arrays[output.name].shape[:3] == (6, 7, 8)
         assert not arrays[output.name][outside].any()
 
 
-@pytest.mark.parametrize('name', registry.names())
-def test_loss_takes_what_the_network_gives_and_the_target_holds(name):
-    task = registry.get(name)
+@pytest.mark.parametrize('head', [task.head for task in TASKS], ids=by_name)
+def test_loss_takes_what_the_network_gives_and_the_target_holds(head):
     generator = torch.Generator().manual_seed(0)
-    prediction = torch.randn(2, task.channels, 4, 4, 4, generator=generator, requires_grad=True)
-    target = torch.rand(2, task.targets, 4, 4, 4, generator=generator)
-    target = target.round() if task.targets == 1 else target
-    loss = task.loss(prediction, target, torch.ones(2, 1, 4, 4, 4, dtype=torch.bool))
+    prediction = torch.randn(2, head.channels, 4, 4, 4, generator=generator, requires_grad=True)
+    target = torch.rand(2, head.targets, 4, 4, 4, generator=generator)
+    target = target.round() if head.targets == 1 else target
+    loss = head.loss(prediction, target, torch.ones(2, 1, 4, 4, 4, dtype=torch.bool))
     loss.backward()
     assert torch.isfinite(loss)
     assert prediction.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize('name', registry.names())
-def test_a_target_that_is_turned_round_is_as_before(name):
+@pytest.mark.parametrize('head', [task.head for task in TASKS], ids=by_name)
+def test_a_target_or_output_that_is_turned_round_is_as_before(head):
     """Four turns by a right angle about z, or two mirrors, change no value."""
-    task = registry.get(name)
-    target = torch.randn(1, task.targets, 2, 2, 2, generator=torch.Generator().manual_seed(0))
-    turn = ((0, -1, 0), (1, 0, 0), (0, 0, 1))
-    turned = target
-    for _ in range(4):
-        turned = task.turn_target(turned, turn)
-    assert torch.allclose(turned, target, atol=1e-4)
-
-
-def test_names_load_no_torch():
-    code = 'import sys; from bidsapp import tasks; tasks.names(); print("torch" in sys.modules)'
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert result.stdout.strip() == 'False', result.stderr
-
-
-def test_an_unknown_task_is_refused_with_the_names_that_exist():
-    with pytest.raises(WrongUsage, match='crossings, microstructure, orientation, restore, tissue'):
-        registry.get('weather')
-
-
-TOY = """
-import torch
-from bidsapp.bids.images import load_sample
-from bidsapp.core import Output, Task
-LABELS = ((1, 'Bright', 'B'),)
-BRIGHT = Output('bright', {'suffix': 'dseg', 'seg': 'bright'}, 'uint8', labels=LABELS)
-task = Task(
-    name='brightness', modality='dwi', writes=(BRIGHT,), channels=1, targets=1,
-    load=lambda case: load_sample(case, case.files.get('bright')),
-    loss=lambda p, t, m: (p - t)[m].square().mean(),
-    finish=lambda p, s, c: {'bright': ((p[0] > 0.5) & s.mask[0]).numpy().astype('uint8')},
-    metrics=lambda p, s: [('error', 'all', float((p - s.target)[s.mask].square().mean()))],
-    score='error', higher_is_better=False, reference=lambda acquisition: 'reference',
-    derive=lambda case: {},
-)
-"""
-
-
-def test_a_third_task_is_one_new_file(tmp_path, monkeypatch):
-    """Dropped into the folder, it is found, named on the command line and served."""
-    (tmp_path / 'brightness.py').write_text(TOY)
-    monkeypatch.setattr(registry, '__path__', [*registry.__path__, str(tmp_path)])
-    importlib.invalidate_caches()
-    assert 'brightness' in registry.names()
-    from bidsapp.cli import parse
-
-    assert parse(['a', 'b', 'participant', '--tasks', 'brightness']).tasks == ('brightness',)
-    from bidsapp.bids.outputs import files_of
-
-    task = registry.get('brightness')
-    names = [p.name for p in files_of({'subject': '1'}, task.writes[0], 'unet')]
-    assert names[-1] == 'sub-1_seg-bright_desc-unet_dseg.nii.gz'
-    sys.modules.pop('bidsapp.registry.brightness', None)
+    generator = torch.Generator().manual_seed(0)
+    for channels, turn_it in ((head.targets, head.turn_target), (head.channels, head.turn_output)):
+        values = torch.randn(1, channels, 2, 2, 2, generator=generator)
+        for turn, often in ((((0, -1, 0), (1, 0, 0), (0, 0, 1)), 4), (MIRRORED[1], 2)):
+            turned = values
+            for _ in range(often):
+                turned = turn_it(turned, turn)
+            assert torch.allclose(turned, values, atol=1e-4)
 
 
 def test_tissue_needs_a_t1w():
     with pytest.raises(Unavailable, match='T1w'):
-        tissue.reference(POOR)
+        tissue.source(POOR)
 
 
 def test_direction_falls_back_to_the_tensor():
-    assert orientation.reference(RICH) == 'csd'
-    assert orientation.reference(POOR) == 'tensor'
+    assert orientation.source(RICH) == 'csd'
+    assert orientation.source(POOR) == 'tensor'
     low_b = Acquisition(64, ((500.0, 64),), 1.5)
-    assert orientation.reference(low_b) == 'tensor'
+    assert orientation.source(low_b) == 'tensor'
 
 
 def test_fibres_are_counted_from_thirty_directions_up():
-    assert crossings.reference(CLINIC) == 'reference'
+    assert crossings.source(CLINIC) == 'reference'
     with pytest.raises(Unavailable, match='29 at b=1000'):
-        crossings.reference(Acquisition(29, ((1000.0, 29),), 1.5))
+        crossings.source(Acquisition(29, ((1000.0, 29),), 1.5))
     with pytest.raises(Unavailable, match='b=500'):
-        crossings.reference(Acquisition(64, ((500.0, 64),), 1.5))
+        crossings.source(Acquisition(64, ((500.0, 64),), 1.5))
 
 
 def test_one_shell_gives_no_neurite_density():
     with pytest.raises(Unavailable, match='two shells'):
-        microstructure.reference(CLINIC)
+        microstructure.source(CLINIC)
 
 
 def test_the_number_of_fibres_is_that_of_the_vectors_that_are_there(tmp_path):
@@ -172,12 +146,14 @@ def test_no_fibre_is_a_class_of_its_own_inside_the_brain(sample, monkeypatch):
     """Zero fibres in the brain is something to learn; outside there is nothing to learn."""
     count = torch.randint(0, 4, (1, 6, 7, 8)).float() * sample.mask
     labelled = replace(sample, target=count)
-    monkeypatch.setattr(crossings, 'load_sample', lambda case, label: labelled)
-    target = crossings.load(Case({}, {})).target
+    monkeypatch.setattr(crossings, 'with_label', lambda sample, label: labelled)
+    target = crossings.load(sample, Case({}, {})).target
     assert torch.equal(target[sample.mask], count[sample.mask] + 1)
     assert not target[~sample.mask].any()
     logits = torch.nn.functional.one_hot(target[0].long(), 5)[..., 1:].movedim(-1, 0).float()
-    assert (crossings.finish(logits, sample, NOWHERE)['nfib'] == count[0].numpy()).all()
+    assert (
+        crossings.finish({'crossings': logits}, sample, NOWHERE)['nfib'] == count[0].numpy()
+    ).all()
     rows = crossings.metrics(logits, replace(sample, target=target))
     assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
 
@@ -193,7 +169,7 @@ def test_neurites_are_told_from_two_ranges_of_b_only():
 def test_stated_deviation_is_the_second_half_of_the_output(sample):
     output = torch.zeros(6, 6, 7, 8)
     output[3:] = np.log(0.1)
-    arrays = microstructure.finish(output, sample, NOWHERE)
+    arrays = microstructure.finish({'microstructure': output}, sample, NOWHERE)
     inside = sample.mask[0].numpy()
     assert np.allclose(arrays['icvf'][inside], 0.5)
     assert np.allclose(arrays['od_uncertainty'][inside], 0.1, atol=1e-6)
@@ -212,7 +188,7 @@ def test_predicted_direction_is_turned_to_the_world(sample):
     """A dyad along the grid's first axis is written as that axis' direction in the world."""
     output = torch.zeros(51, 6, 7, 8)
     output[0] = 1
-    arrays = orientation.finish(output, sample, NOWHERE)
+    arrays = orientation.finish({'orientation': output}, sample, NOWHERE)
     first, *others = arrays['direction'][2, 3, 4].reshape(3, 3)
     assert abs(first @ grid_axes(sample.affine)[:, 0]) == pytest.approx(1, abs=1e-5)
     assert not np.any(others)
@@ -238,7 +214,7 @@ def test_a_second_fibre_that_is_likely_is_written_and_an_unlikely_one_is_not(sam
     seen = crossing(((1.0, 0.0, 0.0), 0.5), (second, 0.4))[6:]
     for at in ((2, 3, 4), (3, 3, 4), (3, 4, 4)):
         sample.image[DENSITY_CHANNELS, *at] = seen
-    found = orientation.finish(output, sample, NOWHERE)['direction']
+    found = orientation.finish({'orientation': output}, sample, NOWHERE)['direction']
     likely, unlikely, few = (found[at].reshape(3, 3) for at in ((2, 3, 4), (3, 3, 4), (3, 4, 4)))
     assert abs(likely[1] @ grid_axes(sample.affine) @ second) > np.cos(np.deg2rad(8))
     assert not likely[2].any()
@@ -264,19 +240,15 @@ def test_perfect_tissue_prediction_scores_one(sample):
         assert {m: v for m, _, v in rows[:2]} == {'f1_macro': 1.0, 'accuracy': 1.0}
 
 
-@pytest.mark.parametrize('module', [tissue, crossings])
-def test_entropy_is_one_where_nothing_is_known_and_zero_where_it_is_certain(module, sample):
-    output = torch.zeros(module.task.channels, 6, 7, 8)
+@pytest.mark.parametrize('name', ['tissue', 'crossings'])
+def test_entropy_is_one_where_nothing_is_known_and_zero_where_it_is_certain(name, sample):
+    task = registry.task(name)
+    output = torch.zeros(task.head.channels, 6, 7, 8)
     output[0, 2] = 50
-    arrays = module.finish(output, sample, NOWHERE)
+    arrays = task.finish({name: output}, sample, NOWHERE)
     entropy = next(v for k, v in arrays.items() if k.endswith('entropy'))
     assert entropy[2, 3, 4] == pytest.approx(0, abs=1e-5)
     assert entropy[3, 3, 4] == pytest.approx(1, abs=1e-5)
-
-
-def test_every_task_file_is_listed():
-    folder = Path(registry.__file__).parent
-    assert {p.stem for p in folder.glob('[!_]*.py')} == set(registry.names())
 
 
 def test_calibration_makes_two_thirds_of_the_errors_lie_within_one_deviation(sample):

@@ -18,7 +18,6 @@ from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS
 from bidsapp.modalities.dwi.tasks import orientation, restore
-from bidsapp.problems import Unavailable
 
 SHAPE, NOISE = (12, 13, 11), 0.03
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, 2.0, 0, -3], [0, 0, 2.0, 1], [0, 0, 0, 1]])
@@ -49,8 +48,8 @@ def finished(tmp_path, rng):
     data, gtab = scan(rng)
     case = write_case(tmp_path, data, gtab)
     sample = canonical_sample(case)
-    nothing = torch.zeros(restore.task.channels, *sample.mask.shape[1:])
-    return case, sample, nothing, restore.finish(nothing, sample, case)
+    nothing = torch.zeros(restore.task.head.channels, *sample.mask.shape[1:])
+    return case, sample, nothing, restore.finish({'restore': nothing}, sample, case)
 
 
 def test_only_the_main_shell_is_restored_and_the_rest_is_as_it_was(finished):
@@ -79,7 +78,7 @@ def test_a_correction_that_the_data_do_not_support_stands_out_where_it_is(finish
     case, sample, nothing, before = finished
     wrong = nothing.clone()
     wrong[0, 3:6, 3:6, 3:6] = 3
-    after = restore.finish(wrong, sample, case)['residual']
+    after = restore.finish({'restore': wrong}, sample, case)['residual']
     changed = np.zeros(after.shape, bool)
     changed[3:6, 3:6, 3:6] = True
     assert after[changed].min() > 4
@@ -95,7 +94,7 @@ def test_correction_towards_the_clean_scan_takes_noise_away(tmp_path, rng):
     case = write_case(tmp_path, noisy, gtab)
     sample = canonical_sample(case)
     correction = restore.input_harmonics(truth.image) - restore.input_harmonics(sample.image)
-    arrays = restore.finish(correction, sample, case)
+    arrays = restore.finish({'restore': correction}, sample, case)
     b1000 = slice(2, 42)
     inside = sample.mask[0].numpy()
     own, wanted = (array[::-1][1:-1, 2:-1, 1:-2][inside][:, b1000] for array in (noisy, clean))
@@ -113,13 +112,13 @@ def test_harmonics_are_those_at_the_head_of_each_slot():
 
 
 def test_no_scan_has_a_label_for_it():
-    with pytest.raises(Unavailable, match='pretraining'):
-        restore.reference(None)
+    assert restore.task.label is None
+    assert restore.task.learnt == restore.task.labels('reference') == ()
 
 
 def test_error_counts_filled_slots_only(finished):
     _, sample, nothing, _ = finished
-    target = torch.zeros(restore.task.targets, *sample.mask.shape[1:])
+    target = torch.zeros(restore.task.head.targets, *sample.mask.shape[1:])
     target[:N_SH] = 0.5
     target[N_SH : 3 * N_SH] = 100
     target[3 * N_SH] = 1
@@ -132,12 +131,15 @@ def degrees_from_x(vectors):
     return np.degrees(np.arccos(np.clip(np.abs(vectors[:, 0]), 0, 1)))
 
 
-def named(tilt, case, sample):
-    """Degrees by which the first fibre is wrong if the network names axes ``tilt`` degrees off."""
+def named(tilt, case, sample, **further):
+    """Degrees by which the first fibre is wrong if the network names axes ``tilt`` degrees off.
+
+    ``further``: outputs of other tasks of the network.
+    """
     axis = torch.tensor([np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt)), 0.0])
     output = torch.zeros(51, *sample.mask.shape[1:])
     output[:6] = six(torch.outer(axis, axis))[:, None, None, None]
-    found = orientation.finish(output, sample, case)['direction']
+    found = orientation.finish({'orientation': output, **further}, sample, case)['direction']
     return degrees_from_x(found[sample.mask[0].numpy()][:, :3])
 
 
@@ -157,14 +159,13 @@ def test_axes_that_are_right_stay_better_than_what_a_voxel_shows(tmp_path, rng):
     assert np.median(named(0, case, sample)) < 0.6 * own
 
 
-def test_with_its_own_restored_volumes_a_network_names_their_main_axes(finished, tmp_path):
+def test_with_its_own_restored_volumes_a_network_names_their_main_axes(finished):
     case, sample, nothing, arrays = finished
-    np.save(tmp_path / 'restore.npy', nothing.numpy())
-    case = case.with_files(correction=tmp_path / 'restore.npy')
     volumes = arrays['restored'][sample.mask[0].numpy()].T
     _, table = brain_signal(case, sample)
     expected = degrees_from_x(fit_tensor(volumes, table).direction)
-    assert np.allclose(named(90, case, sample), expected, atol=0.02)
+    assert 'restore' in orientation.task.uses
+    assert np.allclose(named(90, case, sample, restore=nothing), expected, atol=0.02)
 
 
 @pytest.mark.parametrize(('n', 'shown'), [(6, False), (19, False), (20, True), (64, True)])
