@@ -253,7 +253,9 @@ def test_no_large_file_is_tracked():
     if listing.returncode:
         pytest.skip('not a git checkout')
     paths = [ROOT / name for name in listing.stdout.split('\0') if name]
-    weights = ROOT / 'bidsapp' / 'models'  # whose size tests/learn/test_bundled.py bounds
+    weights = (
+        ROOT / 'bidsapp' / 'models'
+    )  # whose size tests/modalities/dwi/learn/test_bundled.py bounds
     large = [
         str(path)
         for path in paths

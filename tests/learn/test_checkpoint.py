@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from bidsapp.core import Checkpoint
+from bidsapp.core import Checkpoint, Sample
 from bidsapp.learn.cards import (
     newest_model,
     next_version,
@@ -24,10 +25,10 @@ OPTIONS = {'widths': [4, 4, 8, 8]}
 
 @pytest.fixture
 def checkpoint():
-    network = build('unet3d', 3, {'tissue': 2, 'restore': 4}, **OPTIONS)
+    network = build('dwi', 'unet', 3, {'tissue': 2, 'restore': 4}, **OPTIONS)
     card = {
         'name': 'toy', 'version': 'v1', 'heads': {'tissue': 2, 'restore': 4},
-        'network': {'name': 'unet3d', 'channels_in': 3, 'options': OPTIONS},
+        'network': {'name': 'unet', 'channels_in': 3, 'options': OPTIONS},
     }  # fmt: skip
     heads = {task: head.state_dict() for task, head in network.heads.items()}
     return Checkpoint(card, network.body.state_dict(), heads)
@@ -36,11 +37,12 @@ def checkpoint():
 def test_saved_and_loaded_it_predicts_the_same(checkpoint, tmp_path):
     folder = save(checkpoint, tmp_path / 'v1')
     image = torch.randn(3, 9, 10, 11)
+    sample = Sample(image, torch.ones(1, 9, 10, 11, dtype=torch.bool), np.eye(4))
     both = ('tissue', 'restore')
-    before, after = (predict(network_of(c, both), image) for c in (checkpoint, load(folder)))
+    before, after = (predict(network_of(c, both), sample) for c in (checkpoint, load(folder)))
     assert torch.equal(before, after)
     parts = split_heads(after, {'tissue': 2, 'restore': 4})
-    alone = predict(network_of(checkpoint, ['restore']), image)
+    alone = predict(network_of(checkpoint, ['restore']), sample)
     assert torch.allclose(parts['restore'], alone, atol=1e-3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['v1']
 

@@ -8,7 +8,7 @@ import torch
 
 from bidsapp import registry
 from bidsapp.core import Sample
-from bidsapp.learn.cards import BUNDLED, bundled_models, load_card
+from bidsapp.learn.cards import BUNDLED, bundled_model, bundled_models, load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.learn.predict import network_of, predict_tta, split_heads, turns_of
@@ -28,21 +28,19 @@ from bidsapp.simulate.anatomy import draw_head, head_template
 from bidsapp.simulate.grids import Grid
 
 SIDE, VOXEL = 32, 2.6
-TASKS = registry.tasks_of('dwi')
-NAMES = [task.name for task in TASKS]
+NAMES = {name for name, modality in registry.tasks().items() if modality == 'dwi'}
 
 
 @pytest.fixture(scope='module')
 def folder():
-    found = {name: at for name, at in bundled_models().items() if name in NAMES}
-    assert set(found) == set(NAMES)
-    (only,) = set(found.values())
+    found, only = bundled_models(), bundled_model('dwi')
+    assert {name for name, own in found.items() if own == only} == NAMES
     return only
 
 
 @pytest.fixture(scope='module')
 def network(folder):
-    return network_of(load(folder), NAMES)
+    return network_of(load(folder), sorted(NAMES))
 
 
 @pytest.fixture(scope='module')
@@ -85,13 +83,12 @@ def noisy():
 @pytest.fixture(scope='module')
 def outputs_of(folder, network):
     """A head's canonical input → each task's channels, as `participant` predicts."""
-    heads, turns = [task.head for task in TASKS], turns_of(load_card(folder))
-    turned = registry.input('dwi').turned
+    served, turns = [registry.task(n).head for n in sorted(NAMES)], turns_of(load_card(folder))
 
     def predicted(image):
         sample = Sample(image, torch.ones(1, *image.shape[1:], dtype=torch.bool), np.eye(4))
-        output = predict_tta(network, sample, heads, turns, turned)
-        return split_heads(output, {head.name: head.channels for head in heads})
+        output = predict_tta(network, sample, served, turns, registry.input('dwi').turned)
+        return split_heads(output, {head.name: head.channels for head in served})
 
     return predicted
 
@@ -102,7 +99,7 @@ def test_all_heads_stand_in_one_small_folder_with_a_card(folder):
     card = load_card(folder)
     for field in ('training', 'input', 'tested_ranges', 'metrics', 'command', 'seed', 'license'):
         assert card[field] or card[field] == 0, field
-    assert {row['task'] for row in card['metrics']} == set(NAMES)
+    assert {row['task'] for row in card['metrics']} == NAMES
     assert all({'mean', 'sd', 'n'} <= row.keys() for row in card['metrics'])
 
 

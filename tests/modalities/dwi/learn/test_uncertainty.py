@@ -1,4 +1,4 @@
-"""Stated uncertainty is what the predicted distribution says."""
+"""Stated uncertainty of an axis is what the predicted distribution says."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.learn.uncertainty import entropy
 from bidsapp.modalities.dwi.learn.losses import axis_and_spread, dyad
-
-
-def test_certain_and_ignorant_classes():
-    probability = np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0], [0, 0, 0]])
-    assert entropy(probability) == pytest.approx([0, 1, np.log(2) / np.log(3), 0], abs=1e-6)
 
 
 def test_spread_of_a_cone_is_its_angle():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bidsapp.modalities.dwi.learn.losses import N_DENSITY
+from bidsapp.modalities.dwi.networks import qspace_unet
 from bidsapp.modalities.dwi.networks.neighbours import WeightedSum
 from bidsapp.modalities.dwi.networks.sphere import Sphere
 from bidsapp.modalities.dwi.physics.qspace import (
@@ -15,36 +16,37 @@ from bidsapp.modalities.dwi.physics.qspace import (
     N_SH,
     SLOT_CHANNELS,
 )
-from bidsapp.networks import unet3d
 from bidsapp.networks.registry import build
 
 
 @pytest.mark.parametrize('shape', [(16, 16, 16), (17, 9, 30), (5, 8, 1)])
 def test_output_has_the_grid_of_the_input(shape):
-    network = build('unet3d', 3, {'a': 2}).eval()
-    assert network(torch.randn(2, 3, *shape)).shape == (2, 2, *shape)
+    network = build('dwi', 'unet3d', 3, {'a': 2}).eval()
+    assert network(torch.randn(2, 3, *shape), {}).shape == (2, 2, *shape)
 
 
 def test_answer_does_not_depend_on_what_else_is_in_the_batch():
-    network = build('unet3d', 3, {'a': 2}).eval()
+    network = build('dwi', 'unet3d', 3, {'a': 2}).eval()
     pair = torch.randn(2, 3, 16, 16, 16)
-    alone = network(pair[:1])
-    assert torch.allclose(network(pair)[:1], alone, atol=1e-5)
+    alone = network(pair[:1], {})
+    assert torch.allclose(network(pair, {})[:1], alone, atol=1e-5)
 
 
 def test_background_that_is_added_changes_nothing_far_from_it():
     """Normalisation is within a voxel, so more zeros around a head do not move its features."""
     torch.manual_seed(0)
-    network = build('unet3d', 3, {'a': 2}, widths=(4, 4, 8, 8)).eval()
+    network = build('dwi', 'unet3d', 3, {'a': 2}, widths=(4, 4, 8, 8)).eval()
     head = torch.zeros(1, 3, 96, 16, 16)
     head[:, :, :16] = torch.randn(1, 3, 16, 16, 16)
     wider = torch.nn.functional.pad(head, [0, 0, 0, 0, 0, 64])
     middle = slice(0, 16)
-    assert torch.allclose(network(head)[:, :, middle], network(wider)[:, :, middle], atol=1e-4)
+    assert torch.allclose(
+        network(head, {})[:, :, middle], network(wider, {})[:, :, middle], atol=1e-4
+    )
 
 
 def test_body_moves_to_a_network_with_another_head():
-    first, second = build('unet3d', 3, {'a': 2}), build('unet3d', 3, {'b': 6})
+    first, second = build('dwi', 'unet3d', 3, {'a': 2}), build('dwi', 'unet3d', 3, {'b': 6})
     second.body.load_state_dict(first.body.state_dict())
     x = torch.randn(1, 3, 8, 8, 8)
     assert torch.equal(first.body(x), second.body(x))
@@ -52,17 +54,17 @@ def test_body_moves_to_a_network_with_another_head():
 
 def test_unknown_network_is_refused_with_the_names_that_exist():
     with pytest.raises(ValueError, match='unet3d'):
-        build('vnet', 1, {'a': 1})
+        build('dwi', 'vnet', 1, {'a': 1})
 
 
 def test_levels_that_do_not_fit_the_padding_are_refused():
     with pytest.raises(ValueError, match='levels'):
-        build('unet3d', 1, {'a': 1}, widths=(4, 8))
+        build('dwi', 'unet3d', 1, {'a': 1}, widths=(4, 8))
 
 
 def test_slots_share_their_weights_and_an_empty_one_adds_nothing():
     """What stands in one slot of b means the same in another."""
-    network = build('unet3d', 3 * 5 + 1, {'a': 2}, slots=3).eval()
+    network = build('dwi', 'unet3d', 3 * 5 + 1, {'a': 2}, slots=3).eval()
     first, second = torch.zeros(2, 1, 16, 8, 8, 8)
     first[:, :5] = torch.randn(1, 5, 8, 8, 8)
     second[:, 5:10] = first[:, :5]
@@ -72,23 +74,23 @@ def test_slots_share_their_weights_and_an_empty_one_adds_nothing():
 
 
 def test_heads_stand_one_after_another_and_leave_each_other_alone():
-    both = build('unet3d', 3, {'a': 2, 'b': 5}).eval()
-    alone = build('unet3d', 3, {'b': 5}).eval()
+    both = build('dwi', 'unet3d', 3, {'a': 2, 'b': 5}).eval()
+    alone = build('dwi', 'unet3d', 3, {'b': 5}).eval()
     alone.body.load_state_dict(both.body.state_dict())
     alone.heads['b'].load_state_dict(both.heads['b'].state_dict())
     x = torch.randn(1, 3, 8, 8, 8)
-    assert both(x).shape[1] == 7
-    assert torch.allclose(both(x)[:, 2:], alone(x), atol=1e-6)
+    assert both(x, {}).shape[1] == 7
+    assert torch.allclose(both(x, {})[:, 2:], alone(x, {}), atol=1e-6)
 
 
 def test_half_precision_says_nearly_the_same():
     torch.manual_seed(0)
-    network = build('unet3d', 3, {'a': 2}).eval()
+    network = build('dwi', 'unet3d', 3, {'a': 2}).eval()
     x = torch.randn(1, 3, 16, 16, 16)
     with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
-        half = network(x)
+        half = network(x, {})
     assert half.dtype == torch.float32
-    whole = network(x)
+    whole = network(x, {})
     assert (half - whole).abs().mean() < 0.05 * whole.std()
 
 
@@ -111,7 +113,7 @@ def changes(body, x):
 
 
 def test_means_stay_between_their_neighbours_and_constants_stay():
-    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
+    body = build('dwi', 'unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     torch.nn.init.normal_(body.neighbours.logits.weight)
     x = slotted()
     change, empty, _ = changes(body, x)
@@ -127,7 +129,7 @@ def test_means_stay_between_their_neighbours_and_constants_stay():
 
 
 def test_the_density_is_averaged_over_neighbours_too():
-    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
+    body = build('dwi', 'unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     torch.nn.init.normal_(body.neighbours.logits.weight)
     x = slotted()
     mean = body._averaged(body.decoder(body.encoder(x)), x)[-1]
@@ -139,7 +141,7 @@ def test_the_density_is_averaged_over_neighbours_too():
 
 
 def test_what_is_outside_the_brain_is_no_neighbour():
-    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
+    body = build('dwi', 'unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     x = slotted()
     x[:, :6] = 0.3
     x[..., 4:] = 0
@@ -147,7 +149,7 @@ def test_what_is_outside_the_brain_is_no_neighbour():
 
 
 def test_the_axis_is_that_of_degree_two_whatever_its_size():
-    body = build('unet3d', 62, {'a': 1}, **SLOTTED).eval().body
+    body = build('dwi', 'unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     x = slotted()
     x[:, :6] = torch.randn(6, generator=torch.Generator().manual_seed(2))[None, :, None, None, None]
     axis = changes(body, x)[2]
@@ -173,14 +175,14 @@ def test_answers_a_few_planes_at_a_time_are_those_of_all_at_once(planes, monkeyp
     """Also across the planes' borders, where neighbours are averaged, and outside the brain."""
     torch.manual_seed(0)
     shape = (11, 9, 10)
-    network = build('unet3d', N_CHANNELS, {'a': 4}, **LAYOUT).eval()
+    network = build('dwi', 'unet3d', N_CHANNELS, {'a': 4}, **LAYOUT).eval()
     x = torch.zeros(1, N_CHANNELS, *shape)
     x[:, :SLOT_CHANNELS] = torch.randn(1, SLOT_CHANNELS, *shape)
     x[:, DENSITY_CHANNELS] = torch.randn(1, N_DENSITY, *shape)
     x[:, N_SH] = 1
     x[..., :3, :] = 0
-    at_once = network(x)
-    monkeypatch.setitem(unet3d.AT_A_TIME, 'cpu', planes * shape[1] * shape[2])
+    at_once = network(x, {})
+    monkeypatch.setitem(qspace_unet.AT_A_TIME, 'cpu', planes * shape[1] * shape[2])
     with torch.inference_mode():
-        assert torch.allclose(network(x), at_once, atol=1e-5)
+        assert torch.allclose(network(x, {}), at_once, atol=1e-5)
     assert at_once.std() > 0.01
