@@ -117,7 +117,7 @@ def chosen_objective(settings: Settings, modality: str) -> tuple[str, Objective]
         raise WrongUsage(
             f'--objective {name} ({known[name].words if name in known else "unknown"}) cannot be '
             f'learnt from {what}; choose from {", ".join(usable)}, or give '
-            f'{"a dataset" if settings.simulated else "-"} for BIDS_DIR.'
+            f'{"an auxiliary dataset" if settings.simulated else "-"} for BIDS_DIR.'
         )
     # Of another modality a task says which modality is meant.
     if settings.tasks and not usable[name].tasks and modality == registry.FIRST:

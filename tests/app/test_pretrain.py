@@ -37,6 +37,7 @@ from bidsapp.modalities.dwi.simulate.auxiliary import (
     open_run,
 )
 from bidsapp.modalities.dwi.tasks.restore import CHANNELS, input_harmonics
+from bidsapp.problems import WrongUsage
 from bidsapp.registry import task
 from bidsapp.simulate import template_head
 from bidsapp.simulate.material import Request
@@ -134,8 +135,10 @@ class TestUsage:
         assert message in capsys.readouterr().err
 
     def test_simulated_brains_are_supervised_by_default(self):
-        assert parse(['-', 'o', 'pretrain']).objective == 'supervised'
-        assert parse(['b', 'o', 'pretrain']).objective is None
+        name, _ = pretrain.chosen_objective(parse(['-', 'o', 'pretrain']), 'dwi')
+        assert name == 'supervised'
+        with pytest.raises(WrongUsage, match='needs --objective'):
+            pretrain.chosen_objective(parse(['b', 'o', 'pretrain']), 'dwi')
 
     @pytest.mark.parametrize('objective', [(), ('--objective', 'supervised')])
     def test_a_dataset_needs_an_objective_that_fits(self, auxiliary, objective, capsys):

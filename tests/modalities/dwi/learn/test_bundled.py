@@ -20,8 +20,8 @@ from bidsapp.modalities.dwi.simulate import scanned
 from bidsapp.modalities.dwi.simulate.blocks import make_block
 from bidsapp.modalities.dwi.simulate.corruption import Corruption, Table, spread_directions
 from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
-from bidsapp.modalities.dwi.simulate.model_mismatch import ModelMismatch
-from bidsapp.modalities.dwi.simulate.tissue_parameters import draw_tissue_parameters
+from bidsapp.modalities.dwi.simulate.substance import draw_substance
+from bidsapp.modalities.dwi.simulate.texture import Texture
 from bidsapp.physics.geometry import turned_voxels
 from bidsapp.physics.template import template_maps
 from bidsapp.simulate.anatomy import draw_head, head_template
@@ -65,15 +65,11 @@ def noisy():
         seen['volumes'] = volumes
         return original(volumes, *rest)
 
-    model_mismatch = ModelMismatch(None, (0.0, 0.0, 0.0))
+    texture = Texture(None, (0.0, 0.0, 0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanned, 'canonical', note)
-        tissue_parameters = draw_tissue_parameters(block, generator)
-        scan = scanned.scan_block(
-            scanned.ScanParameters(
-                block, tissue_parameters, table, noise, model_mismatch, generator
-            )
-        )
+        substance = draw_substance(block, generator)
+        scan = scanned.scan_block(scanned.Drawn(block, substance, table, noise, texture, generator))
     gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
     lone = scan.truth['fibres'].unflatten(0, (3, 3)).norm(dim=1).sum(0) == 1
     tensor = fit_tensor(seen['volumes'][:, lone].numpy(), gtab).direction

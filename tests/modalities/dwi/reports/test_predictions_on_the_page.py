@@ -22,7 +22,7 @@ from bidsapp.reports.participant import participant_page
 from bidsapp.reports.planes import open_view
 from bidsapp.reports.written import find_written
 
-RUN, SHAPE = {'subject': '01'}, (20, 24, 12)
+RUN, SHAPE = {'subject': '01', 'datatype': 'dwi'}, (20, 24, 12)
 AFFINE = np.array([[4.0, 0, 0, -38], [0, 4, 0, -46], [0, 0, 6, -33], [0, 0, 0, 1]])
 FA = Output('fa', {'suffix': 'FA'}, 'float32')
 MASK = Output('mask', {'suffix': 'mask'}, 'uint8')
@@ -103,7 +103,7 @@ def test_every_prediction_has_its_picture(drawn):
 def test_uncertainty_is_a_row_below_what_it_is_about(tmp_path):
     add_predictions(tmp_path)
     (run,) = find_written(tmp_path, '01')
-    view = open_view(run.case)
+    view = open_view(run)
 
     def heights() -> list[int]:
         made = [
@@ -114,7 +114,7 @@ def test_uncertainty_is_a_row_below_what_it_is_about(tmp_path):
         return [imread(one.path).shape[0] for one in made]
 
     before = heights()
-    for path in [*run.dwi.parent.glob('*entropy*'), *run.dwi.parent.glob('*uncertainty*')]:
+    for path in [*run.main.parent.glob('*entropy*'), *run.main.parent.glob('*uncertainty*')]:
         path.unlink()
     assert all(after < 0.75 * was for after, was in zip(heights(), before, strict=True))
 
@@ -131,11 +131,11 @@ def test_what_was_taken_away_is_grey_in_the_brain_where_it_is_nothing(tmp_path):
     """And nothing is drawn outside of it."""
     add_predictions(tmp_path)
     (run,) = find_written(tmp_path, '01')
-    volumes = np.asarray(nib.load(run.dwi).dataobj)
+    volumes = np.asarray(nib.load(run.main).dataobj)
     brain = np.asarray(nib.load(run.case.files['mask']).dataobj) > 0
     restored = restored_file(run)
     nib.save(nib.Nifti1Image(volumes * brain[..., None], AFFINE), restored)
-    picture = imread(draw_restored(run, open_view(run.case)).path)[..., 0]
+    picture = imread(draw_restored(run, open_view(run)).path)[..., 0]
     third = picture[int(0.42 * len(picture)) : int(0.58 * len(picture))]
     assert np.isclose(third, 0.5, atol=0.02).mean() > 0.2
     assert (third < 0.02).mean() > 0.2

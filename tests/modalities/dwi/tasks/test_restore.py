@@ -16,12 +16,7 @@ from bidsapp.modalities.dwi.learn.losses import six
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
-from bidsapp.modalities.dwi.physics.qspace import (
-    N_CHANNELS,
-    N_SH,
-    SLOT_CHANNELS,
-    input_harmonics,
-)
+from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS, N_SH, SLOT_CHANNELS
 from bidsapp.modalities.dwi.tasks import orientation, restore
 
 SHAPE, NOISE = (12, 13, 11), 0.03
@@ -46,10 +41,6 @@ def scan(rng, noise=NOISE):
     signal = np.exp(-gtab.bvals * 1e-3 * (0.4 + 1.2 * gtab.bvecs[:, 0] ** 2))
     s0 = rng.uniform(0.8, 1.2, SHAPE)[..., None]
     return 500 * (s0 * signal + rng.normal(0, noise, (*SHAPE, len(gtab)))), gtab
-
-
-def finish(output, sample, case):
-    return restore.finish({'restore': output}, sample, case)
 
 
 @pytest.fixture
@@ -115,7 +106,7 @@ def test_correction_towards_the_clean_scan_takes_noise_away(tmp_path, rng):
 
 def test_harmonics_are_those_at_the_head_of_each_slot():
     image = torch.arange(float(N_CHANNELS))[:, None, None, None]
-    found = input_harmonics(image)[:, 0, 0, 0]
+    found = restore.input_harmonics(image)[:, 0, 0, 0]
     first = torch.arange(N_SH)
     assert torch.equal(found, torch.cat([first, first + SLOT_CHANNELS, first + 2 * SLOT_CHANNELS]))
 
