@@ -8,7 +8,7 @@ import torch
 
 from bidsapp import registry
 from bidsapp.core import Sample
-from bidsapp.learn.cards import BUNDLED, bundled_model, bundled_models, load_card
+from bidsapp.learn.cards import BUNDLED, bundled_models, load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.metrics import angular_errors
 from bidsapp.learn.predict import network_of, predict_tta, split_heads, turns_of
@@ -20,27 +20,29 @@ from bidsapp.modalities.dwi.simulate import scanned
 from bidsapp.modalities.dwi.simulate.blocks import make_block
 from bidsapp.modalities.dwi.simulate.corruption import Corruption, Table, spread_directions
 from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
-from bidsapp.modalities.dwi.simulate.substance import draw_substance
-from bidsapp.modalities.dwi.simulate.texture import Texture
+from bidsapp.modalities.dwi.simulate.model_mismatch import ModelMismatch
+from bidsapp.modalities.dwi.simulate.tissue_parameters import draw_tissue_parameters
 from bidsapp.physics.geometry import turned_voxels
 from bidsapp.physics.template import template_maps
 from bidsapp.simulate.anatomy import draw_head, head_template
 from bidsapp.simulate.grids import Grid
 
 SIDE, VOXEL = 32, 2.6
-NAMES = {name for name, modality in registry.tasks().items() if modality == 'dwi'}
+TASKS = registry.tasks_of('dwi')
+NAMES = [task.name for task in TASKS]
 
 
 @pytest.fixture(scope='module')
 def folder():
-    found, only = bundled_models(), bundled_model('dwi')
-    assert {name for name, own in found.items() if own == only} == NAMES
+    found = {name: at for name, at in bundled_models().items() if name in NAMES}
+    assert set(found) == set(NAMES)
+    (only,) = set(found.values())
     return only
 
 
 @pytest.fixture(scope='module')
 def network(folder):
-    return network_of(load(folder), sorted(NAMES))
+    return network_of(load(folder), NAMES)
 
 
 @pytest.fixture(scope='module')
@@ -65,11 +67,15 @@ def noisy():
         seen['volumes'] = volumes
         return original(volumes, *rest)
 
-    texture = Texture(None, (0.0, 0.0, 0.0))
+    model_mismatch = ModelMismatch(None, (0.0, 0.0, 0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scanned, 'canonical', note)
-        substance = draw_substance(block, generator)
-        scan = scanned.scan_block(scanned.Drawn(block, substance, table, noise, texture, generator))
+        tissue_parameters = draw_tissue_parameters(block, generator)
+        scan = scanned.scan_block(
+            scanned.ScanParameters(
+                block, tissue_parameters, table, noise, model_mismatch, generator
+            )
+        )
     gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
     lone = scan.truth['fibres'].unflatten(0, (3, 3)).norm(dim=1).sum(0) == 1
     tensor = fit_tensor(seen['volumes'][:, lone].numpy(), gtab).direction
@@ -79,12 +85,13 @@ def noisy():
 @pytest.fixture(scope='module')
 def outputs_of(folder, network):
     """A head's canonical input → each task's channels, as `participant` predicts."""
-    served, turns = [registry.task(n).head for n in sorted(NAMES)], turns_of(load_card(folder))
+    heads, turns = [task.head for task in TASKS], turns_of(load_card(folder))
+    turned = registry.input('dwi').turned
 
     def predicted(image):
         sample = Sample(image, torch.ones(1, *image.shape[1:], dtype=torch.bool), np.eye(4))
-        output = predict_tta(network, sample, served, turns, registry.input('dwi').turned)
-        return split_heads(output, {head.name: head.channels for head in served})
+        output = predict_tta(network, sample, heads, turns, turned)
+        return split_heads(output, {head.name: head.channels for head in heads})
 
     return predicted
 
@@ -95,7 +102,7 @@ def test_all_heads_stand_in_one_small_folder_with_a_card(folder):
     card = load_card(folder)
     for field in ('training', 'input', 'tested_ranges', 'metrics', 'command', 'seed', 'license'):
         assert card[field] or card[field] == 0, field
-    assert {row['task'] for row in card['metrics']} == NAMES
+    assert {row['task'] for row in card['metrics']} == set(NAMES)
     assert all({'mean', 'sd', 'n'} <= row.keys() for row in card['metrics'])
 
 
