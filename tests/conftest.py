@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[1].parent / 'shared' / 'data'
+#: Nearly upright axes.
+_OBLIQUE = np.array([[0.96, -0.2, 0.19], [0.21, 0.98, 0.02], [-0.19, 0.02, 0.98]])
 
 
 #: Folders and files of tests that start the app or take a head through it: marked ``whole``.
@@ -25,6 +27,28 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261121)
+
+
+def _affine_of(codes: str, oblique: bool) -> np.ndarray:
+    """An affine with voxels of 2, 3 and 4 mm in the orientation of ``codes``."""
+    import nibabel as nib
+
+    turn = nib.orientations.axcodes2ornt(codes)
+    matrix = np.zeros((3, 3))
+    for axis, (world, sign) in enumerate(turn):
+        matrix[int(world), axis] = sign
+    rotation = np.linalg.qr(_OBLIQUE)[0] if oblique else np.eye(3)
+    rotation *= np.sign(np.diag(rotation))
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ matrix @ np.diag([2, 3, 4])
+    affine[:3, 3] = [-20, 5, 9]
+    return affine
+
+
+@pytest.fixture
+def affine_of():
+    """Orientation such as 'LAS' and whether it is oblique → affine."""
+    return _affine_of
 
 
 @pytest.fixture(scope='session')

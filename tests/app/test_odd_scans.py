@@ -15,6 +15,7 @@ import pytest
 
 from bidsapp.modalities.dwi.physics.gradients import GradientTable
 from bidsapp.modalities.dwi.physics.subsets import well_spread
+from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
 from bidsapp.simulated import Design, write_dataset
 
 
@@ -58,8 +59,8 @@ def odd(small_dataset, tmp_path_factory):
         if session == 'late':
             rename(source / 'anat', folder / 'anat', 'sub-01', stem)
     design = Design(
-        participants=1, seed=5, voxel_size=4.5, t1w_voxel_size=2.5, fine_voxel_size=2.25,
-        template_voxel_size=2.0, directions=12, bvals=(700.0, 1400.0, 2800.0), snr=30,
+        participants=1, seed=5, t1w_voxel_size=2.5, template_voxel_size=2.0,
+        scans={'dwi': DwiDesign(4.5, 2.25, directions=12, bval=(700.0, 1400.0, 2800.0), snr=30)},
     )  # fmt: skip
     write_dataset(root.parent / 'three', design, say=lambda line: None)
     rename(

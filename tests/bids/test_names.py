@@ -10,20 +10,26 @@ from bidsapp.bids.outputs import files_of
 
 RUN = {'subject': '01', 'session': 'pre', 'acquisition': 'b1000', 'direction': 'AP', 'run': '02'}
 
+NAMED = {'subject': '01', 'datatype': 'anat', 'suffix': 'T1w', 'extension': '.json'}
+
 
 def promised():
+    """Every file of every task's outputs, of any modality."""
     return [
         path
-        for name in registry.names()
-        for output in registry.get(name).writes
+        for modality in registry.modalities()
+        for task in registry.tasks_of(modality)
+        for output in task.writes
         for source in ('unet', *output.references)
-        for path in files_of(RUN, output, source)
+        for path in files_of(
+            {**RUN, 'datatype': registry.files(modality).prepared.datatype}, output, source
+        )
     ]
 
 
 @pytest.mark.parametrize('path', promised(), ids=str)
 def test_name_to_entities_to_name(path):
-    assert build(parse(path.name)) == path
+    assert build({**parse(path.name), 'datatype': path.parent.name}) == path
 
 
 def test_padding_of_a_run_number_is_kept():
@@ -37,7 +43,14 @@ def test_only_entities_of_the_recording_name_the_source():
 
 def test_an_entity_without_a_place_is_refused():
     with pytest.raises(ValueError, match='flavour'):
-        build({'subject': '01', 'flavour': 'x', 'suffix': 'dwi', 'extension': '.json'})
+        build({**NAMED, 'flavour': 'x'})
+
+
+def test_a_path_needs_a_datatype_and_a_stem_none():
+    with pytest.raises(ValueError, match='datatype'):
+        build({key: value for key, value in NAMED.items() if key != 'datatype'})
+    assert build({**NAMED, 'session': 'a'}).as_posix() == 'sub-01/ses-a/anat/sub-01_ses-a_T1w.json'
+    assert stem({**NAMED, 'datatype': 'anat'}) == stem({'subject': '01'}) == 'sub-01'
 
 
 def test_pybids_reads_our_names_as_we_do(tmp_path):
@@ -52,7 +65,7 @@ def test_pybids_reads_our_names_as_we_do(tmp_path):
     )
     for path in promised():
         theirs = {k: str(v) for k, v in layout.get_file(tmp_path / path).get_entities().items()}
-        theirs.pop('datatype')
+        assert theirs.pop('datatype') == path.parent.name
         theirs.pop('fmap', None)
         ours = parse(path.name)
         if 'run' in theirs:

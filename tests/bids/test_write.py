@@ -16,6 +16,8 @@ from bidsapp.modalities.dwi.tasks.restore import RESTORED
 from bidsapp.modalities.dwi.tasks.tissue import DSEG, ENTROPY, PROBSEG
 from bidsapp.problems import CannotCreate
 
+RUN = {'subject': '01', 'datatype': 'dwi'}
+
 
 @pytest.fixture
 def raw(tmp_path):
@@ -73,17 +75,16 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(tmp_path):
 
 
 def test_an_output_has_its_sidecar_and_table(raw, tmp_path):
-    run = {'subject': '01'}
     array = np.ones((4, 5, 6), np.uint8)
-    write_output(tmp_path, run, DSEG, 'unet', array, raw, {'Sources': ['bids::x']})
+    write_output(tmp_path, RUN, DSEG, 'unet', array, raw, {'Sources': ['bids::x']})
     names = {p.name for p in (tmp_path / 'sub-01' / 'dwi').iterdir()}
-    assert names == {p.name for p in files_of(run, DSEG, 'unet')}
+    assert names == {p.name for p in files_of(RUN, DSEG, 'unet')}
     table = (tmp_path / 'sub-01/dwi/sub-01_seg-tissue_desc-unet_dseg.tsv').read_text()
     assert table.splitlines()[2].split('\t')[:3] == ['2', 'White Matter', 'WM']
 
 
 def test_a_four_dimensional_probability_names_its_volumes(raw, tmp_path):
-    write_output(tmp_path, {'subject': '01'}, PROBSEG, 'unet', np.ones((4, 5, 6, 3)), raw, {})
+    write_output(tmp_path, RUN, PROBSEG, 'unet', np.ones((4, 5, 6, 3)), raw, {})
     sidecar = tmp_path / 'sub-01/dwi/sub-01_seg-tissue_desc-unet_probseg.json'
     assert json.loads(sidecar.read_text())['LabelMap'] == ['GM', 'WM', 'CSF']
 
@@ -91,21 +92,20 @@ def test_a_four_dimensional_probability_names_its_volumes(raw, tmp_path):
 def test_restored_dmri_has_the_gradient_table_of_what_it_was_made_from(raw, tmp_path):
     (tmp_path / 'raw.bval').write_text('0 1000\n')
     (tmp_path / 'raw.bvec').write_text('0 1\n0 0\n0 0\n')
-    run = {'subject': '01'}
-    write_output(tmp_path, run, RESTORED, 'unet', np.ones((4, 5, 6, 2)), raw, {})
+    write_output(tmp_path, RUN, RESTORED, 'unet', np.ones((4, 5, 6, 2)), raw, {})
     folder = tmp_path / 'sub-01' / 'dwi'
     stem = 'sub-01_desc-restored_dwi'
-    assert {p.name for p in folder.iterdir()} == {p.name for p in files_of(run, RESTORED, 'unet')}
+    assert {p.name for p in folder.iterdir()} == {p.name for p in files_of(RUN, RESTORED, 'unet')}
     for kind in ('bval', 'bvec'):
         assert (folder / f'{stem}.{kind}').read_bytes() == (tmp_path / f'raw.{kind}').read_bytes()
     assert json.loads((folder / f'{stem}.json').read_text())['SkullStripped'] is True
 
 
 def test_uncertainty_is_a_number_and_no_class_or_vector(raw, tmp_path):
-    run, ones = {'subject': '01'}, np.ones((4, 5, 6))
+    ones = np.ones((4, 5, 6))
     said = {}
     for output in (ENTROPY, UNCERTAINTY, DIRECTION):
-        path = write_output(tmp_path, run, output, 'unet', ones, raw, {})
+        path = write_output(tmp_path, RUN, output, 'unet', ones, raw, {})
         said[path.name] = json.loads(path.with_name(path.name[:-7] + '.json').read_text())
     entropy = said['sub-01_seg-tissue_desc-entropy_probseg.nii.gz']
     assert 'LabelMap' not in entropy

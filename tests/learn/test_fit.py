@@ -15,13 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from bidsapp.core import Checkpoint, Output, Plan, Sample, Task
+from bidsapp.core import Checkpoint, Head, Plan, Sample
 from bidsapp.learn.checkpoint import checkpoint_of
-from bidsapp.learn.fit import fit, learning_rate
-from bidsapp.learn.patches import PatchSource, seeded
+from bidsapp.learn.fit import fit, learning_rate, rated
+from bidsapp.learn.inputs import Input, Shape
+from bidsapp.learn.patches import PatchSource
 from bidsapp.learn.running import drawn_ahead
 from bidsapp.learn.state import BestWeights
-from bidsapp.networks.registry import build
+from bidsapp.networks import registry as networks
+from bidsapp.networks.base import Network
+from bidsapp.networks.pointwise import Pointwise
+from bidsapp.networks.registry import Architecture, build
+from bidsapp.physics.geometry import MIRRORED, turned_voxels
 from bidsapp.problems import Problem, TryAgain
 
 
@@ -41,18 +46,24 @@ def metrics(output, of):
     return [('error', 'all', float(masked_error(output[None], of.target[None], of.mask[None])))]
 
 
-TOY = Task(
-    name='toy', modality='dwi', writes=(Output('sum', {'suffix': 'dwimap'}, 'float32'),),
-    channels=1, targets=1, load=lambda case: sample(0), loss=masked_error,
-    finish=lambda output, of, case: {'sum': output[0].numpy()}, metrics=metrics, score='error',
-    higher_is_better=False, reference=lambda acquisition: 'reference',
+def turned(image, context, turn):
+    """Of images without directions."""
+    return turned_voxels(image, turn), context
+
+
+TOY = Head(
+    channels=1, targets=1, loss=masked_error, metrics=metrics, score='error',
+    higher_is_better=False, name='toy',
 )  # fmt: skip
-PLAN = Plan(steps=12, patch=16, batch=2, lr=5e-3, seed=3, validate_every=4)
+PLAN = Plan(steps=12, patch=(16, 16, 16), batch=2, lr=5e-3, seed=3, validate_every=4)
+#: What the loop knows of a modality; of its runs it sees samples only.
+WIDTHS = {'widths': [8, 8, 16, 16]}
+OWN = Input('dwi', None, None, turned, Shape('unet', options=WIDTHS), lambda samples: {})
 
 
 def run(tmp_path, plan=PLAN, **options):
     source = PatchSource([sample(0), sample(1)], plan.patch)
-    return fit(TOY, source, [sample(2)], None, plan, tmp_path / 'state', **options)
+    return fit(OWN, TOY, source, [sample(2)], None, plan, tmp_path / 'state', **options)
 
 
 def weights(network):
@@ -96,9 +107,9 @@ def test_sigterm_saves_and_says_try_again(tmp_path):
         return masked_error(*given)
 
     source = PatchSource([sample(0), sample(1)], PLAN.patch)
-    task = replace(TOY, loss=terminated)
+    head = replace(TOY, loss=terminated)
     with pytest.raises(TryAgain, match='step 6 of 12'):
-        fit(task, source, [sample(2)], None, PLAN, tmp_path / 'state')
+        fit(OWN, head, source, [sample(2)], None, PLAN, tmp_path / 'state')
     resumed, _ = run(tmp_path)
     whole, _ = run(tmp_path / 'whole')
     assert torch.equal(weights(whole), weights(resumed))
@@ -155,7 +166,7 @@ def started(tmp_path):
     start, _ = run(tmp_path / 'start')
     card = {
         'name': 'x', 'heads': {'toy': 1}, 'sha256': '',
-        'network': {'name': 'unet3d', 'channels_in': 2, 'options': {}},
+        'network': {'name': 'unet', 'channels_in': 2, 'options': WIDTHS},
     }  # fmt: skip
     return start, checkpoint_of(start, card), PatchSource([sample(0)], PLAN.patch), [sample(2)]
 
@@ -165,7 +176,7 @@ def test_a_start_that_no_step_betters_is_kept(tmp_path, monkeypatch):
     start, checkpoint, *data = started(tmp_path)
     scores = iter([1.0, 3.0, 2.0, 4.0])
     monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda task, rows: next(scores))
-    kept, state = fit(TOY, *data, checkpoint, PLAN, tmp_path / 'state')
+    kept, state = fit(OWN, TOY, *data, checkpoint, PLAN, tmp_path / 'state')
     assert (state.best_step, state.best_score) == (0, 1.0)
     assert torch.equal(weights(kept), weights(start))
 
@@ -173,19 +184,106 @@ def test_a_start_that_no_step_betters_is_kept(tmp_path, monkeypatch):
 def test_frozen_parts_do_not_move(tmp_path):
     start, checkpoint, *data = started(tmp_path)
     for what, moved in (('encoder', 'decoder'), ('body', 'heads')):
-        plan = replace(PLAN, freeze=what)
-        tuned, _ = fit(TOY, *data, checkpoint, plan, tmp_path / what)
+        plan = replace(PLAN, rates={what: 0.0})
+        tuned, _ = fit(OWN, TOY, *data, checkpoint, plan, tmp_path / what)
         old, new = start.state_dict(), tuned.state_dict()
         still = 'body.encoder' if what == 'encoder' else 'body'
         assert all(torch.equal(old[k], new[k]) for k in old if k.startswith(still))
         assert any(not torch.equal(old[k], new[k]) for k in old if moved in k)
 
 
+def test_a_part_learns_at_its_own_rate(tmp_path, monkeypatch):
+    """In the first step of Adam each weight moves by its rate: a tenth of it is a tenth as far."""
+    start, checkpoint, *data = started(tmp_path)
+    scores = iter([1.0, 0.0] * 2)
+    monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda head, rows: next(scores))
+    plan, old = replace(PLAN, steps=1), start.state_dict()
+    moved = {}
+    for name, rates in (('plain', {}), ('rated', {'decoder': 0.1, 'encoder': 0.0})):
+        own = replace(plan, rates=rates)
+        tuned, _ = fit(OWN, TOY, *data, checkpoint, own, tmp_path / name)
+        moved[name] = {key: new - old[key] for key, new in tuned.state_dict().items()}
+    for key, plain in moved['plain'].items():
+        factor = 0.0 if 'encoder' in key else 0.1 if 'decoder' in key else 1.0
+        assert plain.any()
+        assert torch.allclose(moved['rated'][key], factor * plain, atol=0.05 * factor * plan.lr), (
+            key
+        )
+
+
+def test_of_parts_within_parts_the_smallest_rate_counts():
+    network = build('dwi', 'unet', 2, {'toy': 1}, widths=(4, 4, 8, 8))
+    groups = rated(network, replace(PLAN, rates={'body': 0.5, 'encoder': 0.0}))
+    found = {group['factor']: {id(p) for p in group['params']} for group in groups}
+    parts = network.parts()
+    assert found == {
+        0.5: {id(p) for p in parts['decoder'].parameters()},
+        1.0: {id(p) for p in parts['heads'].parameters()},
+    }
+    assert not any(p.requires_grad for p in parts['encoder'].parameters())
+    others = (*parts['decoder'].parameters(), *parts['heads'].parameters())
+    assert all(p.requires_grad for p in others)
+
+
+def test_a_part_that_the_network_has_not_is_refused_with_those_it_has(tmp_path):
+    with pytest.raises(Problem, match='no part tail; it has body, encoder, decoder, heads'):
+        run(tmp_path, replace(PLAN, rates={'tail': 0.1, 'body': 0.0}))
+
+
+class Told(Network):
+    """Knows nothing of a voxel but what it is told of the sample."""
+
+    def __init__(self, channels_in, heads):
+        super().__init__()
+        self.body = torch.nn.Linear(1, 4)
+        self.heads = torch.nn.ModuleDict({name: Pointwise(4, n) for name, n in heads.items()})
+
+    def forward(self, image, context):
+        features = self.body(context['level'])[..., None, None, None]
+        features = features.expand(-1, -1, *image.shape[2:])
+        return torch.cat([head(features) for head in self.heads.values()], 1)
+
+
+def leveled(level):
+    """A sample of nothing, whose target follows from what is told of it."""
+    image, context = torch.zeros(1, 4, 4, 4), {'level': torch.tensor([level])}
+    return Sample(image, image == 0, np.eye(4), image + 1 - 2 * level, context)
+
+
+@pytest.mark.parametrize('turns', [(), MIRRORED])
+def test_context_is_learnt_from_for_each_sample_of_a_batch(tmp_path, monkeypatch, turns):
+    """Images are all zero: without what it is told no network could tell one from another."""
+    monkeypatch.setitem(networks.SHARED, 'told', Architecture(f'{__name__}:Told', 100))
+    own = replace(OWN, network=Shape('told', patch=(None, None, None)))
+    plan = replace(PLAN, steps=200, patch=(None, None, None), batch=4, lr=3e-2, validate_every=100)
+    source = PatchSource([leveled(k / 4) for k in range(-4, 5)], plan.patch)
+    unseen = [leveled(x) for x in (-0.7, 0.1, 0.6)]
+    head = replace(TOY, turns=turns)
+    network, state = fit(own, head, source, unseen, None, plan, tmp_path / 'state')
+    assert network.bytes_per_voxel == 100
+    blind = torch.stack([s.target for s in unseen]).var(correction=0)
+    assert state.best_score < 0.02 * blind
+
+
 def test_a_start_for_other_channels_is_refused_with_both_numbers(tmp_path):
-    card = {'name': 'x', 'heads': {}, 'network': {'name': 'unet3d', 'channels_in': 7}}
+    card = {'name': 'x', 'heads': {}, 'network': {'name': 'unet', 'channels_in': 7}}
     source = PatchSource([sample(0)], PLAN.patch)
     with pytest.raises(Problem, match=r'7 input channels.*2'):
-        fit(TOY, source, [sample(1)], Checkpoint(card, {}), PLAN, tmp_path / 'state')
+        fit(OWN, TOY, source, [sample(1)], Checkpoint(card, {}), PLAN, tmp_path / 'state')
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'modality': 'gre'}, 'a unet of gre for 2 .* a unet of dwi for 2'),
+        ({'network': {'name': 'unet3d', 'channels_in': 2}}, 'a unet3d of dwi for 2 .* a unet of'),
+    ],
+)
+def test_a_start_of_another_modality_or_network_is_refused(tmp_path, change, words):
+    card = {'name': 'x', 'heads': {}, 'network': {'name': 'unet', 'channels_in': 2}, **change}
+    source = PatchSource([sample(0)], PLAN.patch)
+    with pytest.raises(Problem, match=words):
+        fit(OWN, TOY, source, [sample(1)], Checkpoint(card, {}), PLAN, tmp_path / 'state')
 
 
 def test_an_averaged_run_keeps_the_average_and_resumes_with_it(tmp_path):
@@ -205,7 +303,7 @@ def test_an_averaged_run_keeps_the_average_and_resumes_with_it(tmp_path):
 
 
 def test_the_average_of_weights_that_stand_still_is_those_weights():
-    network = build('unet3d', 2, {'toy': 1}, widths=(4, 4, 8, 8))
+    network = build('dwi', 'unet', 2, {'toy': 1}, widths=(4, 4, 8, 8))
     kept = BestWeights(network, 0.99)
     for step in range(5):
         kept.follow(network, step)
@@ -215,7 +313,7 @@ def test_the_average_of_weights_that_stand_still_is_those_weights():
         for value in network.parameters():
             value.add_(1)
     kept.follow(network, 1000)
-    moved = kept.average['body.mix.bias'] - own['body.mix.bias'] + 1
+    moved = kept.average['heads.toy.bias'] - own['heads.toy.bias'] + 1
     assert torch.allclose(moved, torch.full_like(moved, 0.01), atol=1e-5)
 
 
@@ -225,6 +323,25 @@ def test_progress_says_how_much_of_the_time_was_learning(tmp_path):
     assert re.search(r'network \d+% of the time', lines[-1])
 
 
+def test_a_batch_is_augmented_anew_at_each_step_and_the_same_when_resumed(tmp_path):
+    def noisy(batch, generator):
+        drawn.append(int(torch.randint(10**6, (), generator=generator)))
+        noise = torch.randn(batch.image.shape, generator=generator)
+        return batch._replace(image=batch.image + noise)
+
+    seen = []
+    for name in ('a', 'b'):
+        drawn = []
+        head, source = replace(TOY, augment=noisy), PatchSource([sample(0)], PLAN.patch)
+        network, _ = fit(OWN, head, source, [sample(2)], None, PLAN, tmp_path / name)
+        seen.append((drawn, weights(network)))
+    assert len(set(drawn)) == len(drawn) == PLAN.steps
+    assert seen[0][0] == seen[1][0]
+    assert torch.equal(seen[0][1], seen[1][1])
+    plain, _ = run(tmp_path / 'plain')
+    assert not torch.equal(weights(plain), seen[0][1])
+
+
 def test_learning_rate_rises_then_falls_to_nothing():
     plan = replace(PLAN, steps=100)
     rates = [learning_rate(plan, step) for step in range(100)]
@@ -232,43 +349,8 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert rates[-1] < 0.01 * plan.lr
 
 
-def test_drawing_a_batch_leaves_the_global_generator_alone():
-    source = PatchSource([sample(0)], 16)
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    source.batch(2, 0, 0)
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_batches_depend_on_seed_and_step_only():
-    source = PatchSource([sample(0), sample(1)], 16)
-    first = source.batch(2, 5, 7)[0]
-    source.batch(2, 5, 8)
-    assert torch.equal(first, source.batch(2, 5, 7)[0])
-    assert not torch.equal(first, source.batch(2, 5, 8)[0])
-
-
-def test_every_patch_holds_brain_even_in_a_volume_of_one_patch():
-    small = Sample(
-        torch.ones(1, 16, 9, 16), torch.zeros(1, 16, 9, 16, dtype=torch.bool), np.eye(4),
-        target=torch.ones(1, 16, 9, 16),
-    )  # fmt: skip
-    small.mask[0, 1, 1, 1] = True
-    _, _, mask = PatchSource([small], 16).batch(4, 0, 0)
-    assert mask.flatten(1).any(1).all()
-
-
-def test_seeded_restores_the_generator():
-    torch.manual_seed(9)
-    expected = torch.rand(3)
-    torch.manual_seed(9)
-    with seeded(1, 2):
-        torch.rand(5)
-    assert torch.equal(expected, torch.rand(3))
-
-
 def test_learning_needs_torch_numpy_safetensors_and_fabric_alone():
-    """`simulate`, `networks`, `learn` and the q-space map run where nothing else is installed."""
+    """The loop and, of every modality, input, networks, simulator and tasks import nothing else."""
     blocked = [
         'nipype',
         'bids',
@@ -287,12 +369,18 @@ class Block:
         if name.partition('.')[0] in {blocked!r}:
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
-import bidsapp.learn.fit, bidsapp.learn.checkpoint, bidsapp.networks.registry
-import bidsapp.modalities.dwi.physics.qspace, bidsapp.modalities.dwi.physics.gradients
-import bidsapp.learn.losses, bidsapp.modalities.dwi.learn.losses
-import importlib, pkgutil, bidsapp.simulate
-for module in pkgutil.iter_modules(bidsapp.simulate.__path__):
-    importlib.import_module('bidsapp.simulate.' + module.name)
+import bidsapp.learn.fit, bidsapp.learn.checkpoint, bidsapp.learn.losses
+import importlib, pkgutil, bidsapp.networks, bidsapp.simulate
+from bidsapp import registry
+rooms = [bidsapp.networks, bidsapp.simulate]
+for modality in registry.modalities():
+    registry.input(modality), registry.networks(modality), registry.pretraining(modality)
+    registry.tasks_of(modality)
+    home = 'bidsapp.modalities.' + modality + '.'
+    rooms += map(importlib.import_module, (home + 'learn', home + 'networks', home + 'simulate'))
+for room in rooms:
+    for module in pkgutil.iter_modules(room.__path__):
+        importlib.import_module(room.__name__ + '.' + module.name)
 """
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -6,74 +6,100 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
+from bidsapp.core import Quantity
 from bidsapp.learn.ranges import has_ranges, outside
-from bidsapp.modalities.dwi.physics.acquisition import Facts, facts_of
-from bidsapp.modalities.dwi.physics.gradients import GradientTable
-from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 
+#: One number; all of several together, rounded by the scanner; each for itself; no upper limit.
+ECHOES = Quantity('echoes', (5.0,), 'this run has 5 echoes')
+EDGES = Quantity(
+    'edges', (1.0, 2.0, 3.0), 'voxels of 1 x 2 x 3 mm', 0.02, limits='{low:g}–{high:g}'
+)
+TIMES = Quantity('times', (4.0, 20.0), 'an echo at {value:.0f} ms', 0.1, each=True)
+SIGNAL = Quantity('signal', (9.0,), 'SNR 9.0', upper=False, limits='{low:g} or more')
+USUAL = (ECHOES, EDGES, TIMES, SIGNAL)
 CARD = {
     'tested_ranges': {
-        'directions': [6, 150], 'shells': [1, 3], 'b': [[700, 3300]], 'voxel_mm': [1, 4.5],
-        'snr': [6, 60],
+        'echoes': [3, 8], 'edges': [0.5, 3], 'times': [[2, 10], [15, 25]], 'signal': [5, 50],
     }
 }  # fmt: skip
-USUAL = Facts(32, (1000.0,), (2.0, 2.0, 2.0), 20.0)
 
 
 def test_a_usual_scan_is_in_range():
     assert outside(CARD, USUAL) == []
-    assert outside(CARD, replace(USUAL, voxel_mm=(0.99, 1.0, 4.5), b=(690.0, 3000.0))) == []
 
 
 @pytest.mark.parametrize(
-    ('change', 'words'),
+    ('quantity', 'values', 'words'),
     [
-        ({'directions': 200}, '200 different directions; the model was tested with 6 to 150'),
-        ({'b': (1000.0, 500.0)}, 'b=500'),
-        ({'b': (5000.0,)}, 'b=5000'),
-        ({'voxel_mm': (2.0, 2.0, 6.0)}, '2 x 2 x 6 mm'),
-        ({'voxel_mm': (0.7, 0.7, 2.0)}, 'edges of 1 to 4.5 mm'),
-        ({'snr': 3.0}, 'about 3.0; the model was tested with 6 or more'),
+        (ECHOES, (3.0,), None),
+        (ECHOES, (8.0,), None),
+        (ECHOES, (2.0,), 'this run has 5 echoes; the model was tested with 3 to 8: look at its'),
+        (ECHOES, (9.0,), 'tested with 3 to 8'),
+        (ECHOES, (8.01,), 'tested with 3 to 8'),  # a count is what it is
     ],
 )
-def test_what_differs_is_said_and_nothing_else(change, words):
-    (sentence,) = outside(CARD, replace(USUAL, **change))
-    assert words in sentence
+def test_one_number_lies_between_both_ends(quantity, values, words):
+    found = outside(CARD, [replace(quantity, values=values)])
+    assert found == [] if words is None else words in found[0]
 
 
-def test_more_signal_is_no_reason_for_doubt():
-    assert outside(CARD, replace(USUAL, snr=300.0)) == []
+@pytest.mark.parametrize(
+    ('values', 'strange'),
+    [
+        ((0.495, 3.05), False),
+        ((0.48, 3.0), True),
+        ((0.5, 3.1), True),
+        ((0.4, 3.1), True),
+    ],
+)
+def test_the_smallest_and_the_largest_count_together_and_have_some_slack(values, strange):
+    found = outside(CARD, [replace(EDGES, values=values)])
+    assert len(found) == strange
+    assert all('voxels of 1 x 2 x 3 mm; the model was tested with 0.5–3' in one for one in found)
 
 
-def test_noise_that_nobody_has_looked_at_yet_is_not_judged():
-    assert outside(CARD, replace(USUAL, snr=None)) == []
+def test_of_several_ranges_one_must_hold_all_that_is_judged_together():
+    """Both ends lie in some range, and yet no model was tested for such a scan."""
+    card = {'tested_ranges': {'edges': [[0.5, 1.5], [2.5, 4]]}}
+    assert len(outside(card, [EDGES])) == 1
+    assert outside(card, [replace(EDGES, values=(2.5, 3.0))]) == []
+
+
+def test_each_value_that_is_strange_has_a_sentence_of_its_own():
+    times = replace(TIMES, values=(1.9, 4.0, 12.0, 20.0, 27.0, 40.0))
+    found = outside(CARD, [times])
+    assert [text.partition(';')[0] for text in found] == ['an echo at 12 ms', 'an echo at 40 ms']
+    assert all('the model was tested with 2 to 10, 15 to 25' in text for text in found)
+
+
+@pytest.mark.parametrize(('value', 'strange'), [(300.0, False), (5.0, False), (4.9, True)])
+def test_more_than_the_highest_is_no_reason_for_doubt_where_only_less_is(value, strange):
+    found = outside(CARD, [replace(SIGNAL, values=(value,))])
+    assert len(found) == strange
+    assert all('tested with 5 or more' in text for text in found)
+
+
+def test_what_nobody_has_looked_at_yet_is_not_judged():
+    assert outside(CARD, [replace(SIGNAL, values=()), replace(TIMES, values=())]) == []
+
+
+def test_what_a_card_does_not_say_is_not_judged():
+    strange = replace(ECHOES, values=(99.0,))
+    for card in ({}, {'tested_ranges': {}}, {'tested_ranges': {'signal': [5, 50]}}):
+        assert outside(card, [strange]) == []
+        assert has_ranges(card) == bool(card.get('tested_ranges'))
 
 
 def test_a_model_of_a_group_says_what_it_has_learnt_from():
-    card = {'learnt_b_ranges': [[700, 1300]]}
+    card = {'learnt_times_ranges': [[2, 10]]}
     assert not has_ranges(card)
-    assert outside(card, USUAL) == []
-    (sentence,) = outside(card, replace(USUAL, b=(1000.0, 2500.0)))
-    assert 'b=2500' in sentence
-    assert 'has learnt with 700 to 1300' in sentence
-
-
-def test_a_card_that_says_nothing_judges_nothing():
-    assert outside({}, replace(USUAL, b=(9000.0,), directions=1)) == []
-
-
-def test_facts_are_those_of_the_table():
-    """Opposite gradients are one direction; the shell with most volumes stands for its slot."""
-    vectors = fibonacci_hemisphere(20)
-    gtab = GradientTable(
-        np.vstack([np.zeros((1, 3)), vectors, -vectors[:5], vectors[:6]]),
-        np.concatenate([[0.0], np.full(25, 1000.0), np.full(6, 2000.0)]),
-    )
-    facts = facts_of(gtab, np.array([2.0, 2.0, 3.0]), 0.0025)
-    assert facts == Facts(20, (1000.0, 2000.0), (2.0, 2.0, 3.0), pytest.approx(20))
+    (sentence,) = outside(card, USUAL)
+    assert 'an echo at 20 ms; the model has learnt with 2 to 10' in sentence
+    both = {**CARD, **card}
+    assert has_ranges(both)
+    assert outside(both, USUAL) == []  # what was tested counts more
 
 
 def test_it_loads_no_torch():

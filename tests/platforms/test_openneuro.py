@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bidsapp.bids.annex import leads_to
+from bidsapp.bids.dataset import select
 from bidsapp.check import main as check
 from bidsapp.cli import main
-from bidsapp.modalities.dwi.bids.runs import find_runs
+from bidsapp.modalities.dwi.bids.runs import runs_of
 from bidsapp.problems import MissingInput
 
 SCAN = 'sub-01/dwi/sub-01_dwi'
@@ -96,7 +97,7 @@ def test_what_was_not_fetched_is_66_and_names_the_command(served, tmp_path, caps
 def test_all_that_is_missing_is_named_at_once(served):
     for name in (f'{SCAN}.nii.gz', T1W):
         drop(served, name)
-    problem = find_runs(served, ['01'])[0].problem
+    problem = runs_of(select(served, ['01']))[0].problem
     assert isinstance(problem, MissingInput)
     assert f'datalad get {SCAN}.nii.gz {T1W}.' in str(problem)
 
@@ -109,7 +110,7 @@ def test_one_participant_that_was_not_fetched_is_its_own_problem(served):
         content = (served / f'{SCAN}.{ending}').read_bytes()
         (other / f'sub-02_dwi.{ending}').write_bytes(content)
     drop(served, f'{SCAN}.bvec')
-    first, second = find_runs(served, ['01', '02'])
+    first, second = runs_of(select(served, ['01', '02']))
     assert isinstance(first.problem, MissingInput)
     assert second.problem is None
 
@@ -118,7 +119,7 @@ def test_one_participant_that_was_not_fetched_is_its_own_problem(served):
 @pytest.mark.parametrize('ending', ['nii.gz', 'json'])
 def test_a_field_map_that_was_not_fetched_is_left_out_and_said(served, lose, ending):
     lose(served, f'{FIELDMAP}.{ending}')
-    run = find_runs(served, ['01'])[0]
+    run = runs_of(select(served, ['01']))[0]
     assert run.problem is None
     assert not run.fieldmaps
     assert any('datalad get' in note for note in run.fieldmap_notes)

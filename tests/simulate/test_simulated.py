@@ -17,17 +17,17 @@ from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
 from bidsapp.modalities.dwi.physics.gradients import from_fsl, tensor_design
 from bidsapp.physics.geometry import grid_axes
 from bidsapp.problems import CannotCreate
+from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
 from bidsapp.simulated import Design, main, write_dataset
 
 COARSE = Design(
     participants=2,
     seed=3,
-    voxel_size=5.0,
     t1w_voxel_size=4.0,
-    fine_voxel_size=2.5,
     template_voxel_size=3.0,
-    directions=24,
+    scans={'dwi': DwiDesign(voxel_size=5.0, fine_voxel_size=2.5, directions=24)},
 )
+DISTORTED = replace(COARSE.scans['dwi'], susceptibility=50.0, dropout=0.05)
 
 
 def silent(_):
@@ -44,7 +44,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope='module')
 def distorted(tmp_path_factory):
     out = tmp_path_factory.mktemp('simulated') / 'distorted'
-    write_dataset(out, replace(COARSE, participants=1, susceptibility=50.0, dropout=0.05), silent)
+    write_dataset(out, replace(COARSE, participants=1, scans={'dwi': DISTORTED}), silent)
     return out
 
 

@@ -49,6 +49,9 @@ def examine_run(run: DwiRun) -> list[Finding]:
 
 def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Finding]:
     """Whether the image can be read to its end and its table, free of errors, fits it."""
+    # Here, because it needs SciPy, which pretraining does without.
+    from bidsapp.modalities.dwi.physics.table_check import check_table, finding
+
     try:
         data = load_volume(path)
     except BadData as problem:

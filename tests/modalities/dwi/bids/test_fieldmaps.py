@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.bids.scans import phase_encoding, readout_time
+from bidsapp.bids.dataset import select
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
-from bidsapp.modalities.dwi.bids.runs import find_runs
+from bidsapp.modalities.dwi.bids.runs import runs_of
 
 LAS = np.diag([-2.0, 2, 2, 1])
 #: The same place and orientation, but rows stored from front to back: 'j' is the other way there.
@@ -49,7 +49,7 @@ class Tree:
         return self
 
     def run(self, name='sub-01_dir-AP', **options):
-        runs = find_runs(self.root, ['01'], **options)
+        runs = runs_of(select(self.root, ['01'], **options))
         return next(run for run in runs if run.name == name)
 
 
@@ -213,35 +213,6 @@ def test_a_pair_needs_no_readout_time_on_one_grid(tree):
     assert 'TotalReadoutTime is not in the metadata: a field map' in run.fieldmap_notes[0]
 
 
-@pytest.mark.parametrize(
-    ('metadata', 'seconds', 'said'),
-    [
-        ({'TotalReadoutTime': 0.05, 'EstimatedTotalReadoutTime': 0.02}, 0.05, ''),
-        ({'EstimatedTotalReadoutTime': 0.02}, 0.02, 'estimated'),
-        ({'EffectiveEchoSpacing': 0.0005, 'ReconMatrixPE': 101}, 0.05, 'EffectiveEchoSpacing'),
-        ({'EffectiveEchoSpacing': 0.0005}, None, 'not in the metadata'),
-        ({'TotalReadoutTime': 47.5}, None, 'no time in seconds'),
-        ({'TotalReadoutTime': '0.05'}, None, 'no time in seconds'),
-    ],
-)
-def test_readout_time(metadata, seconds, said):
-    found, note = readout_time(metadata)
-    assert found == (pytest.approx(seconds) if seconds else None)
-    assert said in note
-
-
-@pytest.mark.parametrize(
-    ('metadata', 'found'),
-    [
-        ({'PhaseEncodingDirection': 'i-'}, (0, -1)),
-        ({'PhaseEncodingDirection': 'AP', 'PhaseEncodingAxis': 'j'}, (1, 0)),
-        ({}, (None, 0)),
-    ],
-)
-def test_phase_encoding(metadata, found):
-    assert phase_encoding(metadata) == found
-
-
 def test_other_kinds_of_field_map(tree):
     for suffix, said in (('fieldmap', {'Units': 'Hz'}), ('magnitude', {})):
         tree.add(f'sub-01/fmap/sub-01_acq-map_{suffix}', said)
@@ -307,7 +278,8 @@ def test_a_filter_chooses_field_maps_and_leaves_dwi_partners(tree):
 
 
 def test_the_real_scans(multivendor):
-    runs = {run.name: run for run in find_runs(multivendor, ['prisma', 'uih', 'achieva'])}
+    chosen = select(multivendor, ['prisma', 'uih', 'achieva'])
+    runs = {run.name: run for run in runs_of(chosen)}
     assert kinds(runs['sub-prisma_dir-AP']) == ['pair', 'gre', 't1w', 'none']
     assert opposite(runs['sub-prisma_dir-AP']) == 'sub-prisma_dir-PA_dwi.nii.gz'
     assert opposite(runs['sub-prisma_dir-PA']) == 'sub-prisma_dir-AP_dwi.nii.gz'

@@ -15,7 +15,7 @@ from bidsapp import registry
 from bidsapp.bids.dataset import select
 from bidsapp.bids.derivatives import linked_uri, write_dataset
 from bidsapp.bids.outputs import write_output
-from bidsapp.bids.prepared import find_preprocessed
+from bidsapp.bids.prepared import find_prepared
 from bidsapp.bids.write import write_json, write_text
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
 from bidsapp.modalities.dwi.bids.ingest import (
@@ -23,7 +23,8 @@ from bidsapp.modalities.dwi.bids.ingest import (
     ingested_table,
     runs_with_preprocessed,
 )
-from bidsapp.problems import BadData, InvalidDataset, MissingInput, NothingSelected, WrongUsage
+from bidsapp.problems import BadData, InvalidDataset, MissingInput, WrongUsage
+from bidsapp.settings import derivatives
 
 LPS = np.diag([-2.0, -2, 2, 1])
 LPS[:3, 3] = 4, 5, -6
@@ -88,7 +89,7 @@ def test_one_result_replaces_the_raw_runs_that_it_merged(raw, qsiprep):
     folder = result(qsiprep)
     (run,) = runs_of(raw, qsiprep)
     assert run.name == 'sub-01_space-ACPC'
-    assert (run.preprocessed, run.problem) == ('qsiprep', None)
+    assert (run.taken_from, run.problem) == ('qsiprep', None)
     names = {kind: path.name for kind, path in run.case.files.items()}
     assert names['dwi'] == 'sub-01_space-ACPC_desc-preproc_dwi.nii.gz'
     assert names['mask'] == 'sub-01_space-ACPC_desc-brain_mask.nii.gz'
@@ -129,7 +130,7 @@ def test_a_session_without_result_is_preprocessed_here(tmp_path, qsiprep):
     result(qsiprep, 'sub-01_ses-a', 'a')
     runs = {run.name: run for run in runs_of(raw, qsiprep)}
     assert sorted(runs) == ['sub-01_ses-a_space-ACPC', 'sub-01_ses-b']
-    assert runs['sub-01_ses-b'].preprocessed is None
+    assert runs['sub-01_ses-b'].taken_from is None
     assert 'QSIPrep has left no result of this session' in runs['sub-01_ses-b'].notes
     assert runs['sub-01_ses-a_space-ACPC'].case.files['t1w'].name == 'sub-01_ses-a_T1w.nii.gz'
     assert [run.name for run in runs_of(raw, qsiprep, sessions=['b'])] == ['sub-01_ses-b']
@@ -140,8 +141,7 @@ def test_a_session_without_result_is_preprocessed_here(tmp_path, qsiprep):
 def test_a_result_is_enough_without_raw_dwi(raw, qsiprep):
     for path in (raw / 'sub-01' / 'dwi').iterdir():
         path.unlink()
-    with pytest.raises(NothingSelected):
-        runs_of(raw, qsiprep)
+    assert not runs_of(raw, qsiprep)
     result(qsiprep)
     assert [run.name for run in runs_of(raw, qsiprep)] == ['sub-01_space-ACPC']
 
@@ -186,7 +186,7 @@ def test_a_missing_table_is_the_runs_own_problem(raw, qsiprep):
 
 def test_what_is_no_result_of_qsiprep_is_refused_in_words(tmp_path, qsiprep):
     with pytest.raises(WrongUsage, match='supported: qsiprep'):
-        check_derivative('fmriprep', qsiprep)
+        derivatives([f'fmriprep={qsiprep}'])
     with pytest.raises(MissingInput, match='does not exist'):
         check_derivative('qsiprep', tmp_path / 'no')
     with pytest.raises(InvalidDataset, match=f'Did you mean {qsiprep}'):
@@ -229,8 +229,8 @@ def test_outputs_keep_the_space_and_the_validator_agrees(tmp_path, raw, qsiprep)
     out, entities, like = tmp_path / 'out', run.case.entities, run.case.files['dwi']
     write_dataset(out, raw, {'qsiprep': qsiprep})
     sources = {'Sources': [linked_uri(like, 'qsiprep', qsiprep)]}
-    for name in registry.names():
-        for output in registry.get(name).writes:
+    for task in registry.tasks_of('dwi'):
+        for output in task.writes:
             suffix = output.entities['suffix']
             volumes = {'probseg': len(output.labels), 'dwi': nib.load(like).shape[3]}.get(suffix)
             shape = (4, 5, 6, volumes) if volumes else (4, 5, 6)
@@ -253,8 +253,8 @@ def test_outputs_keep_the_space_and_the_validator_agrees(tmp_path, raw, qsiprep)
         write_json(table.with_suffix('.json'), {'framewise_displacement': {'Units': 'mm'}})
     written = {p.name for p in start.parent.iterdir()}
     assert 'sub-01_space-ACPC_desc-preproc_dwi.nii.gz' in written
-    assert len(find_preprocessed(out)) == 1
-    assert find_preprocessed(out)[0].entities == entities
+    assert len(find_prepared(out, 'dwi')) == 1
+    assert find_prepared(out, 'dwi')[0].entities == entities
     said = subprocess.run(
         [validator, out, '--ignoreWarnings'], capture_output=True, text=True, check=False
     )
