@@ -11,7 +11,6 @@ from bidsapp.core import Finding
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
 from bidsapp.modalities.dwi.bids.tables import load_table, read_numbers
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
-from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
 from bidsapp.modalities.dwi.physics.tables import examine
 from bidsapp.physics.geometry import voxel_sizes
@@ -48,7 +47,7 @@ def examine_run(run: DwiRun) -> list[Finding]:
 def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Finding]:
     """Whether the image can be read to its end and its table, free of errors, fits it."""
     # Here, because it needs SciPy, which pretraining does without.
-    from bidsapp.modalities.dwi.physics.table_check import check_table, finding
+    from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding
 
     try:
         data = load_volume(path)
