@@ -13,9 +13,7 @@ from bidsapp.modalities.dwi.bids.tables import load_table, read_numbers
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
 from bidsapp.modalities.dwi.physics.tables import examine
-from bidsapp.physics.denoising import MIN_VOLUMES
 from bidsapp.physics.geometry import voxel_sizes
-from bidsapp.physics.ringing import may_unring
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
@@ -109,6 +107,10 @@ def acquisition_of(case: Case) -> Acquisition:
 
 def corrections(run: DwiRun, volumes: int) -> list[str]:
     """What will be corrected, and what not and why, before anything is computed."""
+    # Both load torch, and what a modality promises is asked for by --bids-exec-spec too.
+    from bidsapp.physics.denoising import MIN_VOLUMES
+    from bidsapp.physics.ringing import may_unring
+
     lines = []
     if volumes < MIN_VOLUMES:
         lines.append(f'denoising: none, {volumes} volumes; at least {MIN_VOLUMES} are needed')
