@@ -87,3 +87,25 @@ def head(template):
     from bidsapp.simulate.anatomy import draw_head
 
     return draw_head(template, torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope='session')
+def coarse_design():
+    """Two heads in coarse voxels, written within seconds."""
+    from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
+    from bidsapp.simulated import Design
+
+    scans = DwiDesign(voxel_size=5.0, fine_voxel_size=2.5, directions=24)
+    return Design(
+        participants=2, seed=3, t1w_voxel_size=4.0, template_voxel_size=3.0, scans={'dwi': scans}
+    )
+
+
+@pytest.fixture(scope='session')
+def simulated(coarse_design, tmp_path_factory):
+    """The dataset of that design; read only."""
+    from bidsapp.simulated import write_dataset
+
+    out = tmp_path_factory.mktemp('simulated') / 'heads'
+    write_dataset(out, coarse_design, say=lambda line: None)
+    return out

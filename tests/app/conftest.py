@@ -15,10 +15,12 @@ from bidsapp.simulated import Design, write_dataset
 def small_dataset(tmp_path_factory):
     """Three heads at 4.5 mm with T1w, two shells; read only, to be copied by who changes it."""
     out = tmp_path_factory.mktemp('small') / 'bids'
+    scans = DwiDesign(
+        voxel_size=4.5, fine_voxel_size=2.25, directions=30, bval=(1000.0, 2000.0), snr=25
+    )
     design = Design(
-        participants=3, seed=3, t1w_voxel_size=2.5, template_voxel_size=2.0,
-        scans={'dwi': DwiDesign(4.5, 2.25, directions=30, bval=(1000.0, 2000.0), snr=25)},
-    )  # fmt: skip
+        participants=3, seed=3, t1w_voxel_size=2.5, template_voxel_size=2.0, scans={'dwi': scans}
+    )
     write_dataset(out, design, say=lambda line: None)
     return out
 
