@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -253,12 +254,17 @@ def test_no_large_file_is_tracked():
     if listing.returncode:
         pytest.skip('not a git checkout')
     paths = [ROOT / name for name in listing.stdout.split('\0') if name]
-    weights = (
-        ROOT / 'bidsapp' / 'models'
-    )  # whose size tests/modalities/dwi/learn/test_bundled.py bounds
+    weights = ROOT / 'bidsapp' / 'models'  # whose size is bounded by each modality's tests
     large = [
         str(path)
         for path in paths
         if path.is_file() and path.stat().st_size > 6_000_000 and weights not in path.parents
     ]
     assert not large
+
+
+def test_a_long_file_says_why_it_is_one():
+    for path in (ROOT / 'bidsapp').rglob('*.py'):
+        content = path.read_text(encoding='utf-8')
+        if len(content.splitlines()) > 300:
+            assert 'Over 300 lines' in (ast.get_docstring(ast.parse(content)) or ''), path
