@@ -132,7 +132,7 @@ def test_killed_in_mid_run_is_said_and_the_next_call_goes_on(coarse, tmp_path, a
     assert 'Traceback' not in said
     result = app(*argv)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert 'start transfermri_wf.sub_01_wf.dwi_preproc_wf.motion' in result.stdout
+    assert 'start transfermri_wf.dwi_sub_01_wf.dwi_preproc_wf.motion' in result.stdout
     assert 'dwi_preproc_wf.denoise' not in result.stdout, 'it was done before the kill'
 
 

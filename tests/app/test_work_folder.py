@@ -231,7 +231,7 @@ def test_a_run_that_failed_resumes_and_nothing_is_left_of_one_that_finished(coar
     assert again.returncode == 1, again.stdout + again.stderr
     assert 'FAILED sub-02' in again.stdout
     assert '1 of 2 runs finished' in again.stdout
-    assert 'start transfermri_wf.sub_01_wf.dwi_preproc_wf.ds_preproc' in again.stdout
+    assert 'start transfermri_wf.dwi_sub_01_wf.dwi_preproc_wf.ds_preproc' in again.stdout
     assert 'dwi_preproc_wf.motion' not in again.stdout, 'it was done before the failure'
     assert not (work / OWN / 'sub-01').exists()
     assert all(path.is_file() for path in foreign)

@@ -106,7 +106,7 @@ MEANT = {
         'steps': 300,
         'split_file': Path('/data/split.tsv'),
         'compare': ('scratch', 'autoencoder'),
-        'input_directions': 12,
+        'options': {'input_directions': 12},
     },
     'pretrain': {'objective': 'restore', 'steps': 100, 'resume': True, 'seed': 0},
 }
@@ -183,7 +183,7 @@ class TestOptions:
         assert choices == {
             'AnalysisLevel': ['participant', 'group', 'pretrain'],
             'Verbose': ['-v', '-vv'],
-            'Tasks': registry.names(),
+            'Tasks': list(registry.tasks()),
             'Freeze': ['none', 'encoder', 'body'],
             'Compare': ['scratch', 'autoencoder'],
             'Objective': ['restore', 'autoencoder', 'supervised', 'auxiliary'],
