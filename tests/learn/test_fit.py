@@ -58,7 +58,7 @@ TOY = Head(
 PLAN = Plan(steps=12, patch=(16, 16, 16), batch=2, lr=5e-3, seed=3, validate_every=4)
 #: What the loop knows of a modality; of its runs it sees samples only.
 WIDTHS = {'widths': [8, 8, 16, 16]}
-OWN = Input('dwi', None, None, turned, Shape('unet', options=WIDTHS), lambda samples: {})
+OWN = Input('dwi', None, Shape('unet', options=WIDTHS), turned=turned)
 
 
 def run(tmp_path, plan=PLAN, **options):
@@ -263,6 +263,32 @@ def test_context_is_learnt_from_for_each_sample_of_a_batch(tmp_path, monkeypatch
     assert network.bytes_per_voxel == 100
     blind = torch.stack([s.target for s in unseen]).var(correction=0)
     assert state.best_score < 0.02 * blind
+
+
+def slices(seed, thick):
+    """Two channels, real and imaginary, turned by 45 degrees; no axis is as long as another."""
+    image = torch.randn(2, 22, 26, thick, generator=torch.Generator().manual_seed(seed))
+    return Sample(image, torch.ones(1, 22, 26, thick).bool(), np.eye(4), image.sum(0, True))
+
+
+def test_slices_of_a_complex_image_are_learnt_from_as_they_are(tmp_path, monkeypatch):
+    """Patches of (None, None, 1): no slice is padded, and none is seen with its neighbours."""
+    seen, build_unet = set(), networks.build
+
+    def watched(*args, **options):
+        network = build_unet(*args, **options)
+        network.body.register_forward_pre_hook(lambda _, given: seen.add(given[0].shape[2:]))
+        return network
+
+    monkeypatch.setattr('bidsapp.learn.fit.build', watched)
+    flat = {**WIDTHS, 'kernel': (3, 3, 1)}
+    own = replace(OWN, network=Shape('unet', patch=(None, None, 1), options=flat))
+    plan = replace(PLAN, steps=40, patch=(None, None, 1), batch=3, validate_every=20)
+    source = PatchSource([slices(k, (1, 3)[k % 2]) for k in range(4)], plan.patch)
+    test = slices(9, 1)
+    _, state = fit(own, TOY, source, [test], None, plan, tmp_path / 'state')
+    assert seen == {(22, 26, 1)}
+    assert state.best_score < 0.25 * test.target.var()  # which no more than the mean leaves
 
 
 def test_a_start_for_other_channels_is_refused_with_both_numbers(tmp_path):
