@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bidsapp.simulate.grids import Grid, jacobian, moved, rigid, rotation, sample, smooth_field
+from bidsapp.simulate.grids import (
+    Grid,
+    blurred,
+    jacobian,
+    moved,
+    rigid,
+    rotation,
+    sample,
+    smooth_field,
+)
 
 
 @pytest.fixture
@@ -48,3 +57,12 @@ def test_positive_rotation_about_z_takes_x_to_y():
     turn = rigid(torch.tensor([0.0, 0, 90]), torch.tensor([0.0, 0, 3]), torch.tensor([1.0, 0, 0]))
     out = moved(turn, torch.tensor([[2.0], [0.0], [0.0]]))
     torch.testing.assert_close(out, torch.tensor([[1.0], [1.0], [3.0]]))
+
+
+def test_a_blur_keeps_the_sum_and_what_is_flat():
+    volume = torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(0))
+    soft = blurred(volume, (0.2, 0.0, 0.1))
+    assert torch.allclose(soft.sum((1, 2, 3)), volume.sum((1, 2, 3)), atol=1e-3)
+    assert soft.var() < volume.var()
+    flat = torch.full((1, 4, 4, 4), 0.7)
+    assert torch.allclose(blurred(flat, (0.2, 0.2, 0.2)), flat)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
@@ -11,10 +12,12 @@ from bidsapp.simulate.anatomy import (
     LEAST_JACOBIAN,
     SCALP,
     SKULL,
+    WM,
     distance_to,
     draw_head,
 )
 from bidsapp.simulate.grids import Grid, jacobian, moved
+from bidsapp.simulate.variety import draw_varied_head
 
 
 def test_distance_is_euclidean(generator):
@@ -65,3 +68,18 @@ def test_the_same_seed_gives_the_same_head(template):
     one, other = (draw_head(template, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(one.displacement, other.displacement)
     assert torch.equal(one.affine, other.affine)
+
+
+def test_heads_are_so_varied_that_their_mean_says_little(template):
+    """A template learnt by heart scores badly: white matter is rarely where it was before."""
+    grid = Grid((20, 24, 20), torch.diag(torch.tensor([7.0, 7.0, 7.0, 1.0])))
+    grid.affine[:3, 3] = torch.tensor([-66.0, -100.0, -55.0])
+    white = torch.stack([
+        draw_varied_head(template, torch.Generator().manual_seed(s)).tissues(grid.points())[WM]
+        for s in range(12)
+    ]) > 0.5  # fmt: skip
+    pairs = [
+        float(2 * (a & b).sum() / (a.sum() + b.sum()))
+        for i, a in enumerate(white) for b in white[:i]
+    ]  # fmt: skip
+    assert np.mean(pairs) < 0.65
