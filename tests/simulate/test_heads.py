@@ -16,8 +16,8 @@ from bidsapp.simulate.anatomy import (
     distance_to,
     draw_head,
 )
+from bidsapp.simulate.domain_randomisation import draw_varied_head
 from bidsapp.simulate.grids import Grid, jacobian, moved
-from bidsapp.simulate.variety import draw_varied_head
 
 
 def test_distance_is_euclidean(generator):

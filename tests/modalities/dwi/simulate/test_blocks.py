@@ -132,12 +132,14 @@ def test_grey_matter_is_weakly_ordered_across_the_cortex(block):
     assert (block.grey[1:6, grey].norm(dim=0) > 0.05).float().mean() > 0.8
 
 
-def test_texture_is_of_the_stated_strength_and_can_be_none(block):
-    what = substance.draw_substance(block, torch.Generator().manual_seed(1))
-    harmonics = substance.signal_harmonics(block, what, 1000.0)
-    s0 = substance.signal_at_rest(block, what)
-    nothing = texture.Texture(None, (0.0, 0.0, 0.0))
-    assert torch.equal(texture.textured(harmonics, s0, 1000.0, nothing), harmonics)
+def test_model_mismatch_is_of_the_stated_strength_and_can_be_none(block):
+    what = tissue_parameters.draw_tissue_parameters(block, torch.Generator().manual_seed(1))
+    harmonics = tissue_parameters.signal_harmonics(block, what, 1000.0)
+    s0 = tissue_parameters.signal_at_rest(block, what)
+    nothing = model_mismatch.ModelMismatch(None, (0.0, 0.0, 0.0))
+    assert torch.equal(
+        model_mismatch.with_model_mismatch(harmonics, s0, 1000.0, nothing), harmonics
+    )
     surplus = torch.zeros(28, *block.mask.shape)
     surplus[3] = 0.5
     more = model_mismatch.with_model_mismatch(
