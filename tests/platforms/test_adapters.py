@@ -16,8 +16,12 @@ import pytest
 import yaml
 
 import bidsapp
+from bidsapp import registry
 from bidsapp.arguments import build_parser
+from bidsapp.bids.prepared import promised_files
+from bidsapp.bids.runs import Run
 from bidsapp.cli import parse
+from bidsapp.core import Case
 from bidsapp.descriptor import IMAGE, descriptor
 from bidsapp.settings import memory_in_gb
 
@@ -87,12 +91,9 @@ class TestNipoppy:
             assert not inputs[key].get('integer') or isinstance(value, int)
 
     def test_it_tracks_files_that_are_written(self):
-        from bidsapp.workflows.plan import promised_by_preprocessing
-
-        written = {
-            path.as_posix()
-            for path in promised_by_preprocessing({'subject': '01', 'session': 'a'}, True)
-        }
+        run = Run('dwi', Case({'subject': '01', 'session': 'a', 'datatype': 'dwi'}, {}))
+        prepared = registry.files('dwi').prepared
+        written = {path.as_posix() for path in promised_files(prepared, run)}
         for path in self.load('tracker.json')['PATHS']:
             path = path.replace('[[NIPOPPY_BIDS_PARTICIPANT_ID]]', 'sub-01')
             assert (
@@ -110,8 +111,11 @@ import json, sys
 from pathlib import Path
 from bidsapp.cli import main
 from bidsapp.bids.scans import read_object
-from bidsapp.workflows.plan import promised_by_preprocessing, predicted_files
-from bidsapp import tasks
+from bidsapp import registry
+from bidsapp.bids.prepared import promised_files
+from bidsapp.bids.runs import Run
+from bidsapp.core import Case
+from bidsapp.workflows.plan import predicted_files
 
 if code := main([*sys.argv[1:], '--dry-run']):
     sys.exit(code)
@@ -119,8 +123,8 @@ bids, out = Path(sys.argv[1]), Path(sys.argv[2])
 (scan,) = bids.glob('sub-*/**/*_dwi.nii.gz')
 subject = scan.relative_to(bids).parts[0][4:]
 session = {'session': '2'} if 'ses-2' in scan.parts else {}
-entities = {'subject': subject, **session}
-names = promised_by_preprocessing(entities, True)
+entities = {'subject': subject, 'datatype': 'dwi', **session}
+names = promised_files(registry.files('dwi').prepared, Run('dwi', Case(entities, {})))
 names += [p for name in PREDICTED for p in predicted_files(entities, name)]
 for name in names:
     path = out / name

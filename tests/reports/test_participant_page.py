@@ -29,8 +29,10 @@ TISSUE = Output(
     'tissue', {'suffix': 'dseg', 'seg': 'tissue'}, 'uint8', description='Tissue <script>alert()',
     labels=((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM')),
 )  # fmt: skip
-DIRECTION = Output('direction', {'suffix': 'dwimap', 'param': 'direction'}, 'float32')
-ODI = Output('od', {'suffix': 'dwimap', 'param': 'od'}, 'float32')
+DIRECTION, ODI = (
+    Output(name, {'suffix': 'dwimap', 'param': name}, 'float32', told_by='model')
+    for name in ('direction', 'od')
+)
 FA = Output('fa', {'suffix': 'FA'}, 'float32')
 MASK = Output('mask', {'suffix': 'mask'}, 'uint8')
 
@@ -65,8 +67,9 @@ def write_run(root: Path, axes: str = 'RAS', turn: float = 0.0, **entities: str)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     gtab = GradientTable(np.vstack([np.zeros((1, 3)), vectors]), np.array([0.0, *[1000.0] * 7]))
     signal = b0[..., None] * np.exp(-gtab.bvals * 1e-3 * (0.5 + gtab.bvecs[:, 0] ** 2))
-    named = {'subject': '01', **entities, 'desc': 'preproc', 'suffix': 'dwi'}
-    dwi = root / build({**named, 'extension': '.nii.gz'})
+    run = {'subject': '01', 'datatype': 'dwi', **entities}
+    named = {'desc': 'preproc', 'suffix': 'dwi', 'extension': '.nii.gz'}
+    dwi = root / build({**run, **named})
     dwi.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(signal.astype(np.float32), affine), dwi)
     base = str(dwi).removesuffix('.nii.gz')
@@ -77,7 +80,7 @@ def write_run(root: Path, axes: str = 'RAS', turn: float = 0.0, **entities: str)
         'Warnings': ['a <b>bold</b> doubt'], 'Notes': [], 'Unheard': {'Of': [1, 2], 'Flag': None},
         'MotionCorrection': {'FramewiseDisplacement': [0.0, 0.1, 0.2]},
     })  # fmt: skip
-    write_output(root, {'subject': '01', **entities}, MASK, 'brain', brain, dwi, {})
+    write_output(root, run, MASK, 'brain', brain, dwi, {})
     return dwi
 
 
@@ -220,8 +223,8 @@ def test_same_files_give_the_same_bytes(tmp_path):
 @pytest.mark.parametrize('turn', [0.0, 0.2])
 def test_left_of_the_patient_is_on_the_left_and_front_is_up(tmp_path, axes, turn):
     write_run(tmp_path, axes, turn)
-    view = open_view(find_written(tmp_path, '01')[0].case)
-    (panel,) = view.panels(view.cuts(2, 1, 0.5, 0.5), lambda at: grey(at(view.b0), 900))
+    view = open_view(find_written(tmp_path, '01')[0])
+    (panel,) = view.panels(view.cuts(2, 1, 0.5, 0.5), lambda at: grey(at(view.background), 900))
     up, right = np.argwhere(panel.picture[..., 0] > 0.5).mean(0) / panel.picture.shape[:2]
     assert right < 0.4 < 0.5 < up
     assert panel.letters == ('L', 'R')
@@ -257,9 +260,9 @@ def test_letter_stands_on_its_side_and_the_first_row_at_the_bottom(tmp_path):
 
 def test_sagittal_cut_has_the_front_on_the_right(tmp_path):
     write_run(tmp_path, 'LPS')
-    view = open_view(find_written(tmp_path, '01')[0].case)
+    view = open_view(find_written(tmp_path, '01')[0])
     cut = view.cuts(0, 1, 0.28, 0.28)
-    (panel,) = view.panels(cut, lambda at: grey(at(view.b0), 900))
+    (panel,) = view.panels(cut, lambda at: grey(at(view.background), 900))
     bright = np.argwhere(panel.picture[..., 0] > 0.5).mean(0)
     assert bright[1] / panel.picture.shape[1] > 0.5
     assert panel.letters == ('P', 'A')
