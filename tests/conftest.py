@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # workers share the processors; before NumPy and torch load
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import numpy as np
 import pytest
