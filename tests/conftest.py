@@ -18,6 +18,13 @@ _OBLIQUE = np.array([[0.96, -0.2, 0.19], [0.21, 0.98, 0.02], [-0.19, 0.02, 0.98]
 
 #: Folders and files of tests that start the app or take a head through it: marked ``whole``.
 WHOLE = ('app', 'modalities/test_toy.py', 'platforms/test_adapters.py')
+#: Files whose tests take a minute and more of one processor: marked ``slow``.
+SLOW = (
+    'learn/test_fit.py', 'modalities/dwi/learn/test_bundled.py',
+    'modalities/dwi/physics/test_motion.py', 'modalities/dwi/physics/test_motion_of_a_real_head.py',
+    'modalities/dwi/physics/test_whole_correction.py', 'modalities/dwi/simulate/test_dataset.py',
+    'physics/test_reversed_pair.py', 'physics/test_t1w_guided.py',
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -26,6 +33,8 @@ def pytest_collection_modifyitems(items):
         place = item.path.relative_to(here).as_posix()
         if place.startswith(WHOLE):
             item.add_marker(pytest.mark.whole)
+        if place in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
