@@ -13,11 +13,5 @@ def find(raw, derivatives):
 
 
 MAIN = {'image': {'desc': 'preproc', 'suffix': 'PDw', 'extension': '.nii.gz'}}
-files = Files(
-    'toy',
-    find,
-    lambda run: Survey(TOY, Size(512, 1)),
-    lambda case: TOY,
-    Prepared('anat', 'image', MAIN),
-    'anat/*_PDw.nii.gz',
-)
+files = Files('toy', find, lambda run: Survey(TOY, Size(512, 1)), lambda case: TOY,
+              Prepared('anat', 'image', MAIN), 'anat/*_PDw.nii.gz')  # fmt: skip
