@@ -32,6 +32,7 @@ from bidsapp.problems import (
 )
 from bidsapp.resources import here, memory_for_steps
 from bidsapp.settings import SIMULATED, Settings, derivatives, labels, memory_in_gb
+from bidsapp.stopping import Stopped, heard
 
 if TYPE_CHECKING:
     import argparse
@@ -184,8 +185,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv == [DESCRIBE]:
             return describe()
-        settings = parse(argv)
-        return run(settings)
+        with heard():
+            settings = parse(argv)
+            return run(settings)
+    except Stopped as stopped:
+        print(f'transfermri: {stopped}', file=sys.stderr)
+        return TryAgain.exit_code
     except Problem as problem:
         print(f'transfermri: {problem}', file=sys.stderr)
         return problem.exit_code
@@ -237,8 +242,8 @@ def run(settings: Settings) -> int:
         from bidsapp import group
 
         return group.run(settings, log)
-    except Problem as problem:
-        logging.getLogger('transfermri').debug('%s', problem)
+    except (Problem, Stopped) as reason:
+        logging.getLogger('transfermri').debug('%s', reason)
         raise
     finally:
         close_log()

@@ -61,6 +61,7 @@ class Sample:
     target: Tensor | None = None  #: (K, X, Y, Z) float32; a task's own encoding
     context: Mapping[str, Tensor] = field(default_factory=dict)  #: what the network is told beside
     #: the image, by name: voxel edges, B0 direction, coil maps. It is never cut into patches.
+    name: str = ''  #: of its run, for messages
 
 
 class Batch(NamedTuple):

@@ -116,6 +116,7 @@ def _write_participant(
     """Simulate and write one participant; returns its columns of participants.tsv."""
     import torch
 
+    from bidsapp.physics.streams import stream
     from bidsapp.simulate import acquisition, t1w
     from bidsapp.simulate.anatomy import draw_head
     from bidsapp.simulate.grids import normal
@@ -127,7 +128,7 @@ def _write_participant(
     for place, (modality, own) in enumerate(design.scans.items()):
         drawn = generator
         if place:  # of its own, so that what else is scanned changes nothing
-            drawn = torch.Generator().manual_seed((design.seed * 100_003 + index) * 31 + place)
+            drawn = stream(design.seed, index, of=modality)
         person = Person(label, index, head, axes, drawn)
         columns |= dataset_of(modality).write(out, person, own)
 

@@ -14,24 +14,25 @@ import torch
 
 from bidsapp.core import Batch, Checkpoint, Plan
 from bidsapp.learn.cards import modality_of
-from bidsapp.learn.evaluate import Rows, evaluate, score_of
 from bidsapp.learn.patches import seeded
 from bidsapp.learn.predict import precision
-from bidsapp.learn.running import Clock, drawn_ahead, until_terminated
-from bidsapp.learn.state import BestWeights, State, copied, restore_state, save_state
+from bidsapp.learn.running import Clock, drawn_ahead
+from bidsapp.learn.state import BestWeights, State, restore_state
+from bidsapp.learn.validation import Validation
 from bidsapp.networks.registry import build
 from bidsapp.physics.geometry import turned_voxels
-from bidsapp.problems import Problem, TryAgain
+from bidsapp.physics.streams import stream
+from bidsapp.problems import BadData, Problem
+from bidsapp.stopping import held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from bidsapp.core import Head, Sample
     from bidsapp.learn.inputs import Input, Turned
+    from bidsapp.learn.validation import Progress
     from bidsapp.networks.base import Network
-
-    Progress = Callable[[str], None]
 
 #: Share of the steps over which the learning rate rises from nothing.
 WARM_UP = 0.05
@@ -132,72 +133,92 @@ def fit(
 ) -> tuple[Network, State]:
     """Fit a network to ``train``; return it as it was at its best step on ``validation``.
 
-    With ``plan.average`` the weights that are scored and returned are a moving average.
+    With ``plan.average`` the weights that are scored and returned are a moving average. A step
+    whose loss is no number is left out, and so is a validation sample without a score.
     ``state_file`` holds the run's state while it lasts; an existing one is continued, and the
-    caller removes it. Raises TryAgain on SIGTERM, after saving.
+    caller removes it. Raises TryAgain on SIGTERM, after saving, and BadData where nothing can be
+    learnt or judged.
     """
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
-
     network = start_network(own, head, start, train.channels_in, plan.seed)
     groups = rated(network, plan)
     network = network.to(device=plan.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(groups, lr=plan.lr, weight_decay=1e-2)
     weights = BestWeights(network, plan.average)
     state = restore_state(state_file, network, optimizer, weights)
-    if start is not None and state.best_score is None:
-        # A start that no step betters is kept.
-        keep_if_best(head, network, validation, state, plan, weights)
-    kind, _, index = plan.device.partition(':')
-    fabric = Fabric(
-        accelerator=kind,
-        devices=[int(index or 0)] if kind == 'cuda' else 1,
-        precision='bf16-mixed' if half_precision(plan, network.stride) else '32-true',
-        # One process, whatever the scheduler that started it says of tasks.
-        plugins=[LightningEnvironment()],
+    judging = Validation(
+        head, validation, plan, network, optimizer, weights, state, state_file, progress
     )
-    model, optimizer = fabric.setup(network, optimizer)
-    clock = Clock()
-    clock.start('data')
+    if start is not None and state.best_score is None:
+        judging.judge()  # a start that no step betters is kept
+    stepper = Stepper(head, plan, network, optimizer)
     draw = partial(drawn, head, train, plan, own.turned)
-    with (
-        until_terminated() as terminated,
-        drawn_ahead(draw, state.step, plan.steps) as batches,
-    ):
+    with held() as judging.stopping, drawn_ahead(draw, state.step, plan.steps) as batches:
+        if state.log and judging.due and 'validation' not in state.log[-1]:
+            judging.note(stepper.clock)  # SIGTERM had cut it off
+        stepper.clock.start('data')
         for batch in batches:
-            for group in optimizer.param_groups:
-                group['lr'] = learning_rate(plan, state.step) * group['factor']
-            clock.start('network')
-            image = batch.image.contiguous(memory_format=torch.channels_last_3d)
-            image, target, mask = (x.to(fabric.device) for x in (image, batch.target, batch.mask))
-            context = {name: value.to(fabric.device) for name, value in batch.context.items()}
-            loss = head.loss(model(image, context), target, mask)
-            fabric.backward(loss)
-            fabric.clip_gradients(model, optimizer, max_norm=1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            loss = stepper.step(batch, state.step)
             weights.follow(network, state.step)
-            clock.stop()
             state.step += 1
-            state.log.append({'step': state.step, 'loss': float(loss.detach())})
-            last = state.step == plan.steps
-            if state.step % plan.validate_every == 0 or last:
-                note_validation(head, network, validation, state, plan, weights)
-                save_state(state_file, network, optimizer, state, weights)
-                progress(progress_line(head, state, plan, clock))
-            if terminated.is_set() and not last:
-                save_state(state_file, network, optimizer, state, weights)
-                raise TryAgain(
-                    f'Stopped at step {state.step} of {plan.steps}; start again to go on.'
-                )
-            clock.start('data')
+            state.log.append({'step': state.step, 'loss': loss})
+            if judging.due:
+                judging.note(stepper.clock)
+            elif judging.stopping.is_set():
+                judging.stop()
+            stepper.clock.start('data')
+    if state.best_score is None:
+        raise BadData(
+            f'{head.name}: no {head.score} of a validation participant is a number, so no '
+            'step can be chosen. Look at their labels, or give another --random-seed.'
+        )
     network.load_state_dict(weights.best)
     return network, state
 
 
+class Stepper:
+    """A network with its optimizer, and the one step of learning."""
+
+    def __init__(
+        self, head: Head, plan: Plan, network: Network, optimizer: torch.optim.Optimizer
+    ) -> None:
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
+
+        kind, _, index = plan.device.partition(':')
+        self.fabric = Fabric(
+            accelerator=kind,
+            devices=[int(index or 0)] if kind == 'cuda' else 1,
+            precision='bf16-mixed' if half_precision(plan, network.stride) else '32-true',
+            # One process, whatever the scheduler that started it says of tasks.
+            plugins=[LightningEnvironment()],
+        )
+        self.head, self.plan, self.clock = head, plan, Clock()
+        self.model, self.optimizer = self.fabric.setup(network, optimizer)
+
+    def step(self, batch: Batch, number: int) -> float:
+        """Predict, compare, step; the loss. One that is no number changes nothing."""
+        self.clock.start('network')
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate(self.plan, number) * group['factor']
+        image = batch.image.contiguous(memory_format=torch.channels_last_3d)
+        image, target, mask = (x.to(self.fabric.device) for x in (image, batch.target, batch.mask))
+        context = {name: value.to(self.fabric.device) for name, value in batch.context.items()}
+        loss = self.head.loss(self.model(image, context), target, mask)
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=1.0, error_if_nonfinite=False
+        )
+        good = bool(torch.isfinite(loss.detach())) and bool(torch.isfinite(torch.as_tensor(norm)))
+        if good:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.clock.stop()
+        return float(loss.detach()) if good else math.nan
+
+
 def drawn(head: Head, train: Source, plan: Plan, turned: Turned, step: int) -> Batch:
     """The batch of step ``step``, augmented."""
-    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+    generator = stream(plan.seed, step, of='turns')
     batch = train.batch(plan.batch, plan.seed, step)
     return head.augment(turned_batch(head, batch, turned, generator), generator)
 
@@ -210,51 +231,3 @@ def turned_batch(head: Head, batch: Batch, turned: Turned, generator: torch.Gene
     image, context = turned(batch.image, batch.context, turn)
     target = head.turn_target(turned_voxels(batch.target, turn), turn)
     return Batch(image, target, turned_voxels(batch.mask, turn), context)
-
-
-def note_validation(
-    head: Head,
-    network: Network,
-    validation: Sequence[Sample],
-    state: State,
-    plan: Plan,
-    weights: BestWeights,
-) -> None:
-    """Score the network as `keep_if_best` does, and say so in the log."""
-    with weights.averaged(network):
-        score, rows = keep_if_best(head, network, validation, state, plan, weights)
-    state.log[-1]['validation'] = score
-    for name in head.parts:
-        values = [v for sample in rows for _, label, v in sample if label == name]
-        state.log[-1][name] = sum(values) / len(values)
-
-
-def keep_if_best(
-    head: Head,
-    network: Network,
-    validation: Sequence[Sample],
-    state: State,
-    plan: Plan,
-    weights: BestWeights,
-) -> tuple[float, list[Rows]]:
-    """Score the network on whole validation samples; keep the weights if they lead."""
-    rows = evaluate(head, network, validation, plan.device, None)
-    score = score_of(head, rows)
-    sign = 1 if head.higher_is_better else -1
-    if state.best_score is None or sign * score > sign * state.best_score:
-        state.best_score, state.best_step = score, state.step
-        weights.best = copied(network.state_dict())
-    network.train()
-    return score, rows
-
-
-def progress_line(head: Head, state: State, plan: Plan, clock: Clock) -> str:
-    """One line a person can follow."""
-    recent = [row['loss'] for row in state.log[-plan.validate_every :]]
-    parts = ''.join(f', {name} {state.log[-1][name]:.3f}' for name in head.parts)
-    return (
-        f'{head.name}: step {state.step}/{plan.steps}, loss {sum(recent) / len(recent):.4f}, '
-        f'validation {head.score} {state.log[-1]["validation"]:.4g} '
-        f'(best {state.best_score:.4g} at step {state.best_step}){parts}; '
-        f'network {clock.share("network"):.0%} of the time'
-    )

@@ -1,9 +1,7 @@
-"""What a long loop needs: batches in time, a clock, and an ear for the scheduler."""
+"""What a long loop needs: batches in time, and a clock."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +24,8 @@ def drawn_ahead(draw: Callable[[int], Batch], first: int, last: int) -> Iterator
     with ThreadPoolExecutor(1, 'batches') as thread:
 
         def batches() -> Iterator[Batch]:
+            if first >= last:
+                return
             coming = thread.submit(draw, first)
             for step in range(first, last):
                 batch = coming.result()
@@ -59,17 +59,3 @@ class Clock:
     def share(self, what: str) -> float:
         """Part of all seconds."""
         return self.seconds.get(what, 0.0) / max(sum(self.seconds.values()), 1e-9)
-
-
-@contextmanager
-def until_terminated() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that a scheduler's end of time loses nothing."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -56,8 +56,10 @@ class BestWeights:
             return
         own = copied(network.state_dict())
         network.load_state_dict(self.average)
-        yield
-        network.load_state_dict(own)
+        try:
+            yield
+        finally:
+            network.load_state_dict(own)
 
 
 def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bidsapp.core import Batch
+from bidsapp.physics.streams import stream
 from bidsapp.simulate.material import labelled
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class SimulatedStream:
         alive = range(newest - self._window + 1, newest + 1)
         for gone in [k for k in self._scans if k not in alive]:
             del self._scans[gone]
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = stream(seed, step, of='patches')
         chosen = torch.randint(self._window, (size,), generator=generator).tolist()
         samples = [self._scan(alive[k]) for k in chosen]
         parts = [self._cut(sample, generator) for sample in samples]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -27,7 +28,7 @@ from bidsapp.networks.base import Network
 from bidsapp.networks.pointwise import Pointwise
 from bidsapp.networks.registry import Architecture, build
 from bidsapp.physics.geometry import MIRRORED, turned_voxels
-from bidsapp.problems import Problem, TryAgain
+from bidsapp.problems import BadData, Problem, TryAgain
 
 
 def sample(seed: int) -> Sample:
@@ -115,6 +116,67 @@ def test_sigterm_saves_and_says_try_again(tmp_path):
     assert torch.equal(weights(whole), weights(resumed))
 
 
+def test_sigterm_during_a_validation_waits_for_one_sample_and_loses_nothing(tmp_path):
+    """A validation of many participants takes longer than a scheduler waits."""
+    scored = []
+
+    def terminated(output, of):
+        scored.append(1)
+        if len(scored) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return metrics(output, of)
+
+    def of_two(head, folder):
+        source = PatchSource([sample(0), sample(1)], PLAN.patch)
+        return fit(OWN, head, source, [sample(2), sample(4)], None, PLAN, folder)
+
+    with pytest.raises(TryAgain, match='step 8 of 12'):
+        of_two(replace(TOY, metrics=terminated), tmp_path / 'state')
+    assert len(scored) == 3
+    resumed, state = of_two(TOY, tmp_path / 'state')
+    whole, undisturbed = of_two(TOY, tmp_path / 'whole')
+    assert torch.equal(weights(whole), weights(resumed))
+    assert state == undisturbed
+
+
+def test_a_participant_without_a_score_is_named_and_left_out(tmp_path):
+    said = []
+
+    def sometimes(output, of):
+        return metrics(output, of) if of.name == 'sub-02' else [('error', 'all', float('nan'))]
+
+    def fitted(validation, head=TOY):
+        source = PatchSource([sample(0), sample(1)], PLAN.patch)
+        folder = tmp_path / '-'.join(own.name for own in validation)
+        return fit(OWN, head, source, validation, None, PLAN, folder, said.append)
+
+    one, other = (replace(sample(2), name=f'sub-0{n}') for n in (1, 2))
+    both, state = fitted([one, other], replace(TOY, metrics=sometimes))
+    alone, expected = fitted([other])
+    assert state == expected
+    assert torch.equal(weights(both), weights(alone))
+    assert [line for line in said if 'sub-01 has no error' in line] == said[:1]
+    with pytest.raises(BadData, match='no error of a validation participant'):
+        fitted([one], replace(TOY, metrics=sometimes))
+
+
+def test_a_step_whose_loss_is_no_number_changes_nothing(tmp_path):
+    calls = iter(range(100))
+
+    def now_and_then(prediction, target, mask):
+        lost = prediction.new_tensor(float('nan') if next(calls) in (2, 3) else 1.0)
+        return lost * masked_error(prediction, target, mask)
+
+    source = PatchSource([sample(0), sample(1)], PLAN.patch)
+    argv = source, [sample(2)], None, PLAN
+    network, state = fit(OWN, replace(TOY, loss=now_and_then), *argv, tmp_path / 'state')
+    assert [row['step'] for row in state.log if math.isnan(row['loss'])] == [3, 4]
+    assert torch.isfinite(weights(network)).all()
+    lost = replace(TOY, loss=lambda *given: float('nan') * masked_error(*given))
+    with pytest.raises(BadData, match='none of the last 4 steps'):
+        fit(OWN, lost, *argv, tmp_path / 'lost')
+
+
 def test_batches_are_drawn_ahead_in_order_and_one_at_a_time(tmp_path):
     """While a batch is at work the next is drawn, none twice, none beyond the last."""
     asked, at_once = [], threading.Lock()
@@ -131,6 +193,9 @@ def test_batches_are_drawn_ahead_in_order_and_one_at_a_time(tmp_path):
             time.sleep(0.001)
         assert [*batches] == [4, 5, 6]
     assert asked == [3, 4, 5, 6]
+    with drawn_ahead(draw, 7, 7) as batches:
+        assert [*batches] == []
+    assert len(asked) == 4
 
 
 def test_a_job_of_a_scheduler_is_one_process(tmp_path, monkeypatch):
@@ -156,7 +221,7 @@ def test_what_goes_wrong_in_drawing_stops_the_fit(tmp_path, monkeypatch):
 
 def test_best_step_is_kept_not_the_last(tmp_path, monkeypatch):
     scores = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda task, rows: next(scores))
+    monkeypatch.setattr('bidsapp.learn.validation.score_of', lambda task, rows: next(scores))
     _, state = run(tmp_path)
     assert (state.best_step, state.best_score) == (8, 1.0)
 
@@ -175,7 +240,7 @@ def test_a_start_that_no_step_betters_is_kept(tmp_path, monkeypatch):
     """Fine-tuning never ends worse than it began, as far as validation can tell."""
     start, checkpoint, *data = started(tmp_path)
     scores = iter([1.0, 3.0, 2.0, 4.0])
-    monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda task, rows: next(scores))
+    monkeypatch.setattr('bidsapp.learn.validation.score_of', lambda task, rows: next(scores))
     kept, state = fit(OWN, TOY, *data, checkpoint, PLAN, tmp_path / 'state')
     assert (state.best_step, state.best_score) == (0, 1.0)
     assert torch.equal(weights(kept), weights(start))
@@ -196,7 +261,7 @@ def test_a_part_learns_at_its_own_rate(tmp_path, monkeypatch):
     """In the first step of Adam each weight moves by its rate: a tenth of it is a tenth as far."""
     start, checkpoint, *data = started(tmp_path)
     scores = iter([1.0, 0.0] * 2)
-    monkeypatch.setattr('bidsapp.learn.fit.score_of', lambda head, rows: next(scores))
+    monkeypatch.setattr('bidsapp.learn.validation.score_of', lambda head, rows: next(scores))
     plan, old = replace(PLAN, steps=1), start.state_dict()
     moved = {}
     for name, rates in (('plain', {}), ('rated', {'decoder': 0.1, 'encoder': 0.0})):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Weighted volumes from which q-space tells noise from signal.
 MIN_ANGULAR = 10
+#: Variance of S/S0 where a scan does not tell it: that of a signal-to-noise ratio of 20.
+USUAL = 1 / 20**2
 
 
 def map_noise(attenuation: FloatArray, mask: BoolArray, gtab: GradientTable, n_b0: int) -> float:
@@ -73,12 +75,13 @@ def noise_variance(attenuation: FloatArray, mask: BoolArray, gtab: GradientTable
     In each shell the mean volume is taken off, so that anatomy which volumes share cancels; then
     the second mixed difference in the plane, (a - b - c + d)/2, has the noise's own standard
     deviation where the signal is smooth, and the median absolute deviation ignores the rest.
+    A brain one voxel wide in the plane has no such detail, and gets what is usual.
     """
     groups = [members for _, members in shells(gtab.bvals) if len(members) > 1]
-    if not groups:
-        return 1 / 20**2
-    estimates = []
     whole = mask[:-1, :-1] & mask[1:, :-1] & mask[:-1, 1:] & mask[1:, 1:]
+    if not groups or not whole.any():
+        return USUAL
+    estimates = []
     for members in groups:
         part = attenuation[members] - attenuation[members].mean(0)
         detail = part[:, :-1, :-1] - part[:, 1:, :-1] - part[:, :-1, 1:] + part[:, 1:, 1:]
@@ -102,4 +105,4 @@ def fine_variance(left: FloatArray, mask: BoolArray) -> float:
         if detail.shape[1]:
             spread = np.median(np.abs(detail), axis=1) / 0.6745
             estimates.append(float(np.square(spread).mean()) / 6)
-    return float(np.clip(np.mean(estimates), 1e-8, 0.25)) if estimates else 1 / 20**2
+    return float(np.clip(np.mean(estimates), 1e-8, 0.25)) if estimates else USUAL

@@ -48,6 +48,7 @@ from bidsapp.modalities.dwi.simulate.scanned import (
 )
 from bidsapp.modalities.dwi.simulate.simulator import NO_CONTRAST, SIDE
 from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.physics.streams import stream
 from bidsapp.problems import BadData
 from bidsapp.simulate.grids import Grid, chance, normal, uniform
 
@@ -247,8 +248,7 @@ class Auxiliary:
 
     def scan(self, number: int) -> DwiScan:
         """Scan number ``number``."""
-        state = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0] >> 1))
+        generator = stream(self._seed, number)
         run = self._runs[int(uniform(0, len(self._runs), generator))]
         shells = self.shells(run, generator)
         piece = draw_piece(run, shells, self._side, generator)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bidsapp import registry
 from bidsapp.learn.splits import SPLITS
 from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.physics.streams import stream
 from bidsapp.problems import MissingInput
 from bidsapp.simulate.material import Material
 from bidsapp.simulate.template_head import kept_template
@@ -156,7 +157,7 @@ class MaskedAutoencoder:
         filled = scan.truth['correction'][CHANNELS:]
         target = torch.cat([qspace.input_harmonics(scan.image), filled])
         cells = [-(-side // CELL) for side in scan.mask.shape[1:]]
-        shown = torch.rand(cells, generator=torch.Generator().manual_seed(number)) > HIDDEN
+        shown = torch.rand(cells, generator=stream(number, of='hidden cells')) > HIDDEN
         for axis, side in enumerate(scan.mask.shape[1:]):
             shown = shown.repeat_interleave(CELL, axis).narrow(axis, 0, side)
         return replace(scan, image=scan.image * shown, truth={'correction': target})

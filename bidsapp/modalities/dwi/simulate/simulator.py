@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.simulate.blocks import Block, draw_block_grid, make_block
 from bidsapp.modalities.dwi.simulate.corruption import Table, draw_corruption, draw_table
@@ -15,6 +12,7 @@ from bidsapp.modalities.dwi.simulate.model_mismatch import draw_model_mismatch
 from bidsapp.modalities.dwi.simulate.scanned import ScanParameters, scan_block
 from bidsapp.modalities.dwi.simulate.tissue_parameters import draw_tissue_parameters
 from bidsapp.modalities.dwi.simulate.varied_bundles import abstract_bundles, draw_varied_bundles
+from bidsapp.physics.streams import stream
 from bidsapp.simulate.anatomy import WM
 from bidsapp.simulate.domain_randomisation import (
     ABSTRACT,
@@ -26,6 +24,8 @@ from bidsapp.simulate.grids import chance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
 
     from bidsapp.modalities.dwi.simulate.fibres import Bundles
     from bidsapp.modalities.dwi.simulate.scanned import DwiScan
@@ -80,8 +80,7 @@ class Simulator:
         self._blocks: OrderedDict[int, Block] = OrderedDict()
 
     def _generator(self, *numbers: int) -> torch.Generator:
-        state = np.random.SeedSequence((self._seed, *numbers)).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0] >> 1))
+        return stream(self._seed, *numbers)
 
     def block(self, number: int) -> Block:
         """Block number ``number``; BLOCKS of one person have numbers in a row."""

@@ -71,6 +71,20 @@ def test_input_of_a_fibre_along_world_x_is_the_same_in_every_storage(
     assert abs(darkest @ local_x) > np.cos(np.deg2rad(8))
 
 
+@pytest.mark.parametrize('box', [(4, 5, 6), (slice(2, 6), 5, slice(3, 7)), (4, slice(1, 9), 5)])
+def test_a_brain_that_is_one_voxel_wide_has_an_input_of_numbers(box, affine_of, tmp_path, rng):
+    """A phantom, a cut-out, one slice; the noise is what is usual where there is no plane."""
+    case = written_case(tmp_path, affine_of('LAS', False), rng)
+    thin = np.zeros((9, 10, 11), np.uint8)
+    thin[box] = 1
+    nib.save(nib.Nifti1Image(thin, affine_of('LAS', False)), case.files['mask'])
+    sample = canonical_sample(case)
+    assert sample.mask.sum() == thin.sum()
+    assert torch.isfinite(sample.image).all()
+    assert sample.image[:, sample.mask[0]].any()
+    assert 0 < noise_variance_of(sample) < 1
+
+
 def test_direction_label_turns_with_the_grid(affine_of, tmp_path, rng):
     affine = affine_of('LAS', True)
     case = written_case(tmp_path, affine, rng)
