@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class NetworkInput(CaseStep):
         """All of the run's data."""
         from bidsapp.learn.inputs import save_input
 
+        shutil.rmtree(folder / 'input', ignore_errors=True)  # of an attempt that was cut off
         sample = registry.input(self.inputs.modality).sample(self.case(), {})
         return {'network_input': str(save_input(sample, folder / 'input'))}
 

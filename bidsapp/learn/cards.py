@@ -50,14 +50,18 @@ def load_card(folder: Path) -> Mapping[str, Any]:
 
 def versions(models: Path, task: str) -> list[Path]:
     """Folders of the models of one task under ``models``, oldest first (v1, v2, …, v10)."""
-    found = [p for p in (models / task).glob('v*') if re.fullmatch(r'v\d+', p.name)]
-    return sorted((p for p in found if (p / CARD).is_file()), key=lambda p: int(p.name[1:]))
+    return [folder for folder in _numbered(models / task) if (folder / CARD).is_file()]
 
 
 def next_version(models: Path, task: str) -> Path:
-    """The folder for the next model of a task."""
-    found = versions(models, task)
+    """The folder for the next model of a task; one that holds no model is not taken either."""
+    found = _numbered(models / task)
     return models / task / f'v{int(found[-1].name[1:]) + 1 if found else 1}'
+
+
+def _numbered(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob('v*') if re.fullmatch(r'v\d+', path.name)]
+    return sorted(found, key=lambda path: int(path.name[1:]))
 
 
 def newest_model(models: Path, task: str) -> Path | None:

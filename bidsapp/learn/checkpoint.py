@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,8 +12,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from bidsapp.core import Checkpoint
+from bidsapp.hidden import hidden, put
 from bidsapp.learn.cards import CARD, WEIGHTS, load_card, next_version, sha256
 from bidsapp.problems import BadData, MissingInput
+from bidsapp.stopping import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,14 +38,39 @@ def checkpoint_of(network: Network, card: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(card, part(network.body), heads)
 
 
-def save(checkpoint: Checkpoint, folder: Path, add: Callable[[Path], None] | None = None) -> Path:
-    """Write a checkpoint as ``folder``, which must not exist; ``add`` puts more files beside it.
+def save_next(
+    checkpoint: Checkpoint, models: Path, name: str, add: Callable[[Path], None] | None = None
+) -> Path:
+    """Write a checkpoint as the next version of the model ``name`` under ``models``; its folder.
 
-    All is written in a hidden folder next to it, then renamed: a reader sees a whole model.
+    ``add`` puts more files beside it. All is written in a hidden folder, then renamed: a reader
+    sees a whole model. Where another call has just taken the version, it is the one after.
     """
-    staging = folder.parent / f'.{folder.name}.{os.getpid()}'
-    shutil.rmtree(staging, ignore_errors=True)
+    with held():
+        while True:
+            folder = next_version(models, name)
+            card = {**checkpoint.card, 'version': folder.name}
+            if save(replace(checkpoint, card=card), folder, add):
+                return folder
+
+
+def save(
+    checkpoint: Checkpoint, folder: Path, add: Callable[[Path], None] | None = None
+) -> Path | None:
+    """Write a checkpoint as ``folder``; None where another call has been first."""
+    staging = hidden(folder)
     staging.mkdir(parents=True)
+    try:
+        _fill(staging, checkpoint)
+        if add is not None:
+            add(staging)
+        return folder if put(staging, folder) else None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fill(staging: Path, checkpoint: Checkpoint) -> None:
+    """Weights, and the card with their hash."""
     tensors = {f'body.{k}': v.contiguous() for k, v in checkpoint.body.items()}
     for task, head in checkpoint.heads.items():
         tensors |= {f'head.{task}.{k}': v.contiguous() for k, v in head.items()}
@@ -52,18 +78,6 @@ def save(checkpoint: Checkpoint, folder: Path, add: Callable[[Path], None] | Non
     (staging / WEIGHTS).write_bytes(to_bytes(tensors))
     card = {**checkpoint.card, 'sha256': sha256(staging / WEIGHTS)}
     (staging / CARD).write_text(json.dumps(card, indent=2) + '\n')
-    if add is not None:
-        add(staging)
-    staging.rename(folder)
-    return folder
-
-
-def save_next(
-    checkpoint: Checkpoint, models: Path, name: str, add: Callable[[Path], None] | None = None
-) -> Path:
-    """`save` as the next version of the model ``name`` under ``models``; returns its folder."""
-    folder = next_version(models, name)
-    return save(replace(checkpoint, card={**checkpoint.card, 'version': folder.name}), folder, add)
 
 
 def load(folder: Path) -> Checkpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from bidsapp import registry
 from bidsapp.learn import cards
 from bidsapp.learn.inputs import Use, kept_inputs, open_input
 from bidsapp.learn.splits import SPLITS
-from bidsapp.problems import MissingInput
+from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,29 +44,56 @@ def gather(
 ) -> Material:
     """The labelled runs of a task by split; ``options`` are the modality's own.
 
-    Raises MissingInput for an empty split.
+    A run whose input cannot be made is named and left out. Raises MissingInput for an empty split.
     """
     used = [case for case in cases if case.subject in split]
+    log.info('%s: reading %d runs', task.name, len(used))
+    uses = {s: [Use(training, options) for training in (False, s == 'train')] for s in SPLITS}
     groups = {s: [c for c in used if split[c.subject] == s] for s in SPLITS}
+    groups = {s: usable(task, groups[s], uses[s], folder) for s in SPLITS}
     if empty := [s for s in SPLITS if not groups[s]]:
         raise MissingInput(
             f'{task.name}: no labelled participant is in {", ".join(empty)} of the split. Label '
             'more participants, give --split-file, or another --random-seed.'
         )
-    log.info('%s: reading %d runs', task.name, len(used))
-    samples = {s: samples_of(task, groups[s], Use(False, options), folder) for s in SPLITS}
-    return Material(groups, samples, samples_of(task, groups['train'], Use(True, options), folder))
+    samples = {s: samples_of(task, groups[s], uses[s][0], folder) for s in SPLITS}
+    learnt_from = samples_of(task, groups['train'], uses['train'][1], folder)
+    return Material(groups, samples, learnt_from)
+
+
+def usable(task: Task[Any], cases: Sequence[Case], uses: Sequence[Use], folder: Path) -> list[Case]:
+    """The runs whose inputs for all ``uses`` can be made; the others are named."""
+    good = []
+    for case in cases:
+        try:
+            for use in uses:
+                inputs_of(task, case, use, folder)
+        except BadData as problem:
+            log.warning('%s: %s is left out: %s', task.name, name_of(task, case), problem)
+        else:
+            good.append(case)
+    return good
 
 
 def samples_of(task: Task[Any], cases: Sequence[Case], use: Use, folder: Path) -> list[Sample]:
     """Labelled samples of runs, inputs kept in ``folder``; a run enters once for each part."""
-    own: Input = registry.input(task.modality)
-    main = registry.files(task.modality).prepared.main
     return [
-        task.load(open_input(place), case)
+        task.load(replace(open_input(place), name=name_of(task, case)), case)
         for case in cases
-        for place in kept_inputs(own, case, main, use, folder)
+        for place in inputs_of(task, case, use, folder)
     ]
+
+
+def inputs_of(task: Task[Any], case: Case, use: Use, folder: Path) -> list[Path]:
+    """Where the inputs of a run are kept."""
+    kinds = tuple(registry.files(task.modality).prepared.names)
+    return kept_inputs(registry.input(task.modality), case, kinds, use, folder)
+
+
+def name_of(task: Task[Any], case: Case) -> str:
+    """What the files of a run begin with."""
+    main = registry.files(task.modality).prepared.main
+    return case.files[main].name.partition('.')[0].partition('_desc-')[0]
 
 
 def scored(

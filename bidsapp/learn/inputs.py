@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp.core import Sample
+from bidsapp.hidden import whole_folder
 from bidsapp.physics.geometry import turned_voxels
+from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,17 +78,14 @@ class Input:
 
 
 def save_input(sample: Sample, folder: Path) -> Path:
-    """Keep a sample's input on disk, to be mapped into memory later; written whole."""
-    staging = folder.with_name(f'.{os.getpid()}.{folder.name}')
-    shutil.rmtree(staging, ignore_errors=True)
-    (staging / 'context').mkdir(parents=True)
-    np.save(staging / 'image.npy', sample.image.numpy())
-    np.save(staging / 'mask.npy', sample.mask.numpy())
-    np.save(staging / 'affine.npy', sample.affine)
-    for name, value in sample.context.items():
-        np.save(staging / 'context' / f'{name}.npy', value.numpy())
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    """Keep a sample's input on disk, to be mapped into memory later; what is there stays."""
+    with whole_folder(folder) as staging:
+        (staging / 'context').mkdir()
+        np.save(staging / 'image.npy', sample.image.numpy())
+        np.save(staging / 'mask.npy', sample.mask.numpy())
+        np.save(staging / 'affine.npy', sample.affine)
+        for name, value in sample.context.items():
+            np.save(staging / 'context' / f'{name}.npy', value.numpy())
     return folder
 
 
@@ -106,18 +103,35 @@ def open_input(folder: Path) -> Sample:
     )
 
 
-def kept_inputs(own: Input, case: Case, main: str, use: Use, folder: Path) -> list[Path]:
+def kept_inputs(own: Input, case: Case, kinds: Sequence[str], use: Use, folder: Path) -> list[Path]:
     """Folders with a run's inputs, each computed once for all tasks and calls.
 
-    ``main`` is the kind of file that the run is known by: another file is another input.
+    ``kinds`` are those of the prepared files that they are made from: if one of them, or a JSON
+    beside one, is another, so is the input. Raises BadData for one that does not hold numbers.
     """
-    path = case.files[main]
-    stat = path.stat()
+    import torch
+
+    files = [case.files[kind] for kind in kinds if kind in case.files]
+    made_from = [[str(path), *state] for path, state in states(files).items()]
     found = []
     for part in own.parts(case, use):
-        identity = json.dumps([str(path), stat.st_mtime_ns, stat.st_size, part])
+        identity = json.dumps([made_from, part])
         place = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
         if not place.is_dir():
-            save_input(own.sample(case, part), place)
+            sample = own.sample(case, part)
+            if not torch.isfinite(sample.image).all():
+                raise BadData(
+                    f'{files[0]}: what a network would see of it is not made of numbers alone. '
+                    'Look at the run and its mask; a brain of few voxels can be the reason.'
+                )
+            save_input(sample, place)
         found.append(place)
     return found
+
+
+def states(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Files, and the JSON beside each where there is one, with size and time of change."""
+    beside = (path.with_name(path.name.partition('.')[0] + '.json') for path in files)
+    every = dict.fromkeys([*files, *(path for path in beside if path.is_file())])
+    found = {path: path.stat() for path in every}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}

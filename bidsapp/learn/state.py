@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from bidsapp.hidden import hidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -82,9 +83,12 @@ def save_state(
         for name, value in moments.items():
             tensors[f'optimizer.{index}.{name}'] = torch.as_tensor(value).cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f'.{path.name}.{os.getpid()}')
-    save_file(tensors, whole, metadata={'state': json.dumps(asdict(state))})
-    whole.replace(path)
+    whole = hidden(path)
+    try:
+        save_file(tensors, whole, metadata={'state': json.dumps(asdict(state))})
+        whole.replace(path)
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def restore_state(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bidsapp.hidden import hidden
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,8 +28,8 @@ def kept_template(folder: Path) -> Template:
     if not path.is_file():
         _, *maps = template_maps(TEMPLATE_MM)
         folder.mkdir(parents=True, exist_ok=True)
-        hidden = path.with_name(f'.{path.name}')
-        np.savez_compressed(hidden, *(np.asarray(array, np.float32) for array in maps))
-        hidden.replace(path)
+        staging = hidden(path)
+        np.savez_compressed(staging, *(np.asarray(array, np.float32) for array in maps))
+        staging.replace(path)
     with np.load(path) as arrays:
         return head_template(*(torch.from_numpy(arrays[name]) for name in arrays.files))

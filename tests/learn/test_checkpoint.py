@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from bidsapp.learn.cards import (
     training_participants,
     versions,
 )
-from bidsapp.learn.checkpoint import load, save
+from bidsapp.learn.checkpoint import load, save, save_next
 from bidsapp.learn.predict import network_of, predict, split_heads
 from bidsapp.networks.registry import build
 from bidsapp.problems import BadData, MissingInput
@@ -86,6 +88,34 @@ def test_versions_are_numbers_not_text(checkpoint, tmp_path):
     assert newest_model(tmp_path, 'tissue').name == 'v10'
     assert next_version(tmp_path, 'tissue').name == 'v11'
     assert next_version(tmp_path, 'orientation').name == 'v1'
+
+
+def test_calls_that_end_at_once_take_a_version_each(checkpoint, tmp_path):
+    """Both have looked for the next version before either has taken it."""
+    together = threading.Barrier(2, timeout=30)
+
+    def save_one(number):
+        waited = []
+
+        def add(staging):
+            if not waited:
+                waited.append(together.wait())
+            (staging / 'log.tsv').write_text(str(number))
+
+        return save_next(checkpoint, tmp_path, 'tissue', add)
+
+    with ThreadPoolExecutor(2) as threads:
+        folders = list(threads.map(save_one, range(2)))
+    assert sorted(folder.name for folder in folders) == ['v1', 'v2']
+    assert sorted((f / 'log.tsv').read_text() for f in folders) == ['0', '1']
+    assert all(load(folder).card['version'] == folder.name for folder in folders)
+    assert len([*(tmp_path / 'tissue').iterdir()]) == 2
+
+
+def test_a_folder_without_a_model_is_no_version_and_is_not_taken(checkpoint, tmp_path):
+    (tmp_path / 'tissue' / 'v1').mkdir(parents=True)
+    assert newest_model(tmp_path, 'tissue') is None
+    assert save_next(checkpoint, tmp_path, 'tissue').name == 'v2'
 
 
 def test_who_was_seen_in_training(tmp_path):

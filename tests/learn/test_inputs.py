@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ import torch
 
 from bidsapp.core import Case, Sample
 from bidsapp.learn.inputs import Input, Shape, Use, kept_inputs, open_input, save_input
+from bidsapp.problems import BadData
+
+KINDS = ('image', 'mask')
 
 
 def sample(seed=0):
@@ -24,8 +30,10 @@ def sample(seed=0):
 
 @pytest.fixture
 def case(tmp_path):
-    (tmp_path / 'image.nii.gz').write_bytes(b'x')
-    return Case({'subject': '01'}, {'image': tmp_path / 'image.nii.gz'})
+    for name in ('image.nii.gz', 'mask.nii.gz', 'image.json'):
+        (tmp_path / name).write_bytes(b'x')
+    files = {kind: tmp_path / f'{kind}.nii.gz' for kind in (*KINDS, 'label')}
+    return Case({'subject': '01'}, files)
 
 
 def counting(made):
@@ -61,13 +69,50 @@ def test_what_is_changed_in_memory_is_not_changed_on_disk(tmp_path):
 def test_each_part_is_worked_out_once_and_a_changed_file_again(case, tmp_path):
     made = []
     own, folder = counting(made), tmp_path / 'inputs'
-    learn = kept_inputs(own, case, 'image', Use(training=True), folder)
-    judge = kept_inputs(own, case, 'image', Use(), folder)
+    learn = kept_inputs(own, case, KINDS, Use(training=True), folder)
+    judge = kept_inputs(own, case, KINDS, Use(), folder)
     assert len(set(learn)) == 2
     assert judge == learn[:1]
     assert [part['half'] for part in made] == [0, 1]
-    assert kept_inputs(own, case, 'image', Use(options={'n': 6}), folder)[0] not in learn
-    stat = case.files['image'].stat()
-    os.utime(case.files['image'], ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
-    assert kept_inputs(own, case, 'image', Use(), folder)[0] not in learn
-    assert len(made) == 4
+    assert kept_inputs(own, case, KINDS, Use(options={'n': 6}), folder)[0] not in learn
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize('changed', ['image.nii.gz', 'image.json', 'mask.nii.gz'])
+def test_whatever_it_was_made_from_has_changed_it_is_made_again(case, tmp_path, changed):
+    made = []
+    own, folder = counting(made), tmp_path / 'inputs'
+    first = kept_inputs(own, case, KINDS, Use(), folder)
+    stat = (tmp_path / changed).stat()
+    os.utime(tmp_path / changed, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    assert kept_inputs(own, case, KINDS, Use(), folder) != first
+    (tmp_path / 'label.nii.gz').write_bytes(b'y')  # of some task
+    kept_inputs(own, case, KINDS, Use(), folder)
+    assert len(made) == 2
+
+
+def test_several_calls_at_once_keep_one_whole_input_and_leave_nothing_else(case, tmp_path):
+    """All are at work on the same input before one of them is done."""
+    together = threading.Barrier(4, timeout=30)
+
+    def worked_out(case, part):
+        together.wait()
+        return sample()
+
+    own, folder = Input('x', worked_out, Shape('unet')), tmp_path / 'inputs'
+    with ThreadPoolExecutor(4) as threads:
+        calls = [
+            threads.submit(kept_inputs, own, case, KINDS, Use(), folder)
+            for _ in range(together.parties)
+        ]
+        places = {call.result()[0] for call in calls}
+    assert [*folder.iterdir()] == [*places]
+    assert torch.equal(open_input(*places).image, sample().image)
+
+
+def test_an_input_that_is_not_made_of_numbers_is_refused_and_not_kept(case, tmp_path):
+    lost = replace(sample(), image=torch.full((2, 3, 4, 5), float('nan')))
+    own = Input('x', lambda case, part: lost, Shape('unet'))
+    with pytest.raises(BadData, match='image'):
+        kept_inputs(own, case, KINDS, Use(), tmp_path / 'inputs')
+    assert not list(tmp_path.glob('inputs/*'))

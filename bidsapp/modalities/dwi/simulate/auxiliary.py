@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,8 @@ import torch
 from bidsapp import __version__
 from bidsapp.bids.images import load_volume, onto_sample, open_image
 from bidsapp.core import Sample
+from bidsapp.hidden import whole_folder
+from bidsapp.learn.inputs import states
 from bidsapp.modalities.dwi.learn.input import brain_of
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.downsampling import (
@@ -72,7 +72,7 @@ LEAST_B = 400.0
 LEAST_BRAIN = 64
 #: Channels that are made coarser at once.
 _CHUNK = 16
-LABELS = ('icvf', 'od', 'isovf')
+KINDS, LABELS = ('dwi', 'bval', 'bvec', 'mask'), ('icvf', 'od', 'isovf')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +103,9 @@ def cache_run(case: Case, folder: Path) -> Path:
 
     NODDI is kept beside them if the case has its maps. Raises BadData for a run without b=0.
     """
-    stat = case.files['dwi'].stat()
-    labels = [str(case.files[name]) for name in LABELS if name in case.files]
-    identity = [__version__, str(case.files['dwi']), stat.st_mtime_ns, stat.st_size, labels]
+    labels = [case.files[name] for name in LABELS if name in case.files]
+    files = [*(case.files[kind] for kind in KINDS if kind in case.files), *labels]
+    identity = [__version__, *([str(path), *state] for path, state in states(files).items())]
     place = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     if place.is_dir():
         return place
@@ -126,13 +126,10 @@ def cache_run(case: Case, folder: Path) -> Path:
         arrays['noddi'] = np.concatenate(
             [onto_sample(load_volume(p), open_image(p).affine, sample) for p in maps]
         )
-    staging = folder / f'.{os.getpid()}.{place.name}'
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    for name, array in arrays.items():
-        kind = array.dtype if array.ndim < 3 or array.dtype == bool else np.float16
-        np.save(staging / f'{name}.npy', array.astype(kind))
-    staging.rename(place)
+    with whole_folder(place) as staging:
+        for name, array in arrays.items():
+            kind = array.dtype if array.ndim < 3 or array.dtype == bool else np.float16
+            np.save(staging / f'{name}.npy', array.astype(kind))
     return place
 
 
