@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from typing import ClassVar
 
 
@@ -82,3 +84,24 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 class Unavailable(Exception):
     """A reference label cannot be derived from this scan; the message says why."""
+
+
+def problem_of(error: Exception, about: str) -> Problem:
+    """What an exception over one run's files means to a user; ``about`` says which files.
+
+    A defect of ours is a plain Problem: it is told like the others and stops none of them.
+    """
+    if isinstance(error, Problem):
+        return error
+    if ran_out_of_memory(error):
+        return TryAgain(OUT_OF_MEMORY)
+    if isinstance(error, FileNotFoundError):
+        return MissingInput(f'{about}: {error.filename or error} is not there.')
+    if isinstance(error, EOFError | UnicodeError | zlib.error | gzip.BadGzipFile):
+        return BadData(f'{about}: its content cannot be read ({error}). Copy or convert it again.')
+    if isinstance(error, OSError):
+        return InputOutputError(f'{about}: reading failed: {error}. See who may read it.')
+    return Problem(
+        f'{about}: {type(error).__name__}: {error}. This is a defect of TransferMRI; please report '
+        'it.'
+    )
