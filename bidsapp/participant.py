@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ def select_runs(settings: Settings) -> list[Run]:
         log.warning(message)
     filters = read_filters(settings.filter_file)
     chosen = select(settings.bids_dir, wanted, settings.sessions, filters, settings.database_dir)
+    chosen = replace(chosen, options=settings.options)
     derivatives = dict(settings.derivatives)
     parts = [registry.files(m) for m in modalities_of(selected_tasks(settings))]
     runs: list[Run] = [run for files in parts for run in files.find(chosen, derivatives)]

@@ -67,7 +67,8 @@ def load(path: Path) -> tuple[Scan, str | None]:
     image = nib.load(path)
     stem = path.name.removesuffix('.nii.gz')
     bvecs, bvals = (np.loadtxt(path.with_name(f'{stem}.{kind}')) for kind in ('bvec', 'bval'))
-    bvecs, bvals, _ = examine(bvecs, bvals, image.shape[3])
+    found = examine(bvecs, bvals, image.shape[3])
+    bvecs, bvals = found.bvecs, found.bvals
     sidecar = path.with_name(f'{stem}.json')
     said = json.loads(sidecar.read_text()) if sidecar.is_file() else {}
     phase = said.get('PhaseEncodingDirection') or said.get('PhaseEncodingAxis')

@@ -119,6 +119,7 @@ class Selection:
     subjects: tuple[str, ...]
     sessions: tuple[str, ...] = ()
     filters: Filters = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  #: of modalities, by name
 
     def files(self, kind: str, **query: Any) -> list[Path]:
         """Images that answer ``query`` and the filter for ``kind``; '' is filtered by nothing."""

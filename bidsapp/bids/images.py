@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.bids.annex import check_content
+from bidsapp.bids.headers import mended
 from bidsapp.bids.write import whole
 from bidsapp.problems import BadData, InputOutputError
 
@@ -18,19 +19,33 @@ if TYPE_CHECKING:
     import nibabel as nib
     from torch import Tensor
 
-    from bidsapp.core import FloatArray, Sample
+    from bidsapp.core import Finding, FloatArray, Sample
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
-    """The image, not yet its voxels. Raises BadData if it is not a NIfTI file, or MissingInput."""
+    """The image with a header that can be used (`headers.mended`), not yet its voxels.
+
+    Raises BadData if it is not a NIfTI file of plain numbers, or MissingInput.
+    """
+    return _opened(path)[0]
+
+
+def doubts_of(path: Path) -> list[Finding]:
+    """What is doubtful in the header of an image. Raises as `open_image` does."""
+    return _opened(path)[1]
+
+
+def _opened(path: Path) -> tuple[nib.Nifti1Image, list[Finding]]:
     import nibabel as nib
 
     check_content(path.parent, [path])
     try:
         image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
-        return image
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+    except (
+        nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError
+    ) as error:  # fmt: skip
         raise BadData(f'{path} cannot be read as a NIfTI image: {error}') from error
+    return mended(image, path)
 
 
 def load_volume(path: Path, dtype: str = 'float32') -> np.ndarray:

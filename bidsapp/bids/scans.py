@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
 from bidsapp.bids.images import open_image
+from bidsapp.bids.metadata import understood
 from bidsapp.bids.names import parse, source_entities
+from bidsapp.bids.text import text_of
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises BadData if the file holds anything else, MissingInput if nothing."""
     check_content(path.parent, [path])
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+        content = json.loads(text_of(path))
+    except (ValueError, RecursionError) as error:
         raise BadData(f'{path} is not valid JSON: {error}') from error
     if not isinstance(content, dict):
         raise BadData(f'{path} holds no JSON object but {type(content).__name__}')
@@ -70,6 +72,7 @@ class BidsImage:
     path: Path
     metadata: Mapping[str, Any]
     trouble: str = ''  #: why the metadata cannot be read
+    doubts: tuple[str, ...] = ()  #: entries of them that were left out, or read as others
 
     @property
     def entities(self) -> dict[str, str]:
@@ -95,7 +98,8 @@ class BidsImage:
 def read_scan(root: Path, path: Path) -> BidsImage:
     """The image ``path`` and its metadata; what is wrong with them is its ``trouble``."""
     try:
-        return BidsImage(root, path, metadata_of(root, path))
+        metadata, doubts = understood(metadata_of(root, path))
+        return BidsImage(root, path, metadata, doubts=tuple(doubts))
     except (BadData, MissingInput) as problem:
         return BidsImage(root, path, {}, str(problem))
 

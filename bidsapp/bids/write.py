@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bidsapp.bids.headers import mended
 from bidsapp.problems import CannotCreate, InputOutputError
 
 if TYPE_CHECKING:
@@ -63,15 +64,16 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write ``content`` as JSON, whole."""
-    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+    """Write ``content`` as JSON, whole; numbers that JSON does not know become null."""
+    known = json.loads(json.dumps(content), parse_constant=lambda name: None)
+    return write_text(path, json.dumps(known, indent=2, ensure_ascii=False) + '\n')
 
 
 def write_image(path: Path, array: np.ndarray, like: Path, dtype: str) -> Path:
     """Write ``array`` (X, Y, Z[, K]) on the grid of the image ``like``: same affine, same codes."""
     import nibabel as nib
 
-    source: nib.Nifti1Image = nib.load(like)  # type: ignore[assignment]
+    source, _ = mended(nib.load(like), like)  # type: ignore[arg-type]
     if array.shape[:3] != source.shape[:3]:
         raise ValueError(f'{path.name}: array {array.shape} is not on the grid {source.shape[:3]}')
     header = source.header.copy()

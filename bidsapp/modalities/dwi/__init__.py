@@ -21,6 +21,11 @@ OBJECTIVES = {
 }
 OPTIONS = (
     Option(
+        '--b0-threshold', float, 'B',
+        'greatest b in s/mm2 that counts as b = 0; default 50, or the lowest shell up to 100 '
+        'where none is below', levels=('participant',), least=0,
+    ),
+    Option(
         '--input-directions', int, 'N', 'group: directions that the network sees of each run',
         levels=('group',), least=6,
     ),

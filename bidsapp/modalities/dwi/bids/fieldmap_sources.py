@@ -14,7 +14,7 @@ import numpy as np
 from bidsapp.bids.names import source_entities
 from bidsapp.bids.scans import BidsImage, inherited, number, phase_encoding, read_scan, readout_time
 from bidsapp.modalities.dwi.bids.tables import read_numbers
-from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, b0_limit
 from bidsapp.problems import BadData, MissingInput, Unavailable
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ LINK_IT = 'if it is meant for this run, link it with B0FieldIdentifier or Intend
 class FieldmapSource:
     """One way to know the displacement of a run: files, and the few numbers that are needed.
 
-    A 'pair' has the file ``opposite``, its ``opposite_bval`` if only some volumes are b=0, and
-    ``same`` where there is an image like it with the polarity of the run. ``metadata`` of ``run``,
-    ``opposite`` and ``same`` have PhaseEncodingDirection, each in the axes of its own image, and
-    all or none of them TotalReadoutTime in s (none: they are equal).
+    A 'pair' has the file ``opposite``, its ``opposite_bval`` if only some volumes are b=0 (those up
+    to the B0Threshold of its metadata, s/mm²), and ``same`` where there is an image like it with
+    the polarity of the run. ``metadata`` of ``run``, ``opposite`` and ``same`` have
+    PhaseEncodingDirection, each in the axes of its own image, and all or none of them
+    TotalReadoutTime in s (none: they are equal).
 
     A 'gre' has ``magnitude``, and ``phasediff``, or ``phase1`` and ``phase2``, or ``fieldmap``.
     ``metadata`` of ``run`` has PhaseEncodingDirection and TotalReadoutTime in s, that of ``field``
@@ -64,11 +65,16 @@ class FieldmapSource:
 
 
 def pairs(
-    run: BidsImage, scans: Sequence[BidsImage], link: str, notes: list[str]
+    run: BidsImage,
+    scans: Sequence[BidsImage],
+    link: str,
+    notes: list[str],
+    b0_threshold: float = B0_THRESHOLD,
 ) -> list[FieldmapSource]:
     """The best reversed pair of ``run`` with one of ``scans``, or what is wrong as ``notes``.
 
-    ``link`` says how they are linked to the run; it is empty if they are not.
+    ``link`` says how they are linked to the run; it is empty if they are not. ``b0_threshold`` is
+    the greatest b (s/mm²) that counts as b = 0.
     """
     candidates = [s for s in scans if s.entities['suffix'] in PAIRED]
     if not candidates:
@@ -88,7 +94,7 @@ def pairs(
             if turn > 0:
                 alike.append(scan)
             elif turn < 0:
-                opposite.append((_rank(run, scan), _pair(run, scan, link)))
+                opposite.append((_rank(run, scan), _pair(run, scan, link, b0_threshold)))
         except (BadData, MissingInput, Unavailable) as reason:
             notes.append(f'{scan.path.name} cannot be paired: {reason}')
     if not opposite:
@@ -130,7 +136,7 @@ def _same_grid(run: BidsImage, scan: BidsImage) -> bool:
     return mine == its and np.allclose(sizes[0], sizes[1], rtol=0.02)
 
 
-def _pair(run: BidsImage, scan: BidsImage, link: str) -> FieldmapSource:
+def _pair(run: BidsImage, scan: BidsImage, link: str, b0_threshold: float) -> FieldmapSource:
     """``run`` and ``scan`` as a pair. Raises Unavailable or BadData if they are not one."""
     alike = _same_grid(run, scan)
     if not link and not alike:
@@ -139,7 +145,9 @@ def _pair(run: BidsImage, scan: BidsImage, link: str) -> FieldmapSource:
     tables = inherited(scan.root, scan.path, '.bval')
     if tables:
         files['opposite_bval'] = tables[-1]
-        if not (read_numbers(tables[-1]) < B0_THRESHOLD).any():
+        bvals = read_numbers(tables[-1]).ravel()
+        limit = b0_limit(bvals, b0_threshold)
+        if not (bvals <= limit).any():
             raise Unavailable('it has no volume without diffusion weighting')
     elif scan.entities['suffix'] == 'dwi':
         raise Unavailable('it has no bval file, so its volumes at b = 0 are not known')
@@ -147,6 +155,8 @@ def _pair(run: BidsImage, scan: BidsImage, link: str) -> FieldmapSource:
         name: {'PhaseEncodingDirection': one.metadata['PhaseEncodingDirection']}
         for name, one in (('run', run), ('opposite', scan))
     }
+    if tables:
+        metadata['opposite']['B0Threshold'] = limit
     (mine, said), (its, _) = readout_time(run.metadata), readout_time(scan.metadata)
     remarks = [link or 'not linked, the one that fits in the session']
     if mine is not None and its is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bidsapp.bids.scans import BidsImage, phase_encoding
 from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource, measured, pairs
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ def choose_distortion(run: DwiRun) -> Choice:
 
 
 def find_fieldmaps(
-    run: BidsImage, others: Sequence[BidsImage]
+    run: BidsImage, others: Sequence[BidsImage], b0_threshold: float = B0_THRESHOLD
 ) -> tuple[tuple[FieldmapSource, ...], tuple[str, ...]]:
     """Field maps of ``run``, the best first, and why others cannot be used.
 
     ``others`` are images of its dataset that could be one. Those that B0FieldIdentifier links come
     first, then those that IntendedFor links; only where no linked one can be used, one of the same
-    session that is linked to nothing.
+    session that is linked to nothing. ``b0_threshold``: greatest b (s/mm²) that counts as b = 0.
     """
     try:
         run.grid()
@@ -100,7 +101,8 @@ def find_fieldmaps(
         (meant, 'linked by IntendedFor'),
         (free, ''),
     ):
-        found = [*pairs(run, scans, link, notes), *measured(run, scans, link, notes)]
+        found = pairs(run, scans, link, notes, b0_threshold)
+        found += measured(run, scans, link, notes)
         if found:
             break
     else:

@@ -9,10 +9,11 @@ from bidsapp.bids.annex import check_content
 from bidsapp.bids.dataset import choose_t1w
 from bidsapp.bids.derivatives import linked_uri
 from bidsapp.bids.images import open_image
+from bidsapp.bids.metadata import understood
 from bidsapp.bids.names import parse, source_entities, stem
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Case
-from bidsapp.modalities.dwi.bids.runs import DwiRun, runs_of
+from bidsapp.modalities.dwi.bids.runs import DwiRun, b0_asked, runs_of
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
 from bidsapp.physics.geometry import grid_axes
@@ -110,7 +111,7 @@ def find_ingested(name: str, root: Path, raw: Selection) -> list[DwiRun]:
     for subject in raw.subjects:
         for path in _preprocessed(root / f'sub-{subject}'):
             if not sessions or parse(path.name).get('session') in sessions:
-                runs.append(_run(name, pipeline, root, path, anatomies))
+                runs.append(_run(name, pipeline, root, path, anatomies, b0_asked(raw)))
     return runs
 
 
@@ -142,7 +143,14 @@ def _recording(entities: Mapping[str, str]) -> str:
     return stem({k: v for k, v in entities.items() if k != 'space'})
 
 
-def _run(name: str, pipeline: str, root: Path, path: Path, anatomies: Sequence[Path]) -> DwiRun:
+def _run(
+    name: str,
+    pipeline: str,
+    root: Path,
+    path: Path,
+    anatomies: Sequence[Path],
+    b0_threshold: float,
+) -> DwiRun:
     entities = {**source_entities(parse(path.name)), 'datatype': 'dwi'}
     base = path.name.removesuffix('.nii.gz')
     files = {'dwi': path}
@@ -172,13 +180,17 @@ def _run(name: str, pipeline: str, root: Path, path: Path, anatomies: Sequence[P
     if table := _confounds(path, entities):
         files['confounds'] = table
     metadata: dict[str, Any] = {}
+    doubts: list[str] = []
     try:
         if (sidecar := path.with_name(f'{base}.json')).is_file():
-            metadata = read_object(sidecar)
+            metadata, doubts = understood(read_object(sidecar))
     except (BadData, MissingInput) as error:
         problem = problem or error
     metadata.setdefault('SpatialReference', _reference(name, root, path))
-    return DwiRun('dwi', Case(entities, files), metadata, tuple(notes), problem, taken_from=name)
+    return DwiRun(
+        'dwi', Case(entities, files), metadata, tuple(notes), problem, taken_from=name,
+        doubts=tuple(doubts), b0_threshold=b0_threshold,
+    )  # fmt: skip
 
 
 def _unlike(mask: Path, image: Path) -> str:

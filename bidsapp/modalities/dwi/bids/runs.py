@@ -13,6 +13,7 @@ from bidsapp.bids.scans import inherited, read_scan
 from bidsapp.core import Case
 from bidsapp.modalities.dwi.bids.fieldmap_sources import MEASURED, PAIRED
 from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class DwiRun(Run):
 
     fieldmaps: tuple[FieldmapSource, ...] = ()  #: the best first
     fieldmap_notes: tuple[str, ...] = ()  #: why others cannot be used
+    doubts: tuple[str, ...] = ()  #: what of the metadata was left out, or read as something else
+    b0_threshold: float = B0_THRESHOLD  #: s/mm², the greatest b that shall count as b = 0
 
 
 def runs_of(raw: Selection) -> list[DwiRun]:
@@ -44,13 +47,24 @@ def runs_of(raw: Selection) -> list[DwiRun]:
     others: dict[str, list[BidsImage]] = {}
     for path in maps:
         others.setdefault(parse(path.name)['subject'], []).append(read_scan(raw.root, path))
+    limit = b0_asked(raw)
     return [
-        raw_run(raw.root, p, anatomies, others.get(parse(p.name)['subject'], [])) for p in scans
+        raw_run(raw.root, p, anatomies, others.get(parse(p.name)['subject'], []), limit)
+        for p in scans
     ]
 
 
+def b0_asked(raw: Selection) -> float:
+    """The greatest b (s/mm²) that shall count as b = 0, as the call has it."""
+    return float(raw.options.get('b0_threshold', B0_THRESHOLD))
+
+
 def raw_run(
-    root: Path, scan: Path, anatomies: Sequence[Path], others: Sequence[BidsImage]
+    root: Path,
+    scan: Path,
+    anatomies: Sequence[Path],
+    others: Sequence[BidsImage],
+    b0_threshold: float = B0_THRESHOLD,
 ) -> DwiRun:
     """One dMRI run of a raw dataset; what is missing or unreadable of it is its ``problem``."""
     entities = {**source_entities(parse(scan.name)), 'datatype': 'dwi'}
@@ -75,8 +89,9 @@ def raw_run(
     own = read_scan(root, scan)
     if own.trouble:
         problem = problem or BadData(own.trouble)
-    fieldmaps, reasons = find_fieldmaps(own, others)
+    fieldmaps, reasons = find_fieldmaps(own, others, b0_threshold)
     return DwiRun(
         'dwi', Case(entities, files), own.metadata, tuple(notes), problem,
-        fieldmaps=fieldmaps, fieldmap_notes=reasons,
+        fieldmaps=fieldmaps, fieldmap_notes=reasons, doubts=own.doubts,
+        b0_threshold=b0_threshold,
     )  # fmt: skip

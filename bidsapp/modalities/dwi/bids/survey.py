@@ -9,21 +9,19 @@ from bidsapp.bids.images import load_volume, not_numbers, open_image
 from bidsapp.bids.runs import Size, Survey
 from bidsapp.core import Finding
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
-from bidsapp.modalities.dwi.bids.tables import load_table, read_numbers
+from bidsapp.modalities.dwi.bids.tables import examine_table, load_table, read_numbers
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
-from bidsapp.modalities.dwi.physics.tables import examine
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-
     from bidsapp.core import Case
     from bidsapp.modalities.dwi.bids.runs import DwiRun
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+    from bidsapp.modalities.dwi.physics.tables import Examined
 
 
 def examine_run(run: DwiRun) -> list[Finding]:
@@ -31,20 +29,22 @@ def examine_run(run: DwiRun) -> list[Finding]:
     if run.problem is not None:
         code = 'MISSING_FILE' if isinstance(run.problem, MissingInput) else 'UNREADABLE'
         return [Finding('error', code, str(run.problem))]
-    files = run.case.files
     try:
-        shape = open_image(files['dwi']).shape
-        volumes = shape[3] if len(shape) == 4 else 1
-        bvecs, bvals = read_numbers(files['bvec']), read_numbers(files['bval'])
+        table = table_of(run)
     except (BadData, MissingInput) as problem:
         return [Finding('error', 'UNREADABLE', str(problem))]
-    bvecs, bvals, findings = examine(bvecs, bvals, volumes)
-    if not any(f.severity == 'error' for f in findings):
-        findings += examine_voxels(files['dwi'], bvecs, bvals)
-    return [*findings, *examine_metadata(run)]
+    voxels = [] if table.errors else examine_voxels(run.case.files['dwi'], table)
+    return [*table.findings, *voxels, *examine_metadata(run)]
 
 
-def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Finding]:
+def table_of(run: DwiRun) -> Examined:
+    """The table of a run, examined, with what its image's header gives to say. Raises Problem."""
+    files = run.case.files
+    bvecs, bvals = read_numbers(files['bvec']), read_numbers(files['bval'])
+    return examine_table(files['dwi'], bvecs, bvals, run.b0_threshold)
+
+
+def examine_voxels(path: Path, table: Examined) -> list[Finding]:
     """Whether the image can be read to its end and its table, free of errors, fits it."""
     # Here, because it needs SciPy, which pretraining does without.
     from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding
@@ -57,7 +57,8 @@ def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Fin
         message = f'{bad} voxels are not numbers (NaN or infinite); convert the image again'
         return [Finding('error', 'IMAGE_NAN', message)]
     affine = open_image(path).affine
-    result = check_table(data, from_fsl(bvecs, bvals, affine), affine)
+    gtab = from_fsl(table.bvecs, table.bvals, affine, table.b0_threshold)
+    result = check_table(data[..., table.kept], gtab, affine)
     if not result.decided:
         return [Finding('warning', 'TABLE_NOT_TESTED', result.statement)]
     wrong = finding(result)
@@ -65,7 +66,7 @@ def examine_voxels(path: Path, bvecs: np.ndarray, bvals: np.ndarray) -> list[Fin
 
 
 def examine_metadata(run: DwiRun) -> list[Finding]:
-    """Metadata that the corrections would use."""
+    """What is odd in the metadata, and what the corrections would use and is missing."""
     consequences = {
         'PhaseEncodingDirection': 'neither a reversed pair nor a field map can be used'
         if 'PhaseEncodingAxis' in run.metadata
@@ -73,7 +74,8 @@ def examine_metadata(run: DwiRun) -> list[Finding]:
         'corrected without assuming a direction',
         'TotalReadoutTime': 'a field map could not be turned into a displacement',
     }
-    return [
+    odd = [Finding('warning', 'METADATA', doubt) for doubt in run.doubts]
+    return odd + [
         Finding('warning', 'MISSING_METADATA', f'{name} is not in the metadata: {consequence}')
         for name, consequence in consequences.items()
         if name not in run.metadata
@@ -83,19 +85,16 @@ def examine_metadata(run: DwiRun) -> list[Finding]:
 def survey(run: DwiRun) -> Survey[Acquisition]:
     """Read header and table: cheap, and enough to know what can be promised. Raises Problem."""
     files = run.case.files
-    image = open_image(files['dwi'])
-    volumes = image.shape[3] if len(image.shape) == 4 else 1
-    bvecs, bvals, findings = examine(
-        read_numbers(files['bvec']), read_numbers(files['bval']), volumes
-    )
-    if errors := [f.message for f in findings if f.severity == 'error']:
-        raise BadData(f'{files["dwi"].name}: ' + '; '.join(errors) + '.')
+    image, table = open_image(files['dwi']), table_of(run)
+    if table.errors:
+        raise BadData(f'{files["dwi"].name}: ' + '; '.join(table.errors) + '.')
+    volumes = len(table.kept)
     will = corrections(run, volumes) if run.taken_from is None else []
-    table = from_fsl(bvecs, bvals, image.affine)
+    gtab = from_fsl(table.bvecs, table.bvals, image.affine, table.b0_threshold)
     return Survey(
-        acquisition(table, 't1w' in files, voxel_sizes(image.affine)),
-        Size(prod(image.shape[:3]), volumes),
-        tuple(f.message for f in findings),
+        acquisition(gtab, 't1w' in files, voxel_sizes(image.affine)),
+        Size(prod(image.shape[:3]), image.shape[3]),
+        (*run.doubts, *(f.message for f in table.findings)),
         tuple(will),
     )
 

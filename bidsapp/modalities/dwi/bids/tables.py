@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bidsapp.bids.annex import check_content
-from bidsapp.bids.images import open_image
-from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl
+from bidsapp.bids.images import doubts_of, open_image
+from bidsapp.bids.scans import read_object
+from bidsapp.bids.text import text_of
+from bidsapp.modalities.dwi.physics.gradients import (
+    B0_THRESHOLD,
+    GradientTable,
+    from_fsl,
+)
+from bidsapp.modalities.dwi.physics.tables import Examined, examine
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
@@ -17,15 +26,21 @@ if TYPE_CHECKING:
     from bidsapp.core import Case
 
 
+#: Voxels that an image must have along each axis.
+MIN_SLICES = 3
+#: Field of the sidecar of a preprocessed run: the greatest b that counts as b = 0.
+B0_FIELD = 'B0Threshold'
+#: What may stand between the numbers of a table.
+SEPARATORS = re.compile(r'[\s,;]+')
+
+
 def read_numbers(path: Path) -> np.ndarray:
     """The numbers of a bval or bvec file, (rows, columns). Raises BadData or MissingInput."""
     check_content(path.parent, [path])
+    lines = text_of(path).splitlines()
     try:
-        rows = [
-            [float(x) for x in line.replace(',', ' ').split()]
-            for line in path.read_text().splitlines()
-        ]
-    except (ValueError, UnicodeDecodeError) as error:
+        rows = [[float(x) for x in SEPARATORS.split(line.strip()) if x] for line in lines]
+    except ValueError as error:
         raise BadData(f'{path} holds something that is not a number: {error}') from error
     rows = [row for row in rows if row]
     if not rows or len({len(row) for row in rows}) != 1:
@@ -34,9 +49,39 @@ def read_numbers(path: Path) -> np.ndarray:
     return np.array(rows)
 
 
+def examine_table(
+    path: Path, bvecs: np.ndarray, bvals: np.ndarray, b0_threshold: float = B0_THRESHOLD
+) -> Examined:
+    """Look at a table and at the header of the image ``path`` that it belongs to.
+
+    Raises BadData for an image that is no series of volumes of several slices.
+    """
+    shape = open_image(path).shape
+    if len(shape) != 4:
+        raise BadData(f'{path} has {len(shape)} dimensions; expected 4 (x, y, z, volume)')
+    if min(shape[:3]) < MIN_SLICES:
+        thin = min(shape[:3])
+        raise BadData(
+            f'{path} has {thin} slice{"s" * (thin > 1)} (shape {shape}); at least {MIN_SLICES} are '
+            'needed to see how a head lies and moves.'
+        )
+    found = examine(bvecs, bvals, shape[3], b0_threshold)
+    return replace(found, findings=(*doubts_of(path), *found.findings))
+
+
 def load_table(case: Case) -> GradientTable:
     """World-axes gradient table of a preprocessed run, whose files we wrote."""
-    affine = open_image(case.files['dwi']).affine
+    image = case.files['dwi']
     return from_fsl(
-        read_numbers(case.files['bvec']), read_numbers(case.files['bval']).ravel(), affine
+        read_numbers(case.files['bvec']),
+        read_numbers(case.files['bval']).ravel(),
+        open_image(image).affine,
+        b0_threshold_of(image),
     )
+
+
+def b0_threshold_of(image: Path) -> float:
+    """The greatest b (s/mm²) that counted as b = 0 when the run ``image`` was preprocessed."""
+    sidecar = image.with_name(image.name.partition('.')[0] + '.json')
+    said = read_object(sidecar).get(B0_FIELD) if sidecar.is_file() else None
+    return float(said) if isinstance(said, int | float) else B0_THRESHOLD

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.images import load_volume, not_numbers, open_image
 from bidsapp.core import Case
 from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
-from bidsapp.modalities.dwi.bids.tables import read_numbers
+from bidsapp.modalities.dwi.bids.tables import examine_table, read_numbers
 from bidsapp.modalities.dwi.interfaces.files import (
+    B0Input,
     CorrectedOutput,
     MaskedScanInput,
     ScanInput,
@@ -21,22 +22,27 @@ from bidsapp.modalities.dwi.interfaces.files import (
     read_table,
     save_table,
 )
-from bidsapp.modalities.dwi.physics import gradients, tables
-from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
+from bidsapp.modalities.dwi.physics import gradients
 from bidsapp.problems import BadData, Unavailable
 
 
+class _ExamineInput(ScanInput):
+    doubts = traits.List(traits.Str, desc='what the metadata gave to say')
+
+
 class _Examined(TraitedSpec):
+    dwi = File(exists=True, desc='the run without volumes that cannot be used')
     bval = File(exists=True)
     bvec = File(exists=True)
     warnings = traits.List(traits.Str)
+    b0_threshold = traits.Float(desc='s/mm2, the greatest b that counts as b = 0')
     gradient_check = traits.Dict(desc='does the table fit the data')
 
 
 class ExamineScan(Step):
     """Look at header, table and voxels before anything is done with them."""
 
-    input_spec = ScanInput
+    input_spec = _ExamineInput
     output_spec = _Examined
 
     def step(self, folder: Path) -> dict[str, Any]:
@@ -47,13 +53,13 @@ class ExamineScan(Step):
         from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding
 
         path = Path(self.inputs.dwi)
-        image = open_image(path)
-        if len(image.shape) != 4:
-            raise BadData(f'{path} has {len(image.shape)} dimensions; expected 4 (x, y, z, volume)')
-        bvecs, bvals, findings = tables.examine(*self.numbers(), image.shape[3])
-        if errors := [f.message for f in findings if f.severity == 'error']:
-            raise BadData(f'{path}: ' + '; '.join(errors))
+        found = examine_table(path, *self.numbers(), self.inputs.b0_threshold)
+        if found.errors:
+            raise BadData(f'{path}: ' + '; '.join(found.errors))
         data = load_volume(path)
+        if len(found.kept) < data.shape[3]:
+            data = data[..., found.kept]
+            path = save_like(folder / 'dwi.nii', data, path)
         if bad := not_numbers(data):
             raise BadData(
                 f'{path} holds {bad} voxels that are not numbers (NaN or infinite). '
@@ -61,12 +67,15 @@ class ExamineScan(Step):
             )
         if not data.any():
             raise BadData(f'{path} holds only zeros')
-        table = gradients.from_fsl(bvecs, bvals, image.affine)
-        test = check_table(data, table, image.affine)
-        warnings = [f.message for f in (*findings, finding(test)) if f is not None]
+        affine = open_image(path).affine
+        table = gradients.from_fsl(found.bvecs, found.bvals, affine, found.b0_threshold)
+        test = check_table(data, table, affine)
+        warnings = [f.message for f in (*found.findings, finding(test)) if f is not None]
         return {
-            **save_table(folder, table, image.affine),
-            'warnings': warnings,
+            'dwi': str(path),
+            **save_table(folder, table, affine),
+            'b0_threshold': found.b0_threshold,
+            'warnings': [*(self.inputs.doubts or []), *warnings],
             'gradient_check': {
                 'Passed': test.passed,
                 'Decided': test.decided,
@@ -80,7 +89,7 @@ class ExamineScan(Step):
         return read_numbers(Path(self.inputs.bvec)), read_numbers(Path(self.inputs.bval))
 
 
-class _IngestedInput(ScanInput):
+class _IngestedInput(_ExamineInput):
     b = File(exists=True, desc="the table in the world's axes, as MRtrix has it")
 
 
@@ -164,7 +173,7 @@ class BrainMask(Step):
 
         path = Path(self.inputs.dwi)
         data, affine = load_volume(path), open_image(path).affine
-        b0 = read_numbers(Path(self.inputs.bval)).ravel() < B0_THRESHOLD
+        b0 = read_numbers(Path(self.inputs.bval)).ravel() <= self.inputs.b0_threshold
         weighted = data.sum(-1) - data[..., b0].sum(-1)
         mask = brain.brain_mask(data[..., b0].mean(-1), weighted / (~b0).sum(), affine)
         if not mask.any():
@@ -176,7 +185,7 @@ class BrainMask(Step):
         }
 
 
-class _BiasInput(BaseInterfaceInputSpec):
+class _BiasInput(B0Input):
     dwi = File(exists=True, mandatory=True)
     bval = File(exists=True, mandatory=True)
     mask = File(exists=True, mandatory=True)
@@ -194,7 +203,7 @@ class CorrectBias(Step):
 
         path = Path(self.inputs.dwi)
         mask = load_mask(Path(self.inputs.mask))
-        b0 = mean_b0(path, Path(self.inputs.bval))
+        b0 = mean_b0(path, Path(self.inputs.bval), self.inputs.b0_threshold)
         field = bias_field(b0, mask, open_image(path).affine)
         data = load_volume(path)
         data /= field[..., None].astype(data.dtype)
@@ -221,7 +230,9 @@ class TensorMaps(Step):
         from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 
         path = Path(self.inputs.dwi)
-        table = read_table(path, Path(self.inputs.bval), Path(self.inputs.bvec))
+        table = read_table(
+            path, Path(self.inputs.bval), Path(self.inputs.bvec), self.inputs.b0_threshold
+        )
         tensor = fit_tensor(load_volume(path), table, load_mask(Path(self.inputs.mask)))
         return {
             'fa': str(save_like(folder / 'fa.nii', tensor.fa, path)),

@@ -84,7 +84,11 @@ class EstimateDistortion(Step):
 
         image, affine, mask = self.run_b0()
         opposite = Path(candidate['files']['opposite'])
-        second = opposite_b0(opposite, candidate['files'].get('opposite_bval'))
+        second = opposite_b0(
+            opposite,
+            candidate['files'].get('opposite_bval'),
+            candidate['metadata']['opposite'].get('B0Threshold', B0_THRESHOLD),
+        )
         found = displacement_from_pair(
             image, affine, mask, second, open_image(opposite).affine,
             candidate['readout_ratio'], candidate['axis'], device=self.inputs.device,
@@ -152,12 +156,12 @@ def volume(path: Path) -> np.ndarray:
     return data.reshape(data.shape[:3])
 
 
-def opposite_b0(path: Path, bval: str | None) -> np.ndarray:
+def opposite_b0(path: Path, bval: str | None, b0_threshold: float = B0_THRESHOLD) -> np.ndarray:
     """(X, Y, Z) mean of up to FEW volumes without diffusion weighting."""
     data = load_volume(path)
     if data.ndim == 3:
         return data
     chosen = np.arange(data.shape[3])
     if bval is not None:
-        chosen = np.flatnonzero(read_numbers(Path(bval)).ravel() < B0_THRESHOLD)
+        chosen = np.flatnonzero(read_numbers(Path(bval)).ravel() <= b0_threshold)
     return np.asarray(data[..., chosen[:FEW]].mean(-1))

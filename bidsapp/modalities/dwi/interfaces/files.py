@@ -11,7 +11,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, tr
 from bidsapp.bids.images import open_image
 from bidsapp.interfaces.base import Step
 from bidsapp.interfaces.files import save_like
-from bidsapp.modalities.dwi.bids.tables import read_numbers
+from bidsapp.modalities.dwi.bids.tables import b0_threshold_of, read_numbers
 from bidsapp.modalities.dwi.physics import gradients
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, GradientTable
 
@@ -23,20 +23,28 @@ def save_table(folder: Path, gtab: GradientTable, affine: np.ndarray) -> dict[st
     return {'bval': str(folder / 'dwi.bval'), 'bvec': str(folder / 'dwi.bvec')}
 
 
-def read_table(dwi: Path, bval: Path, bvec: Path) -> GradientTable:
+def read_table(dwi: Path, bval: Path, bvec: Path, b0_threshold: float) -> GradientTable:
     """World-axes table of an examined run."""
     affine = open_image(dwi).affine
-    return gradients.from_fsl(read_numbers(bvec), read_numbers(bval).ravel(), affine)
+    return gradients.from_fsl(read_numbers(bvec), read_numbers(bval).ravel(), affine, b0_threshold)
 
 
-def mean_b0(dwi: Path, bval: Path) -> np.ndarray:
+def mean_b0(dwi: Path, bval: Path, b0_threshold: float) -> np.ndarray:
     """(X, Y, Z) mean of the volumes without diffusion weighting; only those are read."""
-    b0 = np.flatnonzero(read_numbers(bval).ravel() < B0_THRESHOLD)
+    b0 = np.flatnonzero(read_numbers(bval).ravel() <= b0_threshold)
     voxels = open_image(dwi).dataobj
     return np.mean([np.asarray(voxels[..., int(v)], 'float32') for v in b0], axis=0)
 
 
-class ScanInput(BaseInterfaceInputSpec):
+class B0Input(BaseInterfaceInputSpec):
+    """Which volumes count as not diffusion-weighted."""
+
+    b0_threshold = traits.Float(
+        B0_THRESHOLD, usedefault=True, desc='s/mm2, the greatest b of those'
+    )
+
+
+class ScanInput(B0Input):
     """A run and its table."""
 
     dwi = File(exists=True, mandatory=True)
@@ -67,7 +75,7 @@ class _MeanB0(TraitedSpec):
 
 
 class MeanB0(Step):
-    """The mean image without diffusion weighting, by which a T1w image finds its place."""
+    """The mean image of a preprocessed run without weighting: a T1w finds its place by it."""
 
     input_spec = _MeanB0Input
     output_spec = _MeanB0
@@ -75,5 +83,5 @@ class MeanB0(Step):
     def step(self, folder: Path) -> dict[str, Any]:
         """(X, Y, Z) on the run's grid."""
         dwi = Path(self.inputs.dwi)
-        array = mean_b0(dwi, Path(self.inputs.bval))
+        array = mean_b0(dwi, Path(self.inputs.bval), b0_threshold_of(dwi))
         return {'image': str(save_like(folder / 'b0.nii', array, dwi))}

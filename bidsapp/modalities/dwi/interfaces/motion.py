@@ -47,7 +47,9 @@ class EstimateMotion(Step):
 
         path = Path(self.inputs.dwi)
         affine, data = open_image(path).affine, load_volume(path)
-        table = read_table(path, Path(self.inputs.bval), Path(self.inputs.bvec))
+        table = read_table(
+            path, Path(self.inputs.bval), Path(self.inputs.bvec), self.inputs.b0_threshold
+        )
         axis = self.inputs.phase_encoding if isdefined(self.inputs.phase_encoding) else None
         motion = estimate_motion(
             data, affine, table, load_mask(Path(self.inputs.mask)), axis,
@@ -113,6 +115,7 @@ def save_motion(path: Path, motion: Motion) -> None:
         generators=motion.warp.generators,
         bvecs=motion.gtab.bvecs,
         bvals=motion.gtab.bvals,
+        b0_threshold=motion.gtab.b0_threshold,
         framewise_displacement=motion.framewise_displacement,
         residual_before=motion.residual_before,
         residual_after=motion.residual_after,
@@ -129,7 +132,9 @@ def load_motion(path: Path, slice_axis: int = 2) -> Motion:
         arrays = {key: kept[key] for key in kept.files}
     return Motion(
         warp=Warp(arrays.pop('centre'), arrays.pop('generators')),
-        gtab=GradientTable(arrays.pop('bvecs'), arrays.pop('bvals')),
+        gtab=GradientTable(
+            arrays.pop('bvecs'), arrays.pop('bvals'), float(arrays.pop('b0_threshold'))
+        ),
         outliers=outliers.none(len(arrays['parameters']), slice_axis),
         **arrays,
     )

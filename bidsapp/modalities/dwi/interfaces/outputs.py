@@ -22,7 +22,9 @@ from bidsapp.modalities.dwi.bids.prepared import (
     PREPARED,
     WITH_PREPROCESSING,
 )
+from bidsapp.modalities.dwi.bids.tables import B0_FIELD
 from bidsapp.modalities.dwi.interfaces.files import MaskedScanInput
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +80,7 @@ class _WriteInput(MaskedScanInput):
     scan_warnings = traits.List(traits.Str)
     mask_warnings = traits.List(traits.Str)
     gradient_check = traits.Dict()
+    b0_threshold = traits.Float(B0_THRESHOLD, usedefault=True)
     denoising = traits.Dict()
     unringing = traits.Dict()
     motion = traits.Dict()
@@ -151,6 +154,7 @@ def sidecar_of(given: Mapping[str, Any]) -> dict[str, Any]:
         **metadata,
         'Warnings': given.get('scan_warnings', []) + given.get('mask_warnings', []),
         'Notes': given.get('notes', []),
+        B0_FIELD: given.get('b0_threshold', B0_THRESHOLD),
         'GradientTableTest': given.get('gradient_check', {}),
         **done,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.core import Quantity
-from bidsapp.modalities.dwi.physics.gradients import n_unique, shells, tensor_design
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, n_unique, tensor_design
 from bidsapp.modalities.dwi.physics.qspace import filled_slots
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Acquisition:
     has_t1w: bool = False
     b: tuple[float, ...] = ()  #: s/mm², of the b-value bins of the canonical input that are filled
     voxel_mm: tuple[float, ...] = ()
+    b0_threshold: float = B0_THRESHOLD  #: s/mm², the greatest b that counts as b = 0
 
     @property
     def words(self) -> str:
@@ -77,12 +78,13 @@ def acquisition(
 ) -> Acquisition:
     """The facts that decide what a run can give: of its table (all volumes) and voxel edges."""
     weighted = gtab[~gtab.b0]
-    groups = tuple((b, n_unique(gtab.bvecs[i])) for b, i in shells(gtab.bvals))
+    groups = tuple((b, n_unique(gtab.bvecs[i])) for b, i in gtab.shells())
     quadratic = tensor_design(weighted)[:, :6] / np.maximum(weighted.bvals[:, None] * 1e-3, 1e-9)
     condition = float(np.linalg.cond(quadratic)) if len(weighted) >= MIN_DIRECTIONS else np.inf
     return Acquisition(
         n_unique(weighted.bvecs), groups, condition, has_t1w,
         b=tuple(filled_slots(gtab).values()), voxel_mm=tuple(float(x) for x in voxel_mm),
+        b0_threshold=gtab.b0_threshold,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition, acquisition
 from bidsapp.modalities.dwi.physics.diffusion import TensorMaps, fit_tensor
-from bidsapp.modalities.dwi.physics.gradients import GradientTable, n_unique, shells
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, n_unique
 from bidsapp.modalities.dwi.physics.harmonics import (
     basis,
     degrees,
@@ -80,7 +80,7 @@ class Response:
 def best_shell(gtab: GradientTable) -> tuple[float, NDArray[np.intp]]:
     """(b, volume indices) of ``Acquisition.best_shell``."""
     chosen, _ = acquisition(gtab).best_shell
-    return next((b, members) for b, members in shells(gtab.bvals) if b == chosen)
+    return next((b, members) for b, members in gtab.shells() if b == chosen)
 
 
 def supports_deconvolution(facts: Acquisition) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp.modalities.dwi.physics.acquisition import MIN_DIRECTIONS, acquisition
-from bidsapp.modalities.dwi.physics.gradients import GradientTable, shells, tensor_design
+from bidsapp.modalities.dwi.physics.gradients import GradientTable, tensor_design
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def tensor_volumes(gtab: GradientTable) -> NDArray[np.bool_]:
     Raises BadData where all volumes together do not.
     """
     use = gtab.b0 | (gtab.bvals <= GAUSSIAN_LIMIT)
-    for b, _ in [(0.0, None), *shells(gtab.bvals)]:
+    for b, _ in [(0.0, None), *gtab.shells()]:
         use = use | (gtab.bvals <= b + 1)
         facts = acquisition(gtab[use])
         if facts.directions >= MIN_DIRECTIONS and facts.condition <= MAX_CONDITION:

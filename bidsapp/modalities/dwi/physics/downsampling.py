@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp.modalities.dwi.physics.gradients import shells
 from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere, n_coefficients
 from bidsapp.modalities.dwi.physics.qspace import interpolation
 
@@ -43,7 +42,7 @@ def signal_harmonics(gtab: GradientTable, variance: float) -> dict[float, np.nda
     directions = fibonacci_hemisphere(200)
     to_harmonics = np.linalg.pinv(basis(directions, ORDER))
     found = {}
-    for b, _ in shells(gtab.bvals):
+    for b, _ in gtab.shells():
         target = type(gtab)(directions, np.full(len(directions), b))
         mapping = interpolation(gtab[weighted], target, variance, len(b0))
         matrix = np.zeros((N_HARMONICS, len(gtab)), np.float32)

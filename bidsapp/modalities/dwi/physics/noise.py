@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics.gradients import shells
 from bidsapp.modalities.dwi.physics.qspace import covariance, prior
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def noise_variance(attenuation: FloatArray, mask: BoolArray, gtab: GradientTable
     deviation where the signal is smooth, and the median absolute deviation ignores the rest.
     A brain one voxel wide in the plane has no such detail, and gets what is usual.
     """
-    groups = [members for _, members in shells(gtab.bvals) if len(members) > 1]
+    groups = [members for _, members in gtab.shells() if len(members) > 1]
     whole = mask[:-1, :-1] & mask[1:, :-1] & mask[:-1, 1:] & mask[1:, 1:]
     if not groups or not whole.any():
         return USUAL

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics.gradients import shells
 from bidsapp.modalities.dwi.physics.lovo import predicted
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.resampling import resample_linear, smooth
@@ -170,7 +169,7 @@ class _Expected:
 
 def _groups(gtab: GradientTable) -> list[NDArray[np.int_]]:
     """Volumes judged together: shells of enough volumes, and b = 0 if there are several."""
-    enough = [members for _, members in shells(gtab.bvals) if len(members) >= _FEWEST]
+    enough = [members for _, members in gtab.shells() if len(members) >= _FEWEST]
     b0 = np.flatnonzero(gtab.b0)
     return enough + ([b0] if len(b0) > 1 else [])
 

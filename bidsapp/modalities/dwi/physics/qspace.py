@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.modalities.dwi.physics import fixed_response_fod
-from bidsapp.modalities.dwi.physics.gradients import shells
 from bidsapp.modalities.dwi.physics.harmonics import (
     basis,
     degrees,
@@ -179,7 +178,7 @@ def slot_of(b: float) -> int:
 def filled_slots(gtab: GradientTable) -> dict[int, float]:
     """b-value bin (slot) → the b (s/mm²) that stands for it: most volumes, then highest."""
     best: dict[int, tuple[int, float]] = {}
-    for b, members in shells(gtab.bvals):
+    for b, members in gtab.shells():
         slot = slot_of(b)
         best[slot] = max(best.get(slot, (0, 0.0)), (len(members), b))
     return {slot: b for slot, (_, b) in sorted(best.items())}

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
-from bidsapp.modalities.dwi.physics.gradients import shells
 from bidsapp.modalities.dwi.physics.harmonics import basis, largest_order
 from bidsapp.modalities.dwi.physics.qspace import covariance
 from bidsapp.problems import Unavailable
@@ -113,7 +112,7 @@ def fit_smt(
 
 def _usable(gtab: GradientTable) -> list[tuple[float, np.ndarray]]:
     """(b, volumes) of the shells that count."""
-    kept = shells(gtab.bvals)
+    kept = gtab.shells()
     return [(b, at) for b, at in kept if b >= MIN_B and len(at) >= MIN_DIRECTIONS]
 
 

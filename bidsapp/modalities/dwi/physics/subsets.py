@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from bidsapp.modalities.dwi.physics.acquisition import acquisition, determines_tensor
-from bidsapp.modalities.dwi.physics.gradients import GradientTable, shells
 from bidsapp.problems import BadData
+
+if TYPE_CHECKING:
+    from bidsapp.modalities.dwi.physics.gradients import GradientTable
 
 
 def well_spread(gtab: GradientTable, n: int) -> np.ndarray:
@@ -19,7 +23,7 @@ def well_spread(gtab: GradientTable, n: int) -> np.ndarray:
     weighted = np.flatnonzero(~gtab.b0)
     if n > len(weighted):
         raise BadData(f'{n} input directions were asked for; the run has {len(weighted)}')
-    by_size = sorted((members for _, members in shells(gtab.bvals)), key=len, reverse=True)
+    by_size = sorted((members for _, members in gtab.shells()), key=len, reverse=True)
     chosen: list[int] = []
     for members in by_size:
         candidates = [int(i) for i in members]
@@ -37,7 +41,7 @@ def halves(gtab: GradientTable) -> list[np.ndarray]:
     shell and spread over the sphere. A half that does not determine a tensor is no half.
     """
     rng = np.random.default_rng(0)
-    dealt = np.concatenate([rng.permutation(members) for _, members in shells(gtab.bvals)])
+    dealt = np.concatenate([rng.permutation(members) for _, members in gtab.shells()])
     b0 = np.flatnonzero(gtab.b0)
     parts = [np.sort(np.concatenate([b0, dealt[start::2]])) for start in (0, 1)]
     enough = all(determines_tensor(acquisition(gtab[part])) for part in parts)

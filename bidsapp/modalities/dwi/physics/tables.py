@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,84 +13,158 @@ from bidsapp.modalities.dwi.physics.acquisition import (
     acquisition,
     determines_tensor,
 )
-from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, GradientTable
+from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, GradientTable, b0_limit
 
 if TYPE_CHECKING:
-    from bidsapp.core import FloatArray
+    from numpy.typing import NDArray
 
-#: A vector whose norm differs from 1 by more than this is reported.
-NORM_TOLERANCE = 0.05
+    from bidsapp.core import BoolArray, FloatArray
+
+#: A vector whose norm differs from 1 by more than this is reported; less is rounding.
+NORM_TOLERANCE = 0.02
+#: A vector shorter than this has no direction.
+NO_VECTOR = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """A table as it can be used, and what was found. With an error it must not be used."""
+
+    bvecs: FloatArray  #: (3, K) of the volumes that are kept
+    bvals: FloatArray  #: (K,) s/mm²
+    kept: NDArray[np.intp]  #: (K,) which volumes of the image these are
+    b0_threshold: float  #: the greatest b that counts as b = 0
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> list[str]:
+        """What makes the table unusable, in words."""
+        return [f.message for f in self.findings if f.severity == 'error']
 
 
 def examine(
-    bvecs: FloatArray, bvals: FloatArray, n_volumes: int
-) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
-    """Look at a table as stored: (bvecs (3, N), bvals (N,), findings).
+    bvecs: FloatArray, bvals: FloatArray, n_volumes: int, b0_threshold: float = B0_THRESHOLD
+) -> Examined:
+    """Look at a table as stored beside an image of ``n_volumes``.
 
-    A transposed table is turned, since its shape tells; nothing else is changed. With an error
-    among the findings the returned table must not be used.
+    A transposed table is turned, since its shape tells; vectors of b = 0 that are not numbers are
+    zero; volumes at the end that are weighted in no direction are left out. Where no b is at most
+    ``b0_threshold``, the lowest stand for b = 0 (`gradients.b0_limit`).
     """
     findings: list[Finding] = []
-
-    def found(severity: str, code: str, message: str) -> None:
-        findings.append(Finding(severity, code, message))
-
     bvecs, bvals = np.atleast_2d(np.asarray(bvecs, float)), np.asarray(bvals, float).ravel()
     if bvecs.shape[0] != 3 and bvecs.shape[1] == 3:
         bvecs = bvecs.T
-        found(
-            'warning',
-            'BVEC_TRANSPOSED',
+        findings.append(Finding(
+            'warning', 'BVEC_TRANSPOSED',
             f'the bvec file has {bvecs.shape[1]} rows of 3 numbers; BIDS wants 3 rows. '
             'It was read as its transpose.',
-        )
+        ))  # fmt: skip
+    kept = np.arange(len(bvals))
+    findings += _examine_shape(bvecs, bvals, n_volumes)
+    if findings and findings[-1].severity == 'error':
+        return Examined(bvecs, bvals, kept, b0_threshold, tuple(findings))
+    limit = b0_limit(bvals, b0_threshold)
+    bvecs = np.where((bvals <= limit) & np.isnan(bvecs).any(0), 0, bvecs)
+    if limit > b0_threshold:
+        findings.append(_lowest_shell(bvals, limit, b0_threshold))
+    kept = np.arange(len(bvals) - _trailing_averages(bvecs, bvals, limit))
+    if dropped := len(bvals) - len(kept):
+        findings.append(Finding(
+            'warning', 'TRACE_IMAGE',
+            f'the last {dropped} volumes have b > 0 and no direction: averages (trace or ADC '
+            'images), which are left out',
+        ))  # fmt: skip
+    bvecs, bvals = bvecs[:, kept], bvals[kept]
+    findings += _examine_values(bvecs, bvals, limit)
+    return Examined(bvecs, bvals, kept, limit, tuple(findings))
+
+
+def _examine_shape(bvecs: FloatArray, bvals: FloatArray, n_volumes: int) -> list[Finding]:
+    """Errors that leave nothing to look at further."""
+    found: list[Finding] = []
+
+    def error(code: str, message: str) -> None:
+        found.append(Finding('error', code, message))
+
     if len(bvals) != n_volumes:
-        found(
-            'error',
+        error(
             'BVAL_COUNT',
             f'{len(bvals)} b-values for {n_volumes} volumes; there must be one for each volume',
         )
     if bvecs.shape != (3, n_volumes):
-        found(
-            'error',
+        error(
             'BVEC_COUNT',
             f'the bvec file is {bvecs.shape[0]} x {bvecs.shape[1]}; '
             f'expected 3 rows of {n_volumes} numbers, one column for each volume',
         )
-    if not (np.isfinite(bvecs).all() and np.isfinite(bvals).all()):
-        found('error', 'GRADIENT_NAN', 'the gradient table holds values that are not numbers')
+    if not np.isfinite(bvals).all():
+        error('GRADIENT_NAN', 'the bval file holds values that are not numbers')
     if (bvals < 0).any():
-        found('error', 'BVAL_NEGATIVE', 'the bval file holds negative b-values')
-    if any(f.severity == 'error' for f in findings):
-        return bvecs, bvals, findings
-    findings += _examine_values(bvecs, bvals)
-    return bvecs, bvals, findings
+        error('BVAL_NEGATIVE', 'the bval file holds negative b-values')
+    return found
 
 
-def _examine_values(bvecs: FloatArray, bvals: FloatArray) -> list[Finding]:
+def _lowest_shell(bvals: FloatArray, limit: float, b0_threshold: float) -> Finding:
+    low = bvals[bvals <= limit]
+    span = f'{low.min():g}' if low.min() == limit else f'{low.min():g} to {limit:g}'
+    return Finding(
+        'warning', 'B0_LOWEST_SHELL',
+        f'no volume has b <= {b0_threshold:g}: the {len(low)} of b = {span} serve as b = 0, and '
+        'every model takes their b as it is (--b0-threshold sets the limit)',
+    )  # fmt: skip
+
+
+def _trailing_averages(bvecs: FloatArray, bvals: FloatArray, limit: float) -> int:
+    """How many volumes at the end are weighted in no direction; 0 if no others are weighted."""
+    average = (bvals > limit) & (np.linalg.norm(bvecs, axis=0) < NO_VECTOR)
+    others = np.flatnonzero(~average)
+    last = int(others[-1]) + 1 if others.size else 0
+    return len(bvals) - last if (bvals[:last] > limit).any() else 0
+
+
+def _examine_values(bvecs: FloatArray, bvals: FloatArray, limit: float) -> list[Finding]:
     """Findings about the numbers of a table whose shape is right."""
     findings: list[Finding] = []
-    weighted = bvals >= B0_THRESHOLD
+    weighted = bvals > limit
     norms = np.linalg.norm(bvecs, axis=0)
+    if not np.isfinite(bvecs).all():
+        message = 'the gradient table holds values that are not numbers'
+        return [Finding('error', 'GRADIENT_NAN', message)]
     if not weighted.any():
-        message = f'all {len(bvals)} b-values are below {B0_THRESHOLD:g}: nothing is weighted'
+        message = (
+            f'all {len(bvals)} b-values are at most {limit:g} and count as b = 0 '
+            '(--b0-threshold): nothing is weighted'
+        )
         return [Finding('error', 'ALL_B0', message)]
-    if (zero := np.flatnonzero(weighted & (norms < 1e-6))).size:
+    if weighted.all():
+        message = (
+            f'no volume has b <= {limit:g}; S/S0 needs at least one. --b0-threshold counts '
+            'volumes of a higher b as b = 0'
+        )
+        return [Finding('error', 'NO_B0', message)]
+    if (zero := np.flatnonzero(weighted & (norms < NO_VECTOR))).size:
         message = (
             f'volumes {listing(zero)} (counted from 0) have b > 0 and a gradient of length zero; '
             'give each its direction, or take out a volume that is an average (a trace image)'
         )
         return [Finding('error', 'ZERO_GRADIENT', message)]
-    if weighted.all():
-        message = f'no volume has b < {B0_THRESHOLD:g}; S/S0 needs at least one'
-        findings.append(Finding('error', 'NO_B0', message))
     if (odd := np.flatnonzero(weighted & (np.abs(norms - 1) > NORM_TOLERANCE))).size:
         message = (
             f'gradients of volumes {listing(odd)} are not of length 1; '
             'only their directions are used'
         )
         findings.append(Finding('warning', 'NORM', message))
-    table = GradientTable(np.where(weighted, bvecs / np.maximum(norms, 1e-9), 0).T, bvals)
+    return [*findings, *_examine_directions(bvecs, bvals, weighted, limit)]
+
+
+def _examine_directions(
+    bvecs: FloatArray, bvals: FloatArray, weighted: BoolArray, limit: float
+) -> list[Finding]:
+    """Whether the weighted volumes determine a tensor, and repeat a direction."""
+    findings: list[Finding] = []
+    norms = np.linalg.norm(bvecs, axis=0)
+    table = GradientTable(np.where(weighted, bvecs / np.maximum(norms, 1e-9), 0).T, bvals, limit)
     facts = acquisition(table)
     if not determines_tensor(facts):
         message = (

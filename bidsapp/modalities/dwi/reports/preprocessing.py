@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp.bids.images import open_image
-from bidsapp.modalities.dwi.bids.tables import read_numbers
-from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
+from bidsapp.modalities.dwi.bids.tables import b0_threshold_of, read_numbers
 from bidsapp.problems import BadData, Problem
 from bidsapp.reports import canvas, charts
 from bidsapp.reports.page import Drawn
@@ -171,7 +170,7 @@ def _raw_b0(run: WrittenRun) -> np.ndarray | None:
     try:
         raw, own = open_image(path), open_image(run.main)
         b = read_numbers(run.case.files['bval']).ravel()
-        chosen = np.flatnonzero(b < B0_THRESHOLD)
+        chosen = np.flatnonzero(b <= b0_threshold_of(run.main))
         same = raw.shape == own.shape == (*raw.shape[:3], len(b))
         if not same or not chosen.size or not np.allclose(raw.affine, own.affine, atol=1e-3):
             return None

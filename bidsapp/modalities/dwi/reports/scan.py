@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp.bids.images import open_image
-from bidsapp.modalities.dwi.bids.tables import load_table, read_numbers
+from bidsapp.modalities.dwi.bids.tables import b0_threshold_of, load_table, read_numbers
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
-from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
 from bidsapp.modalities.dwi.reports import figures, preprocessing, restored
 from bidsapp.problems import BadData
 from bidsapp.reports import maps
@@ -29,7 +28,8 @@ APART = ('direction', 'residual')
 def background(case: Case) -> np.ndarray:
     """(X, Y, Z) mean of the volumes without diffusion weighting. Raises BadData."""
     image = open_image(case.files['dwi'])
-    weighted = read_numbers(case.files['bval']).ravel() >= B0_THRESHOLD
+    limit = b0_threshold_of(case.files['dwi'])
+    weighted = read_numbers(case.files['bval']).ravel() > limit
     if len(image.shape) != 4 or len(weighted) != image.shape[3]:
         raise BadData(
             f'{case.files["dwi"].name} has shape {image.shape}, its table {len(weighted)} b-values'

@@ -103,7 +103,7 @@ def init_dwi_preproc_wf(
     clean = _add_unringing(workflow, denoise, ds_preproc, metadata, size_gb, many)
     workflow.connect([
         (inputnode, examine, [('dwi', 'dwi'), ('bval', 'bval'), ('bvec', 'bvec')]),
-        (inputnode, denoise, [('dwi', 'dwi')]),
+        (examine, denoise, [('dwi', 'dwi')]),
         (examine, brain_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
         (clean, brain_mask, [('dwi', 'dwi')]),
         (clean, motion, [('dwi', 'dwi')]),
@@ -191,24 +191,24 @@ def init_dwi_ingest_wf(
     dwi = str(files['dwi'])
     outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name='outputnode')
     examine = Node(ExamineIngested(**known), name='examine', mem_gb=4 * size_gb + 0.3)
-    maps = Node(TensorMaps(dwi=dwi), name='maps', mem_gb=3 * size_gb + 0.8)
+    maps = Node(TensorMaps(), name='maps', mem_gb=3 * size_gb + 0.8)
     ds_preproc = Node(
-        WritePreprocessed(corrected_by=pipeline, dwi=dwi, like=dwi, **written),
+        WritePreprocessed(corrected_by=pipeline, like=dwi, **written),
         name='ds_preproc', mem_gb=2 * size_gb + 0.3, overwrite=True,
     )  # fmt: skip
     workflow.connect([
-        (examine, maps, [('bval', 'bval'), ('bvec', 'bvec')]),
-        (examine, ds_preproc, [('bval', 'bval'), ('bvec', 'bvec'), ('warnings', 'scan_warnings'),
-                               ('gradient_check', 'gradient_check')]),
+        (examine, maps, [(k, k) for k in ('dwi', 'bval', 'bvec')]),
+        (examine, ds_preproc, [(k, k) for k in ('dwi', 'bval', 'bvec', 'gradient_check')]),
+        (examine, ds_preproc, [('warnings', 'scan_warnings')]),
         (maps, ds_preproc, [('fa', 'fa'), ('md', 'md')]),
         (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
     ])  # fmt: skip
     if 'mask' in files:
         maps.inputs.mask = ds_preproc.inputs.mask = str(files['mask'])
         return workflow
-    brain_mask = Node(BrainMask(dwi=dwi), name='brain_mask', mem_gb=3 * size_gb + 0.5)
+    brain_mask = Node(BrainMask(), name='brain_mask', mem_gb=3 * size_gb + 0.5)
     workflow.connect([
-        (examine, brain_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (examine, brain_mask, [(k, k) for k in ('dwi', 'bval', 'bvec')]),
         (brain_mask, maps, [('mask', 'mask')]),
         (brain_mask, ds_preproc, [('mask', 'mask'), ('warnings', 'mask_warnings')]),
     ])  # fmt: skip
@@ -227,7 +227,7 @@ def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) 
         'notes': list(run.notes),
     }
     if run.taken_from is not None:
-        return init_dwi_ingest_wf(run.taken_from, files, written, size_gb)
+        return _told(init_dwi_ingest_wf(run.taken_from, files, written, size_gb), run, survey)
     choice = choose_distortion(run)
     workflow = init_dwi_preproc_wf(
         run.metadata,
@@ -241,6 +241,17 @@ def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) 
     )
     for kind in ('dwi', 'bval', 'bvec'):
         setattr(workflow.inputs.inputnode, kind, str(files[kind]))
+    return _told(workflow, run, survey)
+
+
+def _told(workflow: Workflow, run: DwiRun, survey: Survey[Acquisition]) -> Workflow:
+    """``workflow``, each of whose steps knows which volumes of ``run`` count as b = 0."""
+    for name in workflow.list_node_names():
+        inputs = workflow.get_node(name).inputs
+        if 'b0_threshold' in inputs.copyable_trait_names():
+            inputs.b0_threshold = survey.acquisition.b0_threshold
+    examine = workflow.get_node('examine').inputs
+    examine.b0_threshold, examine.doubts = run.b0_threshold, list(run.doubts)
     return workflow
 
 

@@ -193,7 +193,8 @@ def test_real_runs_pass_as_stored_and_every_plant_is_found(multivendor, run):
     image = nib.load(f'{stem}.nii.gz')
     data = np.asarray(image.dataobj, np.float32)
     stored = np.loadtxt(f'{stem}.bvec'), np.loadtxt(f'{stem}.bval')
-    bvecs, bvals, _ = examine(*stored, data.shape[3])
+    found = examine(*stored, data.shape[3])
+    bvecs, bvals = found.bvecs, found.bvals
     result = check_table(data, from_fsl(bvecs, bvals, image.affine), image.affine)
     assert result.passed
     assert result.decided

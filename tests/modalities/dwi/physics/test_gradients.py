@@ -150,8 +150,8 @@ def test_acquisition_counts_each_shell():
 
 
 def codes(bvecs, bvals, n_volumes=None):
-    _, _, findings = examine(bvecs, bvals, len(bvals) if n_volumes is None else n_volumes)
-    return {finding.code: finding.severity for finding in findings}
+    found = examine(bvecs, bvals, len(bvals) if n_volumes is None else n_volumes)
+    return {finding.code: finding.severity for finding in found.findings}
 
 
 def test_a_sound_table_raises_no_finding():
@@ -160,14 +160,14 @@ def test_a_sound_table_raises_no_finding():
 
 def test_a_transposed_table_is_turned_with_a_warning():
     bvecs, bvals = stored(12)
-    turned, _, findings = examine(bvecs.T, bvals, 13)
-    np.testing.assert_array_equal(turned, bvecs)
-    assert [(f.severity, f.code) for f in findings] == [('warning', 'BVEC_TRANSPOSED')]
+    found = examine(bvecs.T, bvals, 13)
+    np.testing.assert_array_equal(found.bvecs, bvecs)
+    assert [(f.severity, f.code) for f in found.findings] == [('warning', 'BVEC_TRANSPOSED')]
 
 
 def test_a_table_of_three_volumes_is_not_turned():
-    turned, _, _ = examine(np.arange(9.0).reshape(3, 3), np.array([0, 1000.0, 1000]), 3)
-    np.testing.assert_array_equal(turned, np.arange(9).reshape(3, 3))
+    found = examine(np.arange(9.0).reshape(3, 3), np.array([0, 1000.0, 1000]), 3)
+    np.testing.assert_array_equal(found.bvecs, np.arange(9).reshape(3, 3))
 
 
 def spoil(name):
@@ -222,3 +222,83 @@ def test_six_directions_in_one_plane_are_too_few():
     bvecs = np.stack([np.cos(phi), np.sin(phi), 0 * phi])
     bvecs, bvals = np.hstack([np.zeros((3, 1)), bvecs]), np.r_[0, np.full(8, 1000.0)]
     assert codes(bvecs, bvals) == {'TOO_FEW_DIRECTIONS': 'error'}
+
+
+def test_b_of_exactly_the_threshold_counts_as_b0():
+    bvecs, bvals = stored(12)
+    bvals[0] = 50
+    assert codes(bvecs, bvals) == {}
+    found = examine(bvecs, bvals, 13)
+    assert found.b0_threshold == 50
+    assert from_fsl(found.bvecs, found.bvals, np.eye(4), 50).b0.sum() == 1
+
+
+@pytest.mark.parametrize('b', [50.5, 65, 100])
+def test_the_lowest_shell_serves_as_b0_where_none_is_below(b):
+    bvecs, bvals = stored(12, n_b0=2)
+    bvals[:2] = b - 0.25, b
+    assert codes(bvecs, bvals) == {'B0_LOWEST_SHELL': 'warning'}
+    found = examine(bvecs, bvals, 14)
+    table = from_fsl(found.bvecs, found.bvals, np.eye(4), found.b0_threshold)
+    assert found.b0_threshold == b
+    assert table.b0.tolist() == [True, True] + [False] * 12
+    assert [(b, len(i)) for b, i in table.shells()] == [(1000, 12)]
+    assert table[table.b0].b0.all()
+    assert in_grid(table, np.eye(4)).b0.sum() == 2
+
+
+def test_no_lowest_shell_above_100_serves_and_the_option_that_would_help_is_named():
+    bvecs, bvals = stored(12)
+    bvals[0] = 101
+    found = examine(bvecs, bvals, 13)
+    assert [f.code for f in found.findings] == ['NO_B0']
+    assert '--b0-threshold' in found.errors[0]
+    assert not examine(bvecs, bvals, 13, b0_threshold=101).errors
+
+
+def test_a_low_shell_beside_b0_stays_weighted():
+    bvecs, bvals = stored(12)
+    bvals[1:4] = 60
+    found = examine(bvecs, bvals, 13)
+    assert (found.bvals > found.b0_threshold).sum() == 12
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_the_b_of_what_serves_as_b0_is_in_the_design(known, affine):
+    """Without its direction exact for a ball, with it for any tensor."""
+    bvecs, bvals = stored(30, n_b0=1)
+    bvals[0] = 100
+    bvecs[:, 0] = [0.6, 0.8, 0] if known else 0
+    table = from_fsl(bvecs, bvals, affine, 100)
+    spread = np.diag([1.7, 0.4, 0.2]) if known else 3 * np.eye(3)
+    adc = np.einsum('ni,ij,nj->n', table.bvecs, spread, table.bvecs)
+    if not known:
+        adc[0] = 3
+    signal = np.exp(-table.bvals * 1e-3 * adc)
+    found = np.linalg.lstsq(tensor_design(table), np.log(signal), rcond=None)[0]
+    np.testing.assert_allclose(found[[0, 1, 2, 6]], [*np.diag(spread), 0], atol=1e-9)
+
+
+def test_vectors_that_are_no_numbers_are_zero_at_b0_and_an_error_elsewhere():
+    bvecs, bvals = stored(12, n_b0=2)
+    bvecs[:, :2] = np.nan
+    assert codes(bvecs, bvals) == {}
+    assert not examine(bvecs, bvals, 14).bvecs[:, :2].any()
+    bvecs[:, 5] = np.nan
+    assert codes(bvecs, bvals) == {'GRADIENT_NAN': 'error'}
+
+
+def test_averages_at_the_end_are_left_out_and_said():
+    bvecs, bvals = stored(12)
+    bvecs = np.hstack([bvecs, np.zeros((3, 2))])
+    bvals = np.r_[bvals, 1000, 1000]
+    found = examine(bvecs, bvals, 15)
+    assert [(f.severity, f.code) for f in found.findings] == [('warning', 'TRACE_IMAGE')]
+    np.testing.assert_array_equal(found.kept, np.arange(13))
+    assert found.bvecs.shape == (3, 13)
+    assert len(found.bvals) == 13
+
+
+def test_averages_alone_are_no_scan():
+    bvals = np.array([0, 1000.0, 1000])
+    assert codes(np.zeros((3, 3)), bvals) == {'ZERO_GRADIENT': 'error'}
