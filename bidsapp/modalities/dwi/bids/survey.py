@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 from bidsapp.bids.images import load_volume, not_numbers, open_image
 from bidsapp.bids.runs import Size, Survey
 from bidsapp.core import Finding
+from bidsapp.modalities.dwi.bids.encoding import check_linear
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
-from bidsapp.modalities.dwi.bids.tables import examine_table, load_table, read_numbers
+from bidsapp.modalities.dwi.bids.tables import (
+    check_lengths,
+    examine_table,
+    load_table,
+    read_numbers,
+)
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
 from bidsapp.physics.geometry import voxel_sizes
@@ -41,6 +47,7 @@ def table_of(run: DwiRun) -> Examined:
     """The table of a run, examined, with what its image's header gives to say. Raises Problem."""
     files = run.case.files
     bvecs, bvals = read_numbers(files['bvec']), read_numbers(files['bval'])
+    check_linear(run.case, run.metadata, bvals.ravel())
     return examine_table(files['dwi'], bvecs, bvals, run.b0_threshold)
 
 
@@ -56,6 +63,10 @@ def examine_voxels(path: Path, table: Examined) -> list[Finding]:
     if bad := not_numbers(data):
         message = f'{bad} voxels are not numbers (NaN or infinite); convert the image again'
         return [Finding('error', 'IMAGE_NAN', message)]
+    try:
+        check_lengths(data, table)
+    except BadData as problem:
+        return [Finding('error', 'B_IN_LENGTHS', str(problem))]
     affine = open_image(path).affine
     gtab = from_fsl(table.bvecs, table.bvals, affine, table.b0_threshold)
     result = check_table(data[..., table.kept], gtab, affine)

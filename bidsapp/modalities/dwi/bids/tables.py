@@ -17,6 +17,7 @@ from bidsapp.modalities.dwi.physics.gradients import (
     GradientTable,
     from_fsl,
 )
+from bidsapp.modalities.dwi.physics.scaled_vectors import decay_agrees
 from bidsapp.modalities.dwi.physics.tables import Examined, examine
 from bidsapp.problems import BadData
 
@@ -67,6 +68,19 @@ def examine_table(
         )
     found = examine(bvecs, bvals, shape[3], b0_threshold)
     return replace(found, findings=(*doubts_of(path), *found.findings))
+
+
+def check_lengths(data: np.ndarray, table: Examined) -> None:
+    """Raises BadData where b was read from the lengths of vectors and the signal says otherwise.
+
+    ``data`` (X, Y, Z, N) are all volumes of the image.
+    """
+    if table.in_lengths and not decay_agrees(data[..., table.kept], table.bvals):
+        raise BadData(
+            'the lengths of the gradient vectors form groups under one b-value, as where b stands '
+            "in the lengths, but the signal does not fall as that would say. Write each volume's "
+            'own b into the bval file, and vectors of length 1 into the bvec file.'
+        )
 
 
 def load_table(case: Case) -> GradientTable:

@@ -12,7 +12,7 @@ from bidsapp.bids.images import load_volume, not_numbers, open_image
 from bidsapp.core import Case
 from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
-from bidsapp.modalities.dwi.bids.tables import examine_table, read_numbers
+from bidsapp.modalities.dwi.bids.tables import check_lengths, examine_table, read_numbers
 from bidsapp.modalities.dwi.interfaces.files import (
     B0Input,
     CorrectedOutput,
@@ -57,9 +57,6 @@ class ExamineScan(Step):
         if found.errors:
             raise BadData(f'{path}: ' + '; '.join(found.errors))
         data = load_volume(path)
-        if len(found.kept) < data.shape[3]:
-            data = data[..., found.kept]
-            path = save_like(folder / 'dwi.nii', data, path)
         if bad := not_numbers(data):
             raise BadData(
                 f'{path} holds {bad} voxels that are not numbers (NaN or infinite). '
@@ -67,6 +64,10 @@ class ExamineScan(Step):
             )
         if not data.any():
             raise BadData(f'{path} holds only zeros')
+        check_lengths(data, found)
+        if len(found.kept) < data.shape[3]:
+            data = data[..., found.kept]
+            path = save_like(folder / 'dwi.nii', data, path)
         affine = open_image(path).affine
         table = gradients.from_fsl(found.bvecs, found.bvals, affine, found.b0_threshold)
         test = check_table(data, table, affine)

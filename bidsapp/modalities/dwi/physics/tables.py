@@ -14,6 +14,7 @@ from bidsapp.modalities.dwi.physics.acquisition import (
     determines_tensor,
 )
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, GradientTable, b0_limit
+from bidsapp.modalities.dwi.physics.scaled_vectors import NO_VECTOR, scaled_bvals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 #: A vector whose norm differs from 1 by more than this is reported; less is rounding.
 NORM_TOLERANCE = 0.02
-#: A vector shorter than this has no direction.
-NO_VECTOR = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +34,7 @@ class Examined:
     kept: NDArray[np.intp]  #: (K,) which volumes of the image these are
     b0_threshold: float  #: the greatest b that counts as b = 0
     findings: tuple[Finding, ...]
+    in_lengths: bool = False  #: b was read from the lengths of the vectors: the signal has to agree
 
     @property
     def errors(self) -> list[str]:
@@ -49,7 +49,9 @@ def examine(
 
     A transposed table is turned, since its shape tells; vectors of b = 0 that are not numbers are
     zero; volumes at the end that are weighted in no direction are left out. Where no b is at most
-    ``b0_threshold``, the lowest stand for b = 0 (`gradients.b0_limit`).
+    ``b0_threshold``, the lowest stand for b = 0 (`gradients.b0_limit`). Where b seems to stand in
+    the lengths of the vectors it is read from there, which the signal has to confirm
+    (`scaled_vectors.decay_agrees`).
     """
     findings: list[Finding] = []
     bvecs, bvals = np.atleast_2d(np.asarray(bvecs, float)), np.asarray(bvals, float).ravel()
@@ -64,6 +66,10 @@ def examine(
     findings += _examine_shape(bvecs, bvals, n_volumes)
     if findings and findings[-1].severity == 'error':
         return Examined(bvecs, bvals, kept, b0_threshold, tuple(findings))
+    if (scaled := scaled_bvals(bvecs, bvals, b0_threshold)) is not None:
+        findings.append(_in_lengths(bvecs, bvals, scaled))
+        bvecs = np.divide(bvecs, np.linalg.norm(bvecs, axis=0), where=scaled > 0, out=0 * bvecs)
+        bvals = scaled
     limit = b0_limit(bvals, b0_threshold)
     bvecs = np.where((bvals <= limit) & np.isnan(bvecs).any(0), 0, bvecs)
     if limit > b0_threshold:
@@ -77,7 +83,20 @@ def examine(
         ))  # fmt: skip
     bvecs, bvals = bvecs[:, kept], bvals[kept]
     findings += _examine_values(bvecs, bvals, limit)
-    return Examined(bvecs, bvals, kept, limit, tuple(findings))
+    return Examined(bvecs, bvals, kept, limit, tuple(findings), scaled is not None)
+
+
+def _in_lengths(bvecs: FloatArray, bvals: FloatArray, scaled: FloatArray) -> Finding:
+    changed = scaled != bvals
+    lengths = np.unique(np.round(np.linalg.norm(bvecs[:, changed], axis=0), 2))
+    values = np.unique(np.round(scaled))
+    return Finding(
+        'warning', 'B_IN_LENGTHS',
+        f'the lengths of the vectors ({", ".join(f"{x:g}" for x in lengths[:6])} …) look like an '
+        'encoding of b under one value in the bval file: b is read as that value times the '
+        f'squared length ({", ".join(f"{x:g}" for x in values[:6])} s/mm2), if the signal falls '
+        'that way. Write these values into the bval file, and vectors of length 1',
+    )  # fmt: skip
 
 
 def _examine_shape(bvecs: FloatArray, bvals: FloatArray, n_volumes: int) -> list[Finding]:
