@@ -218,8 +218,16 @@ def may_unring(metadata: Mapping[str, Any]) -> str | None:
         return f'PartialFourier is {fraction!r}, no fraction of k-space'
     if not fraction >= FULL:
         return f'k-space was sampled partially (PartialFourier {fraction:g})'
+    return interpolated(metadata)
+
+
+def interpolated(metadata: Mapping[str, Any]) -> str | None:
+    """Where BIDS ``metadata`` say that the image is finer than what was acquired; None if not.
+
+    The noise of neighbours is then no longer independent. Read as in `may_unring`.
+    """
     for name in ('Interpolation2D', 'Interpolation3D'):
-        if metadata.get(name):
+        if str(metadata.get(name, 0)).strip().lower() not in ('', '0', '0.0', 'no', 'false'):
             return f'the scanner interpolated the image ({name})'
     acquired, shown = metadata.get('AcquisitionMatrixPE'), metadata.get('ReconMatrixPE')
     if acquired is not None and shown is not None and acquired != shown:

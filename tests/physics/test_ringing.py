@@ -9,7 +9,14 @@ import torch
 from scipy import ndimage
 from scipy.special import j1
 
-from bidsapp.physics.ringing import may_unring, saddle_filter, shift_kernels, slice_axes, unring
+from bidsapp.physics.ringing import (
+    interpolated,
+    may_unring,
+    saddle_filter,
+    shift_kernels,
+    slice_axes,
+    unring,
+)
 from bidsapp.problems import BadData
 
 #: centre and semi-axes as fractions of the field of view, and intensity
@@ -223,6 +230,22 @@ def test_metadata_decide_whether_it_may_be_done(metadata, reason):
     else:
         assert said is not None
         assert re.search(reason, said)
+
+
+@pytest.mark.parametrize(
+    ('metadata', 'finer'),
+    [
+        ({}, False),
+        ({'Interpolation2D': 1}, True),
+        ({'Interpolation3D': 'YES'}, True),
+        ({'Interpolation2D': 0, 'Interpolation3D': 'No'}, False),
+        ({'AcquisitionMatrixPE': 110, 'ReconMatrixPE': 128, 'PartialFourier': 0.75}, True),
+        ({'AcquisitionMatrixPE': 72, 'ReconMatrixPE': 72}, False),
+        ({'ReconMatrixPE': 72}, False),
+    ],
+)
+def test_an_interpolated_image_is_told_whatever_else_is_said(metadata, finer):
+    assert (interpolated(metadata) is not None) is finer
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,13 @@ def corrections(run: DwiRun, volumes: int) -> list[str]:
     """What will be corrected, and what not and why, before anything is computed."""
     # Both load torch, and what a modality promises is asked for by --bids-exec-spec too.
     from bidsapp.physics.denoising import MIN_VOLUMES
-    from bidsapp.physics.ringing import may_unring
+    from bidsapp.physics.ringing import interpolated, may_unring
 
     lines = []
     if volumes < MIN_VOLUMES:
         lines.append(f'denoising: none, {volumes} volumes; at least {MIN_VOLUMES} are needed')
+    elif (finer := interpolated(run.metadata)) is not None:
+        lines.append(f'denoising: none, {finer}: the noise of neighbours is not independent')
     if (reason := may_unring(run.metadata)) is not None:
         lines.append(f'Gibbs unringing: none, {reason}')
     if not {'PhaseEncodingDirection', 'PhaseEncodingAxis'} & run.metadata.keys():

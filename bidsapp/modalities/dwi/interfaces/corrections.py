@@ -109,8 +109,14 @@ class ExamineIngested(ExamineScan):
         return gradients.to_fsl(table, open_image(case.files['dwi']).affine), table.bvals
 
 
-class _DenoiseInput(ComputingInput):
+class _CleanedInput(ComputingInput):
     dwi = File(exists=True, mandatory=True)
+
+
+class _DenoiseInput(_CleanedInput):
+    interpolated = traits.Str(
+        desc='where the metadata say that the image was; then nothing is done'
+    )
 
 
 class Denoise(Step):
@@ -120,11 +126,15 @@ class Denoise(Step):
     output_spec = CorrectedOutput
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """A run with too few volumes goes on as it is, which is said."""
+        """A run of too few volumes, or that was interpolated, goes on as it is, which is said."""
         from bidsapp.physics.denoising import denoise
 
         path = Path(self.inputs.dwi)
         try:
+            if isdefined(self.inputs.interpolated):
+                raise Unavailable(
+                    f'{self.inputs.interpolated}: the noise of neighbours is not independent'
+                )
             result = denoise(load_volume(path), device=self.inputs.device)
         except Unavailable as reason:
             return {'dwi': str(path), 'quality': {'Method': 'none', 'Reason': str(reason)}}
@@ -137,7 +147,7 @@ class Denoise(Step):
         return {'dwi': str(written), 'quality': quality}
 
 
-class _UnringInput(_DenoiseInput):
+class _UnringInput(_CleanedInput):
     axes = traits.Tuple(traits.Int, traits.Int, mandatory=True, desc='of a slice')
 
 

@@ -22,7 +22,7 @@ from bidsapp.modalities.dwi.interfaces.corrections import (
 from bidsapp.modalities.dwi.interfaces.distortion import EstimateDistortion
 from bidsapp.modalities.dwi.interfaces.motion import ApplyCorrections, EstimateMotion
 from bidsapp.modalities.dwi.interfaces.outputs import NONE, WritePreprocessed
-from bidsapp.physics.ringing import may_unring, slice_axes
+from bidsapp.physics.ringing import interpolated, may_unring, slice_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +76,8 @@ def init_dwi_preproc_wf(
     outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name='outputnode')
     examine = Node(ExamineScan(), name='examine', mem_gb=4 * size_gb + 0.3)
     denoise = Node(Denoise(**many), name='denoise', mem_gb=4 * size_gb + 0.6, n_procs=omp_nthreads)
+    if (finer := interpolated(metadata)) is not None:
+        denoise.inputs.interpolated = finer
     brain_mask = Node(BrainMask(), name='brain_mask', mem_gb=3 * size_gb + 0.5)
     motion = Node(
         EstimateMotion(slice_axis=_slice_axis(metadata), **many),

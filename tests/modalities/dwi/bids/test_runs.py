@@ -6,7 +6,9 @@ import pytest
 
 from bidsapp.bids.dataset import select
 from bidsapp.cli import parse
-from bidsapp.modalities.dwi.bids.runs import runs_of
+from bidsapp.core import Case
+from bidsapp.modalities.dwi.bids.runs import DwiRun, runs_of
+from bidsapp.modalities.dwi.bids.survey import corrections
 from bidsapp.participant import select_runs
 from bidsapp.problems import MissingInput, NothingSelected
 
@@ -58,6 +60,13 @@ def test_tables_and_metadata_are_inherited_and_the_nearest_wins(dataset):
     run = find_runs(dataset, ['02'])[0]
     assert run.case.files['bvec'] == dataset / 'acq-x_dwi.bvec'
     assert run.metadata == {'EchoTime': 0.08, 'Manufacturer': 'B'}
+
+
+def test_an_interpolated_run_is_said_not_to_be_denoised():
+    run = DwiRun('dwi', Case({}, {}), {'AcquisitionMatrixPE': 64, 'ReconMatrixPE': 128})
+    said = [line for line in corrections(run, 30) if line.startswith('denoising: none')]
+    assert len(said) == 1
+    assert 'interpolated' in said[0]
 
 
 def test_sessions_and_filters_select(dataset):
