@@ -21,6 +21,7 @@ LEVELS = ('participant', 'group', 'pretrain')
 ACCEPTED = {
     'notrack': 'nothing is ever tracked',
     'low_mem': 'images are read one run at a time anyway',
+    'bids_database_dir': 'only folders of the selected participants are listed, without an index',
     'fs_license_file': 'FreeSurfer is not used, so no licence is needed',
 }
 #: Options that mean nothing at a level, by their names after parsing.
@@ -119,6 +120,7 @@ def build_parser() -> Parser:
     ignored = parser.add_argument_group('accepted because scripts pass them')
     ignored.add_argument('--notrack', action='store_true')
     ignored.add_argument('--low-mem', action='store_true')
+    ignored.add_argument('--bids-database-dir', type=Path, metavar='DIR')
     ignored.add_argument('--fs-license-file', type=Path, metavar='FILE')
     return parser
 
@@ -135,7 +137,6 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     add('-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
         help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH")  # fmt: skip
     add('--skip-bids-validation', action='store_true', help='do not look at the dataset as a whole')
-    add('--bids-database-dir', type=Path, metavar='DIR', help="pybids' index, kept between runs")
 
 
 def _add_execution(group: argparse._ArgumentGroup) -> None:

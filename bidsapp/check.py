@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bidsapp import registry
 from bidsapp.arguments import Parser
-from bidsapp.bids.dataset import check_dataset, nothing_selected, select, subjects_of
-from bidsapp.problems import BadData, Problem
+from bidsapp.bids.dataset import check_dataset, select, subjects_of
+from bidsapp.bids.search import find_runs, nothing_selected, unused
+from bidsapp.core import Finding
+from bidsapp.problems import BadData, MissingInput, Problem, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bidsapp.bids.runs import Run
+
+#: Of what looks like a participant or a run.
+NOT_USED = Finding(
+    'warning', 'NOT_USED', 'it is not used, for its name or its place is not as BIDS has it'
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_dataset(root)
         chosen = select(root, subjects_of(root))
         parts = {m: registry.files(m) for m in registry.modalities()}
-        runs: list[Run] = [run for files in parts.values() for run in files.find(chosen, {})]
+        runs = find_runs(chosen, list(parts), {})
         if not runs:
             raise nothing_selected(chosen, {f.words: f.looked_for for f in parts.values()})
     except Problem as problem:
@@ -38,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = [
         (run.path.relative_to(root).as_posix(), noticed)
         for run in runs
-        for noticed in parts[run.modality].check(run)
+        for noticed in examined(run)
     ]
+    found += [(path.relative_to(root).as_posix(), NOT_USED) for path in unused(chosen, parts)]
     errors = sum(f.severity == 'error' for _, f in found)
     if args.json:
         rows = [
@@ -52,6 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f'{f.severity:7} {file}: {f.message}')
         print(f'{len(runs)} runs examined: {errors} errors, {len(found) - errors} warnings')
     return BadData.exit_code if errors else 0
+
+
+def examined(run: Run) -> list[Finding]:
+    """What is noticed of one run, whatever state its files are in."""
+    try:
+        return registry.files(run.modality).check(run) if run.problem is None else refused(run)
+    except Exception as error:
+        return refused(replace(run, problem=problem_of(error, run.name)))
+
+
+def refused(run: Run) -> list[Finding]:
+    """The problem of a run that could not even be looked at."""
+    code = 'MISSING_FILE' if isinstance(run.problem, MissingInput) else 'UNREADABLE'
+    return [Finding('error', code, str(run.problem))]
 
 
 def gpu_main(argv: Sequence[str] | None = None) -> int:

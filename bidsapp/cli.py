@@ -77,7 +77,6 @@ def parse(argv: Sequence[str]) -> Settings:
         omp_nthreads=args.omp_nthreads or 0,
         memory=memory_for_steps(memory_in_gb(args.mem) if args.mem else None, memory),
         plugin_file=args.use_plugin,
-        database_dir=args.bids_database_dir,
         skip_validation=args.skip_bids_validation,
         stop_on_first_crash=args.stop_on_first_crash,
         dry_run=args.dry_run,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp import __version__, registry
-from bidsapp.bids.dataset import read_filters
 from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.filters import read_filters
 from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.bids.write import write_json, write_text
 from bidsapp.core import Plan

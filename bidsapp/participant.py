@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bidsapp import registry
-from bidsapp.bids.dataset import nothing_selected, read_filters, select, subjects_of
+from bidsapp.bids.dataset import select, subjects_of
 from bidsapp.bids.derivatives import write_dataset
+from bidsapp.bids.filters import read_filters
+from bidsapp.bids.search import find_runs, say_what_is_not_used, without_run
 from bidsapp.bids.write import write_text
 from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
 from bidsapp.problems import MissingInput, NothingSelected, Problem, TryAgain
@@ -72,26 +74,22 @@ def run(settings: Settings, log_file: Path) -> int:
 
 
 def select_runs(settings: Settings) -> list[Run]:
-    """The runs that the labels and filters select. Raises NothingSelected."""
-    present = subjects_of(settings.bids_dir)
-    wanted = [s for s in settings.participants if s in present] or (
-        [] if settings.participants else present
-    )
-    if absent := [s for s in settings.participants if s not in present]:
+    """The runs that the labels and filters select, and a problem for each label without one.
+
+    Raises NothingSelected if nobody who was asked for is there, or nothing is left of anybody.
+    """
+    root, asked = settings.bids_dir, settings.participants
+    present = subjects_of(root)
+    wanted = tuple(s for s in asked or present if s in present)
+    if not wanted:
         shown = ', '.join(present[:8]) + (' …' if len(present) > 8 else '')
-        message = f'No participant {", ".join(absent)} in {settings.bids_dir}; it has {shown}.'
-        if not wanted:
-            raise NothingSelected(message)
-        log.warning(message)
+        raise NothingSelected(f'No participant {", ".join(asked)} in {root}; it has {shown}.')
     filters = read_filters(settings.filter_file)
-    chosen = select(settings.bids_dir, wanted, settings.sessions, filters, settings.database_dir)
-    chosen = replace(chosen, options=settings.options)
-    derivatives = dict(settings.derivatives)
-    parts = [registry.files(m) for m in modalities_of(selected_tasks(settings))]
-    runs: list[Run] = [run for files in parts for run in files.find(chosen, derivatives)]
-    if not runs:
-        raise nothing_selected(chosen, {files.words: files.looked_for for files in parts})
-    return runs
+    chosen = replace(select(root, wanted, settings.sessions, filters), options=settings.options)
+    modalities = modalities_of(selected_tasks(settings))
+    say_what_is_not_used(chosen, modalities)
+    runs = find_runs(chosen, modalities, dict(settings.derivatives))
+    return runs + without_run(chosen, asked, modalities, runs)
 
 
 def modalities_of(tasks: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
-from bidsapp.bids.dataset import read_filters
+from bidsapp.bids.filters import read_filters
 from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.bids.write import write_json
 from bidsapp.core import Plan

@@ -43,7 +43,6 @@ class Settings:
     nprocs: int = 1
     omp_nthreads: int = 0  #: 0: what ``nprocs`` leaves for each run
     plugin_file: Path | None = None
-    database_dir: Path | None = None
     skip_validation: bool = False
     stop_on_first_crash: bool = False
     dry_run: bool = False
@@ -144,7 +143,7 @@ def labels(values: list[str] | None, prefix: str) -> tuple[str, ...]:
         if path.suffix == '.txt' or path.is_file():
             if not path.is_file():
                 raise MissingInput(f'The label file {path} does not exist.')
-            found += path.read_text(encoding='utf-8').split()
+            found += path.read_text(encoding='utf-8-sig').split()
         else:
             found.append(value)
     return tuple(dict.fromkeys(value.removeprefix(prefix) for value in found))

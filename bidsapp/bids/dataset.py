@@ -1,29 +1,30 @@
-"""Asking BIDS: what labels and filters select of a raw dataset (pybids queries)."""
+"""A raw dataset: whether it is one, and which of its images labels and filters select."""
 
 from __future__ import annotations
 
 import json
-import re
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
-from bidsapp.bids.names import ENTITIES, parse
-from bidsapp.problems import InvalidDataset, MissingInput, NothingSelected, WrongUsage
+from bidsapp.bids.filters import matches
+from bidsapp.bids.folders import Listing, listing
+from bidsapp.bids.names import LABEL, parse
+from bidsapp.bids.text import text_of
+from bidsapp.problems import BadData, InvalidDataset, MissingInput
 
 if TYPE_CHECKING:
-    from bids import BIDSLayout
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    from bidsapp.bids.filters import Filters
 
-#: fMRIPrep's filter format: a query for each kind of file.
-Filters = Mapping[str, Mapping[str, Any]]
+#: What an image's name ends in.
+IMAGES = ('.nii', '.nii.gz')
 
 
 def check_dataset(root: Path) -> None:
-    """Raises MissingInput or InvalidDataset if ``root`` as a whole is not a BIDS dataset."""
+    """Raises MissingInput or InvalidDataset if ``root`` as a whole is not a raw BIDS dataset."""
     if not root.is_dir():
         raise MissingInput(
             f'The BIDS folder {root} does not exist. Is it mounted in the container?'
@@ -36,104 +37,145 @@ def check_dataset(root: Path) -> None:
             'Is this the root of the dataset?'
         )
     try:
-        description = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+        description = json.loads(text_of(path))
+    except (ValueError, RecursionError, BadData) as error:
         raise InvalidDataset(f'{path} is not valid JSON: {error}') from error
     wanted = {'Name', 'BIDSVersion'}
     if not isinstance(description, dict) or (missing := wanted - description.keys()):
         lacking = ', '.join(sorted(missing if isinstance(description, dict) else wanted))
         raise InvalidDataset(f'{path} lacks {lacking}, which BIDS requires.')
+    refuse_derivative(root, description)
+
+
+def refuse_derivative(root: Path, description: Mapping[str, Any]) -> None:
+    """Raises InvalidDataset for the results of a pipeline: they are not what was measured."""
+    derived = str(description.get('DatasetType', 'raw')).lower() == 'derivative'
+    if derived or 'PipelineDescription' in description:
+        raise InvalidDataset(
+            f'{root} is a derivative dataset: its dataset_description.json says '
+            f'{"DatasetType derivative" if derived else "PipelineDescription"}. Expected the raw '
+            'dataset as BIDS_DIR; results of another pipeline are given by -d NAME=PATH beside it.'
+        )
+
+
+def participants_of(root: Path) -> list[str]:
+    """Labels of the sub- folders, whether BIDS or not, and of links that lead to none."""
+    here = listing(root)
+    lost = [name for name in here.files if name.startswith('sub-') and (root / name).is_symlink()]
+    return sorted(n[4:] for n in (*here.folders, *lost) if n.startswith('sub-'))
 
 
 def subjects_of(root: Path) -> list[str]:
     """Labels of the sub- folders. Raises InvalidDataset if there is none."""
-    found = sorted(p.name[4:] for p in root.glob('sub-*') if p.is_dir())
-    if not found:
+    if not (found := participants_of(root)):
         raise InvalidDataset(
             f'{root} holds no sub-<label> folder; a BIDS dataset has one for each participant.'
         )
     return found
 
 
-def read_filters(path: Path | None) -> Filters:
-    """A filter file. Raises MissingInput or WrongUsage."""
-    if path is None:
-        return {}
-    if not path.is_file():
-        raise MissingInput(f'The filter file {path} does not exist.')
+def readable(folder: Path) -> Listing:
+    """What ``folder`` holds; nothing if it cannot be read, which `Selection.unreadable` says."""
     try:
-        filters = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise WrongUsage(f'The filter file {path} is not valid JSON: {error}') from error
-    if not isinstance(filters, dict) or not all(isinstance(q, dict) for q in filters.values()):
-        raise WrongUsage(
-            f'The filter file {path} must hold an object of queries, such as '
-            '{"dwi": {"session": "01"}, "t1w": {"acquisition": null}}.'
-        )
-    return filters
+        return listing(folder)
+    except OSError:
+        return Listing((), ())
 
 
-def _query(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """fMRIPrep's spelling of a query → pybids': null and '*' stand for absent and any."""
-    from bids.layout import Query
-
-    special = {
-        None: Query.NONE,
-        '*': Query.ANY,
-        'Query.NONE': Query.NONE,
-        'Query.ANY': Query.ANY,
-        'Query.OPTIONAL': Query.OPTIONAL,
-    }
-    return {
-        key: special.get(value, value) if isinstance(value, str | None) else value
-        for key, value in spec.items()
-    }
+def places(folder: Path) -> list[tuple[str | None, Path]]:
+    """(session, folder) of a participant's folder itself and of those of its sessions."""
+    sessions = [name for name in readable(folder).folders if name.startswith('ses-')]
+    return [(None, folder), *((name[4:], folder / name) for name in sessions)]
 
 
-def open_layout(root: Path, subjects: Sequence[str] | None, database: Path | None) -> BIDSLayout:
-    """An index of ``root``; only the folders of ``subjects``, never of derivatives."""
-    from bids import BIDSLayout, BIDSLayoutIndexer
+def sessions_of(root: Path, subject: str) -> list[str]:
+    """Sessions of a participant, by their folders."""
+    return [s for s, _ in places(root / f'sub-{subject}') if s is not None]
 
-    ignore: list[Any] = [re.compile(r'/(derivatives|sourcedata|code|models|figures|logs)(/|$)')]
-    ignore.append(re.compile(r'/\.'))
-    if subjects is not None:
-        names = '|'.join(re.escape(s) for s in subjects)
-        ignore.append(re.compile(rf'/sub-(?!({names})(/|_|$))'))
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # pybids and its database layer warn about themselves
-        return BIDSLayout(
-            root,
-            validate=False,
-            config=['bids', 'derivatives', str(ENTITIES)],
-            indexer=BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore),
-            database_path=database,
-        )
+
+def images_in(folder: Path) -> list[Path]:
+    """Images of one folder by their names, sorted, whatever they are."""
+    here = readable(folder)
+    return [folder / name for name in sorted(here.files + here.folders) if name.endswith(IMAGES)]
+
+
+def images_of(participant: Path, datatype: str) -> list[Path]:
+    """Images of a participant's folder in the folders ``datatype`` of all sessions."""
+    return [path for _, place in places(participant) for path in images_in(place / datatype)]
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What labels and filters select of an indexed dataset."""
+    """What labels and filters select of a dataset.
+
+    Names are parsed below the root only, and nothing is listed but folders of the participants.
+    """
 
     root: Path
-    layout: BIDSLayout
     subjects: tuple[str, ...]
     sessions: tuple[str, ...] = ()
     filters: Filters = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  #: of modalities, by name
 
+    def each(self) -> Iterator[Selection]:
+        """The same of one participant after the other."""
+        return (replace(self, subjects=(subject,)) for subject in self.subjects)
+
     def files(self, kind: str, **query: Any) -> list[Path]:
-        """Images that answer ``query`` and the filter for ``kind``; '' is filtered by nothing."""
+        """Images that the labels, ``query`` and the filter for ``kind`` select: the runs."""
         if self.sessions:
-            query['session'] = list(self.sessions)
-        query |= _query(self.filters.get(kind, {}))
-        extensions = ['.nii', '.nii.gz']
-        found = self.layout.get(subject=list(self.subjects), extension=extensions, **query)
-        paths = sorted(Path(file.path) for file in found)
-        return [p for p in paths if parse(p.name).get('part', 'mag') == 'mag']
+            return self._answering([query, {'session': self.sessions}, self._filter(kind)])
+        return self._answering([query, self._filter(kind)])
+
+    def beside(self, kind: str, **query: Any) -> list[Path]:
+        """Images of all sessions that ``query`` and the filter select: what serves the runs.
+
+        '' is a kind that nothing filters. Of an image that is there as .nii and as .nii.gz the
+        second is taken.
+        """
+        found = self._answering([query, self._filter(kind)])
+        return list({path.with_name(path.name.partition('.')[0]): path for path in found}.values())
 
     def anatomies(self) -> list[Path]:
-        """T1w images."""
-        return self.files('t1w', suffix='T1w', datatype='anat')
+        """T1w images of the participants."""
+        return self.beside('t1w', suffix='T1w', datatype='anat')
+
+    def unreadable(self, *datatypes: str) -> list[tuple[Path, OSError]]:
+        """Folders of the participants, of their sessions and ``datatypes`` that cannot be read."""
+        found = []
+        for subject in self.subjects:
+            for _, place in places(self.root / f'sub-{subject}'):
+                own = [place / name for name in readable(place).folders if name in datatypes]
+                for folder in (place, *own):
+                    try:
+                        listing(folder)
+                    except OSError as error:
+                        found.append((folder, error))
+        return found
+
+    def _filter(self, kind: str) -> Mapping[str, Any]:
+        return self.filters.get(kind, {})
+
+    def _answering(self, queries: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """Magnitude images that answer all ``queries``."""
+        return [
+            path
+            for path, entities in self._images()
+            if entities.get('part', 'mag') == 'mag'
+            and all(matches(query, entities) for query in queries)
+        ]
+
+    def _images(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        """Every image, and its entities; the folders that it lies in have the word."""
+        for subject in self.subjects:
+            for session, place in places(self.root / f'sub-{subject}'):
+                if session is not None and not LABEL.fullmatch(session):
+                    continue  # its files' names cannot say it
+                known = {'subject': subject} | ({'session': session} if session else {})
+                for datatype in readable(place).folders:
+                    if not datatype.startswith('ses-'):
+                        for path in images_in(place / datatype):
+                            yield path, {**parse(path.name), **known, 'datatype': datatype}
 
 
 def select(
@@ -141,36 +183,25 @@ def select(
     subjects: Sequence[str],
     sessions: Sequence[str] = (),
     filters: Filters | None = None,
-    database: Path | None = None,
 ) -> Selection:
-    """Index the participants of ``root``."""
-    layout = open_layout(root, subjects, database)
-    return Selection(root, layout, tuple(subjects), tuple(sessions), filters or {})
-
-
-def nothing_selected(raw: Selection, looked_for: Mapping[str, str]) -> NothingSelected:
-    """The problem that no run is left; ``looked_for`` is where runs were, by what they are."""
-    kinds = ' and no '.join(looked_for)
-    places = ' and '.join(looked_for.values())
-    return NothingSelected(
-        f'The labels and filters select no {kinds} run of {raw.root} (looked for {places} of '
-        f'{len(raw.subjects)} participants). Take a filter away, or see with --dry-run what is '
-        'there.'
-    )
+    """These participants of ``root``, and what labels and filters leave of them."""
+    return Selection(root, tuple(subjects), tuple(sessions), filters or {})
 
 
 def choose_t1w(
     entities: Mapping[str, str], anatomies: Sequence[Path]
 ) -> tuple[Path | None, list[str]]:
     """The T1w image of the same session, else the participant's only one; and what to say of it."""
-    own = [p for p in anatomies if parse(p.name)['subject'] == entities['subject']]
-    same = [p for p in own if parse(p.name).get('session') == entities.get('session')]
+    named = [(parse(path.name), path) for path in anatomies]
+    own = [(e, path) for e, path in named if e.get('subject') == entities['subject']]
+    same = [(e, path) for e, path in own if e.get('session') == entities.get('session')]
     if same:
-        chosen = min(same, key=lambda p: (len(parse(p.name)), p.name))
+        _, _, chosen = min((len(e), path.name, path) for e, path in same)
         others = f'; the session has {len(same)} of them' if len(same) > 1 else ''
         return chosen, [f'T1w: {chosen.name}, of the same session{others}']
     if len(own) == 1:
-        return own[0], [f'T1w: {own[0].name}, the only one of the participant, of another session']
+        name = own[0][1].name
+        return own[0][1], [f'T1w: {name}, the only one of the participant, of another session']
     if own:
         return None, [f'T1w: none of this session, and {len(own)} of others, so none is used']
     return None, []

@@ -18,6 +18,9 @@ ENTITIES = Path(__file__).with_name('entities.json')
 #: pipeline has preprocessed carries it, and all that is made from that is in the same.
 DERIVED = ('segmentation', 'res', 'label', 'model', 'param', 'desc', 'suffix', 'extension')
 
+#: A label as BIDS has it.
+LABEL = re.compile(r'[0-9A-Za-z+]+')
+
 
 @cache
 def pattern() -> str:
@@ -42,6 +45,28 @@ def parse(name: str) -> dict[str, str]:
     *pairs, suffix = stem.split('_')
     found = {keys().get(k, k): v for k, _, v in (pair.partition('-') for pair in pairs)}
     return {**found, 'suffix': suffix, 'extension': dot + extension}
+
+
+def flaw(path: Path) -> str:
+    """Why a raw image cannot be called after its path sub-X/[ses-Y/]datatype/name; '' if it can.
+
+    >>> flaw(Path('sub-02/dwi/sub-02_b-1000_dwi.nii.gz'))
+    "'b-1000' has no place in the names of outputs"
+    """
+    start = path.name.partition('.')[0]
+    pairs = start.split('_')[:-1]
+    entities = [keys().get(pair.partition('-')[0]) for pair in pairs]
+    for pair, entity in zip(pairs, entities, strict=True):
+        if not LABEL.fullmatch(pair.partition('-')[2]):
+            return f'{pair!r} is no key with a label of letters and digits'
+        if entity is None or entity in DERIVED:
+            return f'{pair!r} has no place in the names of outputs'
+    if len(set(entities)) < len(entities):
+        return 'an entity stands there twice'
+    for place in path.parts[:-2]:
+        if place not in pairs:
+            return f'it lies in the folder {place}, which its name does not say'
+    return ''
 
 
 def source_entities(entities: Mapping[str, str]) -> dict[str, str]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
-from bidsapp.bids.dataset import open_layout
+from bidsapp.bids.dataset import images_of, participants_of
+from bidsapp.bids.filters import matches
 from bidsapp.bids.names import build, parse, source_entities
 from bidsapp.bids.outputs import files_of, output_path
+from bidsapp.bids.scans import read_object
 from bidsapp.core import Case
-from bidsapp.problems import MissingInput, NothingSelected
+from bidsapp.problems import MissingInput, NothingSelected, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from bidsapp.bids.dataset import Filters
+    from bidsapp.bids.filters import Filters
     from bidsapp.bids.runs import Prepared, Run
     from bidsapp.core import Output
+
+log = logging.getLogger('transfermri')
 
 
 def prepared_files(prepared: Prepared, entities: Mapping[str, str]) -> dict[str, Path]:
@@ -45,14 +50,16 @@ def promised_files(prepared: Prepared, run: Run) -> list[Path]:
 def find_prepared(root: Path, modality: str, subjects: Sequence[str] | None = None) -> list[Case]:
     """The prepared runs of a modality below ``root`` of which every file is there."""
     prepared: Prepared = registry.files(modality).prepared
-    layout = open_layout(root, subjects, None)
     main = {k: v for k, v in prepared.names[prepared.main].items() if k != 'datatype'}
     cases = []
-    for path in sorted(Path(file.path) for file in layout.get(**main)):
-        entities = {**source_entities(parse(path.name)), 'datatype': prepared.datatype}
-        files = {kind: root / p for kind, p in prepared_files(prepared, entities).items()}
-        if all(p.is_file() for p in files.values()):
-            cases.append(Case(entities, files))
+    for subject in participants_of(root) if subjects is None else subjects:
+        for path in images_of(root / f'sub-{subject}', prepared.datatype):
+            named = parse(path.name)
+            if all(named.get(k) == v for k, v in main.items()):
+                entities = {**source_entities(named), 'datatype': prepared.datatype}
+                files = {kind: root / p for kind, p in prepared_files(prepared, entities).items()}
+                if all(p.is_file() for p in files.values()):
+                    cases.append(Case(entities, files))
     return cases
 
 
@@ -61,21 +68,39 @@ def choose_prepared(
 ) -> list[Case]:
     """Those prepared runs that labels (none: all) and the filter for the modality select.
 
-    Raises MissingInput if ``root`` holds none at all, NothingSelected if none is left.
+    Who was asked for and has none is named. Raises MissingInput if ``root`` holds none at all,
+    NothingSelected if none is left.
     """
-    cases = find_prepared(root, modality, list(subjects) or None)
-    if sessions:
-        cases = [c for c in cases if c.entities.get('session') in sessions]
-    wanted = {k: v for k, v in filters.get(modality, {}).items() if k not in ('suffix', 'datatype')}
-    cases = [c for c in cases if all(c.entities.get(k) == v for k, v in wanted.items())]
-    if cases:
-        return cases
-    if find_prepared(root, modality):
+    words = registry.files(modality).prepared.words
+    there = find_prepared(root, modality)
+    cases = [c for c in there if not subjects or c.subject in subjects]
+    cases = [c for c in cases if not sessions or c.entities.get('session') in sessions]
+    if query := filters.get(modality):
+        cases = [c for c in cases if _selected(root, registry.files(modality).prepared, c, query)]
+    if not there:
+        raise MissingInput(f'{root} holds no {words}. Run the participant level into it first.')
+    if not cases:
         raise NothingSelected('The labels and filters select none of the preprocessed runs.')
-    raise MissingInput(
-        f'{root} holds no {registry.files(modality).prepared.words}. '
-        'Run the participant level into it first.'
-    )
+    if without := [s for s in subjects if s not in {c.subject for c in cases}]:
+        log.warning('No %s is selected of sub-%s.', words, ', sub-'.join(without))
+    return cases
+
+
+def _selected(root: Path, prepared: Prepared, case: Case, query: Mapping[str, Any]) -> bool:
+    """Whether a filter selects a run: what it means for raw scans it means for their results.
+
+    The scan that a run was made from has the word. Of another pipeline's result only the session
+    counts, as where it is taken (a merged run has lost other entities).
+    """
+    own = {**case.entities, 'suffix': prepared.names[prepared.main]['suffix']}
+    try:
+        sidecar = read_object(root / main_sidecar(prepared, case.entities))
+        origin, _, path = str(sidecar['Sources'][0]).removeprefix('bids:').partition(':')
+    except (Problem, LookupError, TypeError):
+        return matches(query, own)
+    if origin != 'raw':
+        query = {k: v for k, v in query.items() if k == 'session'}
+    return matches(query, {**own, **parse(path)})
 
 
 def with_references(root: Path, cases: Sequence[Case], outputs: Sequence[Output]) -> list[Case]:

@@ -27,11 +27,12 @@ class Run:
     notes: tuple[str, ...] = ()
     problem: Problem | None = None
     taken_from: str | None = None  #: the pipeline that has already prepared it, as ``-d`` names it
+    called: str = ''  #: how it is named where its files' names, or the folder, are not BIDS
 
     @property
     def name(self) -> str:
         """What its outputs begin with."""
-        return stem(self.case.entities)
+        return self.called or stem(self.case.entities)
 
     @property
     def path(self) -> Path:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
+from bidsapp.bids.folders import listing
 from bidsapp.bids.images import open_image
 from bidsapp.bids.metadata import understood
 from bidsapp.bids.names import parse, source_entities
 from bidsapp.bids.text import text_of
-from bidsapp.problems import BadData, MissingInput
+from bidsapp.problems import BadData, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from bidsapp.core import FloatArray
+    from bidsapp.problems import Problem
 
 
 def inherited(root: Path, scan: Path, extension: str) -> list[Path]:
@@ -30,17 +33,23 @@ def inherited(root: Path, scan: Path, extension: str) -> list[Path]:
     folders = folders[: folders.index(root) + 1]
     found: list[Path] = []
     for folder in reversed(folders):
-        here = []
-        for path in folder.glob(f'*{own["suffix"]}{extension}'):
-            entities = parse(path.name)
-            wanted = source_entities(entities)
-            if (
-                entities['suffix'] == own['suffix']
-                and entities['extension'] == extension
-                and all(own.get(k) == v for k, v in wanted.items())
-            ):
-                here.append((len(wanted), path))
-        found += [path for _, path in sorted(here)]
+        here = [
+            (len(wanted), name)
+            for name, wanted in _by_end(listing(folder).files).get(own['suffix'] + extension, ())
+            if all(own.get(k) == v for k, v in wanted.items())
+        ]
+        found += [folder / name for _, name in sorted(here)]
+    return found
+
+
+@lru_cache(maxsize=256)
+def _by_end(names: tuple[str, ...]) -> dict[str, list[tuple[str, dict[str, str]]]]:
+    """'dwi.json' → files of a folder that end so, each with the entities that it is for."""
+    found: dict[str, list[tuple[str, dict[str, str]]]] = {}
+    for name in names:
+        entities = parse(name)
+        end = entities['suffix'] + entities['extension']
+        found.setdefault(end, []).append((name, source_entities(entities)))
     return found
 
 
@@ -71,7 +80,7 @@ class BidsImage:
     root: Path
     path: Path
     metadata: Mapping[str, Any]
-    trouble: str = ''  #: why the metadata cannot be read
+    trouble: Problem | None = None  #: why the metadata cannot be read
     doubts: tuple[str, ...] = ()  #: entries of them that were left out, or read as others
 
     @property
@@ -81,8 +90,9 @@ class BidsImage:
 
     def listed(self, key: str) -> set[str]:
         """A metadata entry that may be a text or a list of them."""
-        value = self.metadata.get(key, [])
-        return {value} if isinstance(value, str) else {v for v in value if isinstance(v, str)}
+        value = self.metadata.get(key)
+        several = value if isinstance(value, list) else [value]
+        return {v for v in several if isinstance(v, str)}
 
     def grid(self) -> tuple[tuple[int, ...], FloatArray]:
         """(X, Y, Z) and affine. Raises BadData or MissingInput if there is no image."""
@@ -100,8 +110,8 @@ def read_scan(root: Path, path: Path) -> BidsImage:
     try:
         metadata, doubts = understood(metadata_of(root, path))
         return BidsImage(root, path, metadata, doubts=tuple(doubts))
-    except (BadData, MissingInput) as problem:
-        return BidsImage(root, path, {}, str(problem))
+    except Exception as error:
+        return BidsImage(root, path, {}, problem_of(error, path.name))
 
 
 def phase_encoding(metadata: Mapping[str, Any]) -> tuple[int | None, int]:

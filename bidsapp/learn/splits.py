@@ -45,7 +45,7 @@ def read_split(path: Path) -> dict[str, str]:
     """A split file: tab-separated participant_id and split. Raises MissingInput or BadData."""
     if not path.is_file():
         raise MissingInput(f'The split file {path} does not exist.')
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding='utf-8')), delimiter='\t'))
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding='utf-8-sig')), delimiter='\t'))
     try:
         split = {row['participant_id'].removeprefix('sub-'): row['split'] for row in rows}
     except (KeyError, AttributeError) as error:

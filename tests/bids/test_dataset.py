@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bidsapp.bids.dataset import check_dataset, choose_t1w, read_filters, select, subjects_of
+from bidsapp.bids.dataset import check_dataset, choose_t1w, select, subjects_of
+from bidsapp.bids.filters import read_filters
 from bidsapp.problems import InvalidDataset, WrongUsage
 
 

@@ -86,7 +86,6 @@ MEANT = {
         'filter_file': Path('/data/filter.json'),
         'tasks': ('tissue', 'orientation'),
         'skip_validation': True,
-        'database_dir': Path('/data/index'),
         'work_dir': Path('/scratch/work'),
         'nprocs': 4,
         'omp_nthreads': 2,

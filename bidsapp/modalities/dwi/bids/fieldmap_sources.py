@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bidsapp.bids.images import open_image
 from bidsapp.bids.names import source_entities
 from bidsapp.bids.scans import BidsImage, inherited, number, phase_encoding, read_scan, readout_time
 from bidsapp.modalities.dwi.bids.tables import read_numbers
+from bidsapp.modalities.dwi.physics.acquisition import MIN_DIRECTIONS
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, b0_limit
-from bidsapp.problems import BadData, MissingInput, Unavailable
+from bidsapp.problems import Unavailable, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,13 +92,13 @@ def pairs(
     alike: list[BidsImage] = []
     for scan in candidates:
         try:
-            turn = _turn(run, scan)
+            turn = turn_of(run, scan)
             if turn > 0:
                 alike.append(scan)
             elif turn < 0:
                 opposite.append((_rank(run, scan), _pair(run, scan, link, b0_threshold)))
-        except (BadData, MissingInput, Unavailable) as reason:
-            notes.append(f'{scan.path.name} cannot be paired: {reason}')
+        except Exception as error:
+            notes.append(f'{scan.path.name} cannot be paired: {_reason(scan, error)}')
     if not opposite:
         return []
     opposite.sort(key=lambda pair: (pair[0], pair[1].files['opposite'].name))
@@ -108,10 +110,15 @@ def pairs(
     return [_with_same(best[0], alike, run)]
 
 
-def _turn(run: BidsImage, scan: BidsImage) -> int:
+def _reason(scan: BidsImage, error: Exception) -> Exception:
+    """Why a field map, without which a run goes on, cannot be used."""
+    return error if isinstance(error, Unavailable) else problem_of(error, scan.path.name)
+
+
+def turn_of(run: BidsImage, scan: BidsImage) -> int:
     """1 for the same phase encoding, -1 for the opposite, 0 for another axis."""
-    if scan.trouble:
-        raise BadData(scan.trouble)
+    if scan.trouble is not None:
+        raise scan.trouble
     vectors = []
     for one in (run, scan):
         axis, sign = phase_encoding(one.metadata)
@@ -149,7 +156,7 @@ def _pair(run: BidsImage, scan: BidsImage, link: str, b0_threshold: float) -> Fi
         limit = b0_limit(bvals, b0_threshold)
         if not (bvals <= limit).any():
             raise Unavailable('it has no volume without diffusion weighting')
-    elif scan.entities['suffix'] == 'dwi':
+    elif scan.entities['suffix'] == 'dwi' and volumes_of(scan) > MIN_DIRECTIONS:
         raise Unavailable('it has no bval file, so its volumes at b = 0 are not known')
     metadata = {
         name: {'PhaseEncodingDirection': one.metadata['PhaseEncodingDirection']}
@@ -159,6 +166,8 @@ def _pair(run: BidsImage, scan: BidsImage, link: str, b0_threshold: float) -> Fi
         metadata['opposite']['B0Threshold'] = limit
     (mine, said), (its, _) = readout_time(run.metadata), readout_time(scan.metadata)
     remarks = [link or 'not linked, the one that fits in the session']
+    if scan.entities['suffix'] == 'dwi' and not tables:
+        remarks.append('it has no bval file and too few volumes for another purpose than b = 0')
     if mine is not None and its is not None:
         metadata['run']['TotalReadoutTime'] = mine
         metadata['opposite']['TotalReadoutTime'] = its
@@ -169,6 +178,12 @@ def _pair(run: BidsImage, scan: BidsImage, link: str, b0_threshold: float) -> Fi
         raise Unavailable('TotalReadoutTime is not in the metadata of both, and the grids differ')
     remarks += ['on another grid'] * (not alike)
     return FieldmapSource('pair', files, metadata, '; '.join(remarks))
+
+
+def volumes_of(scan: BidsImage) -> int:
+    """How many volumes an image has, by its header."""
+    shape = open_image(scan.path).shape
+    return int(shape[3]) if len(shape) > 3 else 1
 
 
 def _with_same(
@@ -223,8 +238,8 @@ def measured(
     for scan in candidates:
         try:
             files, field = _field(scan)
-        except (BadData, MissingInput, Unavailable) as reason:
-            notes.append(f'{scan.path.name} cannot be used: {reason}')
+        except Exception as error:
+            notes.append(f'{scan.path.name} cannot be used: {_reason(scan, error)}')
             continue
         remarks = [link or 'not linked, the only one in the session', *([said] if said else [])]
         found.append(
@@ -239,8 +254,8 @@ def measured(
 
 def _field(scan: BidsImage) -> tuple[dict[str, Path], dict[str, Any]]:
     """Files and numbers of a field map. Raises Unavailable or BadData if some are missing."""
-    if scan.trouble:
-        raise BadData(scan.trouble)
+    if scan.trouble is not None:
+        raise scan.trouble
     suffix = scan.entities['suffix']
     files, field = {suffix: scan.path}, {}
     if suffix == 'fieldmap':

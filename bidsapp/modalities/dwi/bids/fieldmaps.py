@@ -86,11 +86,11 @@ def find_fieldmaps(
         run.grid()
     except (BadData, MissingInput):
         return (), ()  # what is wrong with the run itself is said where it is read
-    own = [s for s in others if s.path != run.path and _same(run, s, 'subject')]
+    own = [s for s in others if s.path != run.path and same(run, s, 'subject')]
     fields = run.listed('B0FieldSource') | run.listed('B0FieldIdentifier')
     named = [s for s in own if s.listed('B0FieldIdentifier') & fields]
-    meant = [s for s in own if run.path in _intended(s)]
-    near = [s for s in own if _same(run, s, 'session') and s not in (*named, *meant)]
+    meant = [s for s in own if run.path in intended_for(s)]
+    near = [s for s in own if same(run, s, 'session') and s not in (*named, *meant)]
     free = [s for s in near if not s.listed('IntendedFor')]
     notes: list[str] = []
     if run.listed('B0FieldSource') and not named:
@@ -110,17 +110,18 @@ def find_fieldmaps(
     return tuple(found), tuple(dict.fromkeys(notes))
 
 
-def _same(one: BidsImage, other: BidsImage, entity: str) -> bool:
+def same(one: BidsImage, other: BidsImage, entity: str) -> bool:
+    """Whether two images have the same label of ``entity``, or both none."""
     return one.entities.get(entity) == other.entities.get(entity)
 
 
-def _intended(scan: BidsImage) -> set[Path]:
+def intended_for(scan: BidsImage) -> set[Path]:
     """Images that IntendedFor names: BIDS URIs, or paths from the participant's folder.
 
     Paths from the dataset's or the session's folder, which are wrong but common, are understood.
     """
     entities, said = scan.entities, scan.listed('IntendedFor')
-    subject = scan.root / f'sub-{entities["subject"]}'
+    subject = scan.root / f'sub-{entities.get("subject")}'
     bases = [subject, scan.root, subject / f'ses-{entities.get("session")}']
     uris = {s for s in said if s.startswith('bids:')}
     return {scan.root / s.removeprefix('bids::') for s in uris if s.startswith('bids::')} | {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bidsapp.bids.annex import check_content
 from bidsapp.bids.dataset import choose_t1w
 from bidsapp.bids.derivatives import linked_uri
+from bidsapp.bids.filters import matches
 from bidsapp.bids.images import open_image
 from bidsapp.bids.metadata import understood
 from bidsapp.bids.names import parse, source_entities, stem
@@ -17,7 +18,7 @@ from bidsapp.modalities.dwi.bids.runs import DwiRun, b0_asked, runs_of
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
 from bidsapp.physics.geometry import grid_axes
-from bidsapp.problems import BadData, InvalidDataset, MissingInput, Problem, WrongUsage
+from bidsapp.problems import BadData, InvalidDataset, MissingInput, Problem, WrongUsage, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,25 +106,26 @@ def find_ingested(name: str, root: Path, raw: Selection) -> list[DwiRun]:
     do not apply: a merged run has lost those entities. Raises what `check_derivative` raises.
     """
     pipeline = check_derivative(name, root)
-    sessions = _sessions(raw)
+    filtered = {k: v for k, v in raw.filters.get('dwi', {}).items() if k == 'session'}
     anatomies = raw.anatomies()
     runs = []
     for subject in raw.subjects:
         for path in _preprocessed(root / f'sub-{subject}'):
-            if not sessions or parse(path.name).get('session') in sessions:
-                runs.append(_run(name, pipeline, root, path, anatomies, b0_asked(raw)))
+            entities = parse(path.name)
+            labelled = not raw.sessions or entities.get('session') in raw.sessions
+            if labelled and matches(filtered, entities):
+                runs.append(_guarded(name, pipeline, root, path, anatomies, b0_asked(raw)))
     return runs
 
 
-def _sessions(raw: Selection) -> list[str | None]:
-    """Sessions that are selected; empty for all. As for raw runs, the filter file has the word."""
-    filtered = raw.filters.get('dwi', {})
-    if 'session' not in filtered:
-        return list(raw.sessions)
-    wanted = filtered['session']
-    if wanted in ('*', 'Query.ANY', 'Query.OPTIONAL'):
-        return []
-    return wanted if isinstance(wanted, list) else [None if wanted == 'Query.NONE' else wanted]
+def _guarded(name: str, pipeline: str, root: Path, path: Path, *more: Any) -> DwiRun:
+    """`_run`, or its problem."""
+    try:
+        return _run(name, pipeline, root, path, *more)
+    except Exception as error:
+        entities = {**source_entities(parse(path.name)), 'datatype': 'dwi'}
+        problem = problem_of(error, path.name)
+        return DwiRun('dwi', Case(entities, {'dwi': path}), problem=problem, taken_from=name)
 
 
 def _preprocessed(folder: Path) -> list[Path]:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
 from bidsapp.bids.dataset import choose_t1w
-from bidsapp.bids.names import parse, source_entities
+from bidsapp.bids.names import flaw, parse, source_entities
 from bidsapp.bids.runs import Run
 from bidsapp.bids.scans import inherited, read_scan
 from bidsapp.core import Case
 from bidsapp.modalities.dwi.bids.fieldmap_sources import MEASURED, PAIRED
 from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
+from bidsapp.modalities.dwi.bids.serving import serving_only
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
-from bidsapp.problems import BadData, MissingInput
+from bidsapp.problems import BadData, InputOutputError, MissingInput, problem_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from bidsapp.bids.dataset import Selection
     from bidsapp.bids.scans import BidsImage
     from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource
     from bidsapp.problems import Problem
+
+log = logging.getLogger('transfermri')
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +41,50 @@ class DwiRun(Run):
 
 
 def runs_of(raw: Selection) -> list[DwiRun]:
-    """The selected dMRI runs, each with its gradients, metadata, T1w image and field maps."""
+    """The selected dMRI runs, each with its gradients, metadata, T1w image and field maps.
+
+    A run without a tensor that is the reversed pair of another of its session is none.
+    """
+    return [run for one in raw.each() for run in _of_participant(one)]
+
+
+def _of_participant(raw: Selection) -> list[DwiRun]:
     scans = raw.files('dwi', suffix='dwi', datatype='dwi')
     if not scans:
         return []
     anatomies = raw.anatomies()
-    maps = raw.files('fmap', suffix=[*PAIRED, *MEASURED], datatype='fmap')
-    maps += raw.files('', suffix=list(PAIRED), datatype='dwi')
-    others: dict[str, list[BidsImage]] = {}
-    for path in maps:
-        others.setdefault(parse(path.name)['subject'], []).append(read_scan(raw.root, path))
-    limit = b0_asked(raw)
-    return [
-        raw_run(raw.root, p, anatomies, others.get(parse(p.name)['subject'], []), limit)
-        for p in scans
-    ]
+    maps = raw.beside('fmap', suffix=[*PAIRED, *MEASURED], datatype='fmap')
+    maps += raw.beside('', suffix=list(PAIRED), datatype='dwi')
+    others = [read_scan(raw.root, path) for path in maps]
+    near = [s for s in others if s.path.parent.name == 'dwi']
+    serving = serving_only(near, b0_asked(raw))
+    lost = [str(problem_of(e, p.name)) for p, e in raw.unreadable('anat')]
+    without = [str(problem_of(e, p.name)) for p, e in raw.unreadable('fmap')]
+    around = Around(raw.root, anatomies, others, b0_asked(raw))
+    runs = []
+    for several in _recordings(raw.root, scans):
+        if several[0] in serving:
+            continue
+        run = raw_run(several, around)
+        notes = [why for scan, why in serving.items() if scan.parent == several[0].parent]
+        problem = run.problem or (InputOutputError('; '.join(lost)) if lost else None)
+        runs.append(
+            replace(
+                run, notes=(*run.notes, *notes), problem=problem,
+                fieldmap_notes=(*run.fieldmap_notes, *without),
+            )
+        )  # fmt: skip
+    return runs
+
+
+def _recordings(root: Path, scans: Sequence[Path]) -> list[list[Path]]:
+    """Scans by their outputs' name: more than one of the same cannot be told apart."""
+    found: dict[Any, list[Path]] = {}
+    for scan in scans:
+        named = source_entities(parse(scan.name))
+        key = scan if flaw(scan.relative_to(root)) else (scan.parent, *sorted(named.items()))
+        found.setdefault(key, []).append(scan)
+    return list(found.values())
 
 
 def b0_asked(raw: Selection) -> float:
@@ -59,17 +92,42 @@ def b0_asked(raw: Selection) -> float:
     return float(raw.options.get('b0_threshold', B0_THRESHOLD))
 
 
-def raw_run(
-    root: Path,
-    scan: Path,
-    anatomies: Sequence[Path],
-    others: Sequence[BidsImage],
-    b0_threshold: float = B0_THRESHOLD,
-) -> DwiRun:
-    """One dMRI run of a raw dataset; what is missing or unreadable of it is its ``problem``."""
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a run is looked at with."""
+
+    root: Path
+    anatomies: Sequence[Path]  #: of the participant
+    others: Sequence[BidsImage]  #: of the participant, those that could be a field map
+    b0_threshold: float  #: s/mm²
+
+
+def raw_run(scans: Sequence[Path], around: Around) -> DwiRun:
+    """One dMRI run of a raw dataset; what is wrong with its files is its ``problem``.
+
+    ``scans`` are one image; several of one name are such a problem.
+    """
+    scan, below = scans[0], scans[0].relative_to(around.root)
+    subject, files = below.parts[0].removeprefix('sub-'), {'dwi': scan}
+    if wrong := flaw(below):
+        problem = BadData(f'{below}: {wrong}. Rename the file and what belongs to it.')
+        nameless = Case({'subject': subject, 'datatype': 'dwi'}, files)
+        return DwiRun('dwi', nameless, problem=problem, called=str(below).partition('.')[0])
     entities = {**source_entities(parse(scan.name)), 'datatype': 'dwi'}
-    files = {'dwi': scan}
-    anatomy, notes = choose_t1w(entities, anatomies)
+    if len(scans) > 1:
+        both = ' and '.join(s.name for s in scans)
+        twice = BadData(f'{both} are one run by their names; expected one image. Take one away.')
+        return DwiRun('dwi', Case(entities, files), problem=twice)
+    try:
+        return _whole_run(scan, entities, around)
+    except Exception as error:
+        log.debug('', exc_info=True)
+        return DwiRun('dwi', Case(entities, files), problem=problem_of(error, str(below)))
+
+
+def _whole_run(scan: Path, entities: Mapping[str, str], around: Around) -> DwiRun:
+    root, files = around.root, {'dwi': scan}
+    anatomy, notes = choose_t1w(entities, around.anatomies)
     if anatomy is not None:
         files['t1w'] = anatomy
     problem: Problem | None = None
@@ -87,11 +145,9 @@ def raw_run(
     except MissingInput as absent:
         problem = problem or absent
     own = read_scan(root, scan)
-    if own.trouble:
-        problem = problem or BadData(own.trouble)
-    fieldmaps, reasons = find_fieldmaps(own, others, b0_threshold)
+    fieldmaps, reasons = find_fieldmaps(own, around.others, around.b0_threshold)
     return DwiRun(
-        'dwi', Case(entities, files), own.metadata, tuple(notes), problem,
+        'dwi', Case(entities, files), own.metadata, tuple(notes), problem or own.trouble,
         fieldmaps=fieldmaps, fieldmap_notes=reasons, doubts=own.doubts,
-        b0_threshold=b0_threshold,
+        b0_threshold=around.b0_threshold,
     )  # fmt: skip
