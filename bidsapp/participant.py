@@ -142,7 +142,14 @@ def models_to_apply(settings: Settings) -> Models:
                 f'The model in {folder} was made for {", ".join(heads)}; this call is about '
                 f'{", ".join(wanted)}.'
             )
-    return {t: (f, dict(load_card(f)), training_participants(f)) for t, f in folders.items()}
+    own = settings.models.resolve()
+    return {
+        task: (
+            folder, dict(load_card(folder)),
+            training_participants(folder) if folder.resolve().is_relative_to(own) else None,
+        )
+        for task, folder in folders.items()
+    }  # fmt: skip
 
 
 def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:

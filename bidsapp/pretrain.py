@@ -6,6 +6,7 @@ as in `group`. A run that was stopped goes on with --resume, under the same plan
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shlex
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
 from bidsapp.bids.filters import read_filters
+from bidsapp.bids.identity import raw_scan, roots_of
 from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.bids.write import write_json
 from bidsapp.core import Plan
 from bidsapp.learn import cards
+from bidsapp.learn.inputs import states
 from bidsapp.learn.processors import use_processors
+from bidsapp.learn.seen import about_seen
 from bidsapp.learn.splits import SPLITS, divide
 from bidsapp.learn.tables import tsv
 from bidsapp.problems import MissingInput, WrongUsage
@@ -71,7 +75,11 @@ def run(settings: Settings, log_file: Path) -> int:
         device=device, validate_every=max(1, min(VALIDATE_EVERY, steps // 4)), average=AVERAGE,
     )  # fmt: skip
     place = modality, name
-    state_file = claim(settings, place, plan, cases)
+    state_file, key = claim(settings, place, plan, cases)
+    if settings.resume and (before := made_before(settings, place, key)) is not None:
+        log.info('%s was made by this plan on these data: not again', before)
+        state_file.unlink(missing_ok=True)
+        return 0
     kept = settings.work_dir / 'pretrain'
     request = Request(name, settings.tasks, settings.seed, SIDE, kept, cases)
     made: Material = registry.pretraining(modality).material(request)
@@ -80,8 +88,9 @@ def run(settings: Settings, log_file: Path) -> int:
     calibrating = (made.sample('val', VALIDATION + k) for k in range(CALIBRATION))
     calibrate(network, calibrating, *judged)
     figures = tested(network, (made.sample('test', k) for k in range(TEST)), *judged)
-    card = make_card(place, objective, made, own, head, plan, state, figures, settings)
-    folder = save_model(place, card, network, state, head, settings)
+    seen = {**about_seen(raw_scans(settings, modality, cases), None), 'fitted': key}
+    card = make_card(place, objective, made, own, head, plan, state, figures, settings, seen)
+    folder = save_model(place, card, network, state, head, cases, settings)
     state_file.unlink(missing_ok=True)
     for row in figures:
         log.info('%(task)s: %(metric)s %(label)s %(mean).4g ± %(sd).2g on %(n)d test blocks', row)
@@ -149,8 +158,11 @@ def auxiliary_cases(
 
 def claim(
     settings: Settings, place: tuple[str, str], plan: Plan, cases: Mapping[str, Sequence[Case]]
-) -> Path:
-    """The state file of this plan. Raises WrongUsage if a stopped run stands there unasked."""
+) -> tuple[Path, str]:
+    """The state file of this plan, and what the plan with its data is called.
+
+    Raises WrongUsage if a stopped run stands there unasked.
+    """
     folder = settings.work_dir / 'pretrain' / place[0] / place[1]
     state, written = folder / 'state.safetensors', folder / 'plan.json'
     main = registry.files(place[0]).prepared.main
@@ -159,11 +171,15 @@ def claim(
         **cards.described(replace(plan, device='any')), 'side': SIDE,
         'runs': {name: [str(c.files[main]) for c in part] for name, part in cases.items()},
     }))  # fmt: skip
+    files = {name: [list(states([*c.files.values()]).values()) for c in part]
+             for name, part in cases.items()}  # fmt: skip
+    key = hashlib.sha256(json.dumps([wanted, files]).encode()).hexdigest()[:16]
+    wanted['data_state'] = key
     if not state.is_file():
         if settings.resume:
             log.info('Nothing to resume in %s: beginning.', folder)
         write_json(written, wanted)
-        return state
+        return state, key
     if not settings.resume:
         raise WrongUsage(
             f'A stopped run of this objective stands in {folder}. Go on with --resume, or remove '
@@ -176,7 +192,23 @@ def claim(
             f'--resume: the stopped run in {folder} has another plan ({said}). Give the same '
             'options, or remove that folder to begin anew.'
         )
-    return state
+    return state, key
+
+
+def made_before(settings: Settings, place: tuple[str, str], key: str) -> Path | None:
+    """The newest model of an objective, if it is of this very plan and data."""
+    newest = cards.newest_model(cards.pretrained(settings.models, place[0]), place[1])
+    return newest if newest and cards.load_card(newest).get('fitted') == key else None
+
+
+def raw_scans(
+    settings: Settings, modality: str, cases: Mapping[str, Sequence[Case]]
+) -> dict[str, list[Path | None]]:
+    """The raw scans of prepared runs by split; none of simulated ones."""
+    roots = roots_of(settings.output_dir, {'raw': settings.bids_dir})
+    found = {s: [raw_scan(c, registry.files(modality).prepared, roots) for c in part]
+             for s, part in cases.items()}  # fmt: skip
+    return {s: [scan and scan[0] for scan in part] for s, part in found.items()}
 
 
 def learnt(own: Input, made: Material, plan: Plan, state_file: Path) -> tuple[Network, State, Head]:
@@ -202,8 +234,9 @@ def make_card(
     state: State,
     figures: Sequence[Mapping[str, Any]],
     settings: Settings,
+    seen: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything about a pretrained model but its weights, version and hash."""
+    """Everything about a pretrained model but its weights, version and hash; whom it has seen."""
     modality, name = place
     shape = own.network
     return cards.make_card(
@@ -218,6 +251,7 @@ def make_card(
         head,
         {
             **made.card,
+            **seen,
             'training': {
                 **made.about,
                 'weights_of_tasks': {task.name: task.head.weight for task in made.tasks},
@@ -242,9 +276,10 @@ def save_model(
     network: Network,
     state: State,
     head: Head,
+    cases: Mapping[str, Sequence[Case]],
     settings: Settings,
 ) -> Path:
-    """The next version's folder: weights, card and log, complete at once."""
+    """The next version's folder: weights, card, log and split, complete at once."""
     from bidsapp.learn.checkpoint import checkpoint_of, save_next
 
     modality, name = place
@@ -252,10 +287,13 @@ def save_model(
 
     def add(staging: Path) -> None:
         rows = [
-            (row['step'], f'{row["loss"]:.6g}', *(row.get(key, '') for key in columns[2:]))
+            (row['step'], row['loss'], *(row.get(key, '') for key in columns[2:]))
             for row in state.log
         ]
         (staging / 'log.tsv').write_text(tsv(columns, rows))
+        people = sorted({(f'sub-{c.subject}', s) for s, part in cases.items() for c in part})
+        if people:
+            (staging / cards.SPLIT).write_text(tsv(('participant_id', 'split'), people))
 
     models = cards.pretrained(settings.models, modality)
     return save_next(checkpoint_of(network, card), models, name, add)

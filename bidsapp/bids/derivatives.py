@@ -49,7 +49,7 @@ def write_dataset(root: Path, raw: Path, derivatives: Mapping[str, Path] | None 
     if container:
         generated['Container'] = {'Type': 'docker', 'Tag': container}
     given = {'raw': raw, **(derivatives or {})}
-    links = _known_links(root) | {name: path.resolve().as_uri() for name, path in given.items()}
+    links = known_links(root) | {name: path.resolve().as_uri() for name, path in given.items()}
     every = scans(registry.modalities())
     description = {
         'Name': f'TransferMRI - preprocessed {every}, labels and predictions',
@@ -81,8 +81,8 @@ def ignored() -> str:
     return BIDSIGNORE + ''.join(f'{line}\n' for line in dict.fromkeys(own))
 
 
-def _known_links(root: Path) -> dict[str, str]:
-    """DatasetLinks that are there already; none if the file is not ours to read."""
+def known_links(root: Path) -> dict[str, str]:
+    """DatasetLinks of ``root``; none if the file is not there or not ours to read."""
     try:
         known = json.loads((root / 'dataset_description.json').read_text(encoding='utf-8'))
         return {str(name): str(url) for name, url in known['DatasetLinks'].items()}

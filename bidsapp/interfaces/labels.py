@@ -15,6 +15,7 @@ from bidsapp.bids.outputs import write_output
 from bidsapp.interfaces.base import CaseInput, CaseStep, ComputingInput, Step
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.ranges import has_ranges, outside
+from bidsapp.learn.seen import was_seen
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bidsapp.core import Case, Sample
+
+#: As sidecars have it.
+SEEN: Mapping[str, bool | str] = {'yes': True, 'no': False, 'unknown': 'unknown'}
 
 
 class _Prepared(TraitedSpec):
@@ -87,12 +91,15 @@ class _ApplyInput(ComputingInput):
     model = Directory(exists=True, mandatory=True)
     model_sha256 = traits.Str(mandatory=True, desc='so that another model is another step')
     tasks = traits.List(traits.Str, mandatory=True)
+    scans = traits.List(traits.Str, desc='raw files of this person, by which it is known')
+    seen_by_label = traits.Enum('unknown', 'yes', 'no', usedefault=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _Applied(TraitedSpec):
     applied = Directory(exists=True, desc='<task>.npy (K, X, Y, Z) on the grid of the input')
     applied_on = traits.Str(desc='the device that computed it')
+    seen_in_training = traits.Enum('unknown', 'yes', 'no')
 
 
 class ApplyModel(Step):
@@ -121,7 +128,13 @@ class ApplyModel(Step):
         kept.mkdir(exist_ok=True)
         for name, part in split_heads(output, heads).items():
             np.save(kept / f'{name}.npy', part.numpy())
-        return {'applied': str(kept), 'applied_on': device_name(device)}
+        seen = was_seen(checkpoint.card, map(Path, self.inputs.scans))
+        return {
+            'applied': str(kept),
+            'applied_on': device_name(device),
+            # Of a model of before cards held scans, labels say it where they mean anything.
+            'seen_in_training': {None: self.inputs.seen_by_label, True: 'yes', False: 'no'}[seen],
+        }
 
 
 class _PredictionInput(CaseInput):
@@ -131,7 +144,7 @@ class _PredictionInput(CaseInput):
     task = traits.Str(mandatory=True)
     applied = Directory(exists=True, mandatory=True)
     applied_on = traits.Str(mandatory=True)
-    seen_in_training = traits.Bool(mandatory=True)
+    seen_in_training = traits.Enum('unknown', 'yes', 'no', mandatory=True)
     out_root = traits.Str(mandatory=True)
 
 
@@ -181,7 +194,7 @@ class WritePrediction(CaseStep):
             'ModelVersion': card['version'],
             'ModelSHA256': card['sha256'],
             'Device': self.inputs.applied_on,
-            'SeenInTraining': self.inputs.seen_in_training,
+            'SeenInTraining': SEEN[self.inputs.seen_in_training],
             'Warnings': strange,
         }
         return said | ({'WithinTestedRange': not strange} if has_ranges(card) else {})

@@ -14,7 +14,7 @@ from bidsapp import __version__, registry
 from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from bidsapp.core import Head, Plan
@@ -39,13 +39,75 @@ def load_card(folder: Path) -> Mapping[str, Any]:
             f'{CARD}, as `group` writes under models/<task>/<version>/.'
         )
     try:
-        card: Mapping[str, Any] = json.loads(path.read_text())
+        card: Mapping[str, Any] = json.loads(path.read_text(encoding='utf-8-sig'))
         missing = {'name', 'version', 'heads', 'network', 'sha256'} - card.keys()
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise BadData(f'{path} is not a model card: {error}') from error
     if missing:
         raise BadData(f'{path} is not a model card: it lacks {", ".join(sorted(missing))}')
+    if wrong := [name for name, right in FIELDS.items() if name in card and not right(card[name])]:
+        said = ', '.join(f'{name} ({str(card[name])[:40]})' for name in wrong)
+        raise BadData(
+            f'{path} is not a model card: not what is expected of {said}. Copy the model again.'
+        )
     return card
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _each(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(right(item) for item in value)
+
+
+def _heads(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(n, int) and n > 0 for n in value.values())
+
+
+def _network(value: Any) -> bool:
+    kinds = {'name': str, 'channels_in': int, 'options': dict}
+    return isinstance(value, dict) and all(
+        isinstance(value[key], kind) for key, kind in kinds.items() if key in value
+    )
+
+
+def _turn(value: Any) -> bool:
+    sides = isinstance(value, list) and [len(row) for row in value if _each(_number)(row)]
+    return sides == [3, 3, 3]
+
+
+def _range(value: Any) -> bool:
+    return _each(_number)(value) and len(value) == 2
+
+
+def _ranges(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _range(own) or (_each(_range)(own) and own) for own in value.values()
+    )
+
+
+def _model(value: Any) -> bool:
+    return isinstance(value, dict) and {'name', 'version', 'sha256'} <= value.keys()
+
+
+#: What fields of a card must be, where they are there.
+FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(('name', 'version', 'sha256', 'modality', 'objective', 'task'), _text),
+    'heads': _heads,
+    'network': _network,
+    'averaged_turns': _each(_turn),
+    'tested_ranges': _ranges,
+    'training': lambda value: isinstance(value, dict),
+    'scans': lambda value: isinstance(value, dict) and all(map(_each(_text), value.values())),
+    'seen_scans': _each(_text),
+    'ancestry': _each(_model),
+    'started_from': lambda value: value is None or _model(value),
+}
 
 
 def versions(models: Path, task: str) -> list[Path]:
@@ -109,11 +171,11 @@ def training_participants(folder: Path) -> set[str]:
     path = folder / SPLIT
     if not path.is_file():
         return set()
-    with path.open(encoding='utf-8', newline='') as stream:
-        rows = csv.DictReader(stream, delimiter='\t')
-        return {
-            row['participant_id'].removeprefix('sub-') for row in rows if row['split'] != 'test'
-        }
+    with path.open(encoding='utf-8-sig', newline='') as stream:
+        rows = list(csv.DictReader(stream, delimiter='\t'))
+    if not all(row.get('participant_id') and row.get('split') for row in rows):
+        raise BadData(f'{path} needs the columns participant_id and split, by tabs.')
+    return {row['participant_id'].removeprefix('sub-') for row in rows if row['split'] != 'test'}
 
 
 def described(plan: Plan, freeze: str = 'none') -> dict[str, Any]:

@@ -99,5 +99,7 @@ def load(folder: Path) -> Checkpoint:
     def part(prefix: str) -> dict[str, Any]:
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
+    if lacking := {'name', 'channels_in', 'options'} - card['network'].keys():
+        raise BadData(f'{folder / CARD}: network lacks {", ".join(sorted(lacking))}.')
     heads = {task: part(f'head.{task}.') for task in card['heads']}
     return Checkpoint(card, part('body.'), heads)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from bidsapp import registry
 from bidsapp.learn import cards
 from bidsapp.learn.inputs import Use, kept_inputs, open_input
+from bidsapp.learn.seen import FLAG
 from bidsapp.learn.splits import SPLITS
 from bidsapp.problems import BadData, MissingInput
 
@@ -124,13 +124,22 @@ def make_card(
     rows: Sequence[Row],
     split: Mapping[str, str],
     freeze: str,
+    seen: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything about a fine-tuned model but its weights; version and hash are added on saving."""
+    """Everything about a fine-tuned model but its weights; version and hash are added on saving.
+
+    Test participants whom its start had seen have no part in its test figure; ``seen`` are the
+    fields that `learn.seen` gives, and what else names its data.
+    """
+    from bidsapp.learn.evaluate import mean
+
     own: Input = registry.input(task.modality)
     shape = own.network
     title = registry.title(task.modality)
     arm, score = rows[0][2], task.head.score
-    test = [row[5] for row in rows if row[1:4] == ('test', arm, score)]
+    known = {row[0] for row in rows if row[2:4] == (arm, FLAG) and row[5] == 1}
+    new = [r[5] for r in rows if r[1:4] == ('test', arm, score) and r[0] not in known]
+    test = mean(new)
     return cards.make_card(
         {'task': task.name},
         task.name,
@@ -145,11 +154,13 @@ def make_card(
             **own.about(material.learnt_from),
             'started_from': None if start is None else
                 {k: start.card[k] for k in ('name', 'version', 'sha256')},
+            **seen,
         },
         cards.described(plan, freeze),
         best_step,
         {
             'participants': {s: sum(v == s for v in split.values()) for s in SPLITS},
-            'test': {score: float(np.mean(test))},
+            'test': {score: test if math.isfinite(test) else None},
+            'test_participants_seen_before': len(known),
         },
     )  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 from bidsapp.core import Batch, Checkpoint, Plan
 from bidsapp.learn.cards import modality_of
 from bidsapp.learn.patches import seeded
-from bidsapp.learn.predict import precision
+from bidsapp.learn.predict import described_by, precision
 from bidsapp.learn.running import Clock, drawn_ahead
 from bidsapp.learn.state import BestWeights, State, restore_state
 from bidsapp.learn.validation import Validation
@@ -59,12 +59,12 @@ def start_network(
             f'{head.name} needs a {shape.name} of {own.modality} for {channels_in}. Choose another '
             '--init.'
         )
-    with seeded(seed):
+    with seeded(seed), described_by(start.card):
         network = build(own.modality, shape.name, channels_in, head.heads, **found['options'])
-    network.body.load_state_dict(start.body)
-    for name in head.heads:
-        if name in start.heads:
-            network.heads[name].load_state_dict(start.heads[name])
+        network.body.load_state_dict(start.body)
+        for name in head.heads:
+            if name in start.heads:
+                network.heads[name].load_state_dict(start.heads[name])
     return network
 
 

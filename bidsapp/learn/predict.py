@@ -6,6 +6,7 @@ a better one, and differs less between a head and its mirror image.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,11 @@ from bidsapp.learn.cards import modality_of
 from bidsapp.learn.patches import in_patches
 from bidsapp.networks.registry import build
 from bidsapp.physics.geometry import turned_voxels
-from bidsapp.problems import WrongUsage
+from bidsapp.problems import BadData, WrongUsage, ran_out_of_memory
 from bidsapp.resources import here
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -69,13 +70,28 @@ def network_of(checkpoint: Checkpoint, tasks: Sequence[str]) -> Network:
     card = checkpoint.card
     shape: Mapping[str, Any] = card['network']
     heads = {task: card['heads'][task] for task in tasks}
-    network = build(
-        modality_of(card), shape['name'], shape['channels_in'], heads, **shape['options']
-    )
-    network.body.load_state_dict(checkpoint.body)
-    for task in tasks:
-        network.heads[task].load_state_dict(checkpoint.heads[task])
+    with described_by(card):
+        network = build(
+            modality_of(card), shape['name'], shape['channels_in'], heads, **shape['options']
+        )
+        network.body.load_state_dict(checkpoint.body)
+        for task in tasks:
+            network.heads[task].load_state_dict(checkpoint.heads[task])
     return network.eval()
+
+
+@contextmanager
+def described_by(card: Mapping[str, Any]) -> Iterator[None]:
+    """Raises BadData where the network that a card describes is not that of its weights."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, RuntimeError, ImportError) as error:
+        if ran_out_of_memory(error):
+            raise
+        raise BadData(
+            f'The card of {card["name"]} {card["version"]} describes another network than its '
+            f'weights are of: {str(error).splitlines()[0]} Copy the model again.'
+        ) from error
 
 
 def split_heads(output: Tensor, heads: Mapping[str, int]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: participant_id, split, model, metric, label, value
 Row = tuple[str, str, str, str, str, float]
 COLUMNS = ('participant_id', 'split', 'model', 'metric', 'label', 'value')
 _EXPLAINED: dict[str, dict[str, Any]] = {

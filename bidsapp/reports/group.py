@@ -11,6 +11,7 @@ import numpy as np
 from bidsapp import registry
 from bidsapp.bids.write import write_text
 from bidsapp.learn import cards
+from bidsapp.learn.seen import FLAG, LISTS, flagged
 from bidsapp.problems import BadData, MissingInput
 from bidsapp.reports import html
 from bidsapp.reports.charts import learning_chart, paired_dots
@@ -18,6 +19,7 @@ from bidsapp.reports.charts import learning_chart, paired_dots
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
     Rows = list[dict[str, str]]
 
@@ -79,7 +81,8 @@ def group_page(root: Path, task: str, model: Path | None = None) -> Path:
     score_name = registry.task(task).head.score
     tidy = root / f'group_{task}.tsv'
     rows = averaged(read_table(tidy if tidy.is_file() else folder / 'metrics.tsv'))
-    pieces = [html.element('h2', 'How well it does')]
+    flags, rows = [r for r in rows if r['metric'] == FLAG], [r for r in rows if r['metric'] != FLAG]
+    pieces = [_seen_before(flags), html.element('h2', 'How well it does')]
     pieces += _metrics(root, folder, rows, score_name)
     if (folder / 'log.tsv').is_file():
         picture = learning_curve(folder / 'log.tsv', folder / 'curve.png', score_name)
@@ -88,7 +91,7 @@ def group_page(root: Path, task: str, model: Path | None = None) -> Path:
         pieces += [html.element('h2', 'How it was learnt'), _picture(root, picture, caption)]
     if (folder / 'split.tsv').is_file():
         pieces += [html.element('h2', 'Who was in it'), _split(read_table(folder / 'split.tsv'))]
-    pieces += [html.element('h2', 'Model card'), html.facts(cards.load_card(folder))]
+    pieces += [html.element('h2', 'Model card'), html.facts(_for_people(cards.load_card(folder)))]
     pieces += [html.element('h2', 'Every participant'), by_participant(rows)]
     where = html.element('p', f'Model {folder.relative_to(root).as_posix()}', class_='note')
     return write_text(root / f'group_{task}.html', html.page(f'Task {task}', where, *pieces))
@@ -103,6 +106,34 @@ def averaged(rows: Rows) -> Rows:
         {**dict(zip(KEYS, key, strict=True)), 'value': str(np.mean(own))}
         for key, own in values.items()
     ]
+
+
+def _seen_before(flags: Rows) -> html.Html:
+    """What must be said first: test participants whom the start of a model had seen in training."""
+    told = flagged(
+        (r['participant_id'], r['split'], r['model'], FLAG, r['label'], number(r['value']))
+        for r in flags
+    )
+    known = [f'{arm}: {", ".join(people)}' for arm, (people, _) in told.items() if people]
+    unsure = [f'{arm}: {", ".join(people)}' for arm, (_, people) in told.items() if people]
+    return html.Html(
+        html.box('problem', 'Not new to the model: seen in training by the model that it started '
+                 'from. Figures of these test participants say nothing of new people.', known)
+        + html.box('warning', 'The model that it started from does not say whom it saw in '
+                   'training; these test participants may be among them.', unsure)
+    )  # fmt: skip
+
+
+def _for_people(card: Mapping[str, Any]) -> dict[str, Any]:
+    """A card with the number of hashes in the place of long lists of them."""
+    said = dict(card)
+    for name in LISTS:
+        own = card.get(name)
+        if isinstance(own, dict):
+            said[name] = ', '.join(f'{split}: {len(found)}' for split, found in own.items())
+        elif isinstance(own, list):
+            said[name] = f'{len(own)} (SHA-256 of each in card.json)'
+    return said
 
 
 def _picture(root: Path, path: Path, caption: str) -> html.Html:

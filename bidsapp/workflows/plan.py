@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from bidsapp.bids.runs import Files, Run, Survey
     from bidsapp.core import Task
 
-#: Task → (folder of its model, card, labels of the participants that it has learnt from).
-Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str]]]
+#: Task → (folder of its model, card, labels of the participants that it has learnt from; None where
+#: labels say nothing, for the model is not of these derivatives).
+Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,11 @@ class Todo:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model on disk, and whether this participant was among those it learnt from."""
+    """A model on disk, and whether it learnt from one of this participant's label, if that says."""
 
     folder: Path
     sha256: str
-    seen_in_training: bool
+    seen_by_label: bool | None = None
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ def promise(made: RunPlan, root: Path, wanted: Sequence[Task[Any]], models: Mode
             strange = outside(card, acquisition.quantities())
             made.warnings += [text for text in strange if text not in made.warnings]
             if redo or not all(written_by(root / p, card['sha256']) for p in files):
-                seen = made.run.case.subject in learnt_from
+                seen = None if learnt_from is None else made.run.case.subject in learnt_from
                 predictions[task.name] = Model(folder, card['sha256'], seen)
     made.todo = Todo(redo, references, predictions)
 

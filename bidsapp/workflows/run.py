@@ -10,6 +10,7 @@ from nipype.interfaces.utility import IdentityInterface
 
 from bidsapp import registry
 from bidsapp.bids.derivatives import raw_uri
+from bidsapp.bids.identity import scans_of_person
 from bidsapp.bids.prepared import prepared_files
 from bidsapp.interfaces.anat import CorrectT1w
 from bidsapp.interfaces.labels import ApplyModel, NetworkInput, WritePrediction, WriteReference
@@ -158,8 +159,10 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
         NetworkInput(parts.kinds, **shared), name='network_input', mem_gb=5 * size.run_gb + 1
     )
     parts.workflow.connect([(parts.preprocessed, seen, parts.prepared())])
+    scans = scans_of_person(run.path, place.roots[run.taken_from or 'raw'])
     network = architecture(run.modality, registry.input(run.modality).network.name)
     for model in dict.fromkeys(todo.predictions.values()):
+        by_label = {None: 'unknown', True: 'yes', False: 'no'}[model.seen_by_label]
         told = {'model': str(model.folder), 'model_sha256': model.sha256}
         names = [task for task, own in todo.predictions.items() if own == model]
         apply_model = Node(
@@ -169,6 +172,8 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
                 device=place.device,
                 use_gpu=place.device != 'cpu',
                 n_threads=place.omp_nthreads,
+                seen_by_label=by_label,
+                scans=[str(path) for path in scans],
                 **told,
             ),
             name=f'model_{model.sha256[:8]}',
@@ -180,7 +185,6 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
             write = WritePrediction(
                 parts.kinds,
                 task=task,
-                seen_in_training=model.seen_in_training,
                 out_root=str(place.out_root),
                 **shared,
                 **told,
@@ -191,5 +195,7 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
             parts.workflow.connect([
                 (parts.preprocessed, node, parts.prepared()),
                 (seen, node, [('network_input', 'network_input')]),
-                (apply_model, node, [('applied', 'applied'), ('applied_on', 'applied_on')]),
+                (apply_model, node, [
+                    (name, name) for name in ('applied', 'applied_on', 'seen_in_training')
+                ]),
             ])  # fmt: skip

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bidsapp import group, participant, pretrain
+from bidsapp import group, participant, pretrain, training
 from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.cli import main, parse
 from bidsapp.core import Sample
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.predict import network_of, predict
+from bidsapp.learn.seen import was_seen
+from bidsapp.learn.splits import make_split, read_split
 from bidsapp.learn.state import BestWeights
 from bidsapp.modalities.dwi import learn as dwi
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
@@ -241,7 +244,7 @@ class TestWhatTakesIt:
 
     def test_group_starts_from_it(self, pretrained, tmp_path):
         at = ['b', str(tmp_path), 'group', '--init', str(model(pretrained))]
-        start = group.start_model(parse(at), task('tissue'))
+        start = training.start_model(parse(at), task('tissue'))
         assert start is not None
         assert start.card['sha256'] == load_card(model(pretrained))['sha256']
 
@@ -260,7 +263,7 @@ class TestWhatTakesIt:
     def test_an_autoencoder_of_ones_own_can_be_compared_with(self, pretrained, tmp_path):
         settings = parse(['b', str(tmp_path), 'group', '--compare', 'autoencoder'])
         assert run('-', tmp_path, 'pretrain', '--objective', 'autoencoder', *FEW) == 0
-        ((name, start),) = group.other_starts(settings, None, 'dwi').items()
+        ((name, start),) = training.other_starts(settings, None, 'dwi').items()
         assert name == 'autoencoder'
         assert start is not None
         assert set(start.heads) == {'autoencoder'}
@@ -300,8 +303,12 @@ def auxiliary(tmp_path_factory):
     raw, out = root / 'bids', root / 'out'
     rng = np.random.default_rng(5)
     for label, codes in (('01', (1, 1, 1)), ('02', (-1, 1, 1)), ('03', (1, 1, -1))):
-        (raw / f'sub-{label}').mkdir(parents=True)
+        scan = Path(f'sub-{label}', 'dwi', f'sub-{label}_dwi.nii.gz')
+        (raw / scan).parent.mkdir(parents=True)
+        (raw / scan).write_text(f'the scan of {label}')  # by which it is known
         write_run(out, label, np.diag([*(2.0 * np.array(codes)), 1.0]), rng)
+        sidecar = out / f'sub-{label}' / 'dwi' / f'sub-{label}_desc-preproc_dwi.json'
+        sidecar.write_text(json.dumps({'Sources': [f'bids:raw:{scan}']}))
     text = json.dumps({'Name': 'x', 'BIDSVersion': '1.10.0', 'DatasetType': 'raw'})
     (raw / 'dataset_description.json').write_text(text)
     (out / 'dataset_description.json').write_text(text.replace('raw', 'derivative'))
@@ -388,11 +395,128 @@ class TestAuxiliary:
         assert card['learnt_b_ranges'] == [[700, 1300], [1300, 2300]]
         assert card['training']['participants'] == {'train': 1, 'val': 1, 'test': 1}
         assert {row['task'] for row in card['metrics']} == {head}
+        split = read_split(model(out, objective) / 'split.tsv')
+        assert sorted(split.values()) == ['test', 'train', 'val']
+        for label, part in split.items():
+            scan = raw / f'sub-{label}' / 'dwi' / f'sub-{label}_dwi.nii.gz'
+            assert was_seen(card, [scan]) == (part != 'test')
+        again = (raw, out, 'pretrain', '--objective', objective, *FEW, '--resume')
+        assert run(*again) == 0
+        assert [folder.name for folder in model(out, objective).parent.iterdir()] == ['v1']
 
     def test_two_participants_are_too_few(self, auxiliary, capsys):
         call = (*auxiliary, 'pretrain', '--objective', 'restore', '--participant-label', '01', '02')
         assert run(*call) == 66
         assert '2 participants' in capsys.readouterr().err
+
+
+CALL = ('group', '--tasks', 'microstructure', '--init', 'scratch', '--device', 'cpu',
+        '--nprocs', 1, '--steps', 2)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def first(auxiliary, tmp_path_factory):
+    """(raw, out) after a first fine-tuning."""
+    raw, out = auxiliary[0], tmp_path_factory.mktemp('first') / 'out'
+    shutil.copytree(auxiliary[1], out)
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        assert run(raw, out, *CALL) == 0
+    return raw, out
+
+
+class TestTrainedBefore:
+    """What was trained by a plan on some data is known; who was seen is known through starts."""
+
+    def versions(self, out):
+        return sorted(path.name for path in (out / 'models' / 'microstructure').iterdir())
+
+    def test_the_card_says_the_rate_that_was_used(self, first):
+        card = load_card(first[1] / 'models' / 'microstructure' / 'v1')
+        assert card['plan']['lr'] == training.LEARNING_RATE
+        assert (card['started_from'], card['ancestry']) == (None, [])
+
+    def test_started_again_it_is_not_trained_again_and_what_was_cut_off_is_there(
+        self, first, tmp_path, capsys
+    ):
+        raw, out = first[0], tmp_path / 'out'
+        shutil.copytree(first[1], out)
+        table = out / 'group_microstructure.tsv'
+        before = table.read_bytes()
+        table.unlink()
+        (out / 'group_microstructure.html').unlink()
+        shutil.rmtree(out / '.work')
+        assert run(raw, out, *CALL) == 0
+        assert 'not again' in capsys.readouterr().out
+        assert self.versions(out) == ['v1']
+        assert table.read_bytes() == before
+        assert (out / 'group_microstructure.html').is_file()
+
+    @pytest.mark.parametrize('changed', [None, 'plan', 'label', 'prepared', 'moved'])
+    def test_another_plan_or_other_data_make_another_model(self, first, tmp_path, changed):
+        out = first[1]
+        if changed is not None:
+            out = tmp_path / 'out'
+            shutil.copytree(first[1], out)
+        name = {'label': 'model-noddi_param-od_dwimap', 'prepared': 'desc-brain_mask'}.get(changed)
+        if name:
+            os.utime(out / 'sub-02' / 'dwi' / f'sub-02_{name}.nii.gz', (1, 1))
+        more = ('--random-seed', '1') if changed == 'plan' else ()
+        settings = parse([str(arg) for arg in (first[0], out, *CALL, *more)])
+        own = task('microstructure')
+        cases = group.labelled(settings, [own.name])[own.name]
+        split = read_split(first[1] / 'models' / 'microstructure' / 'v1' / 'split.tsv')
+        plan = training.plan_of(own, None, settings, 'cuda:0')  # on whatever device
+        key = training.identity(own, cases, split, plan, [None], settings)
+        before = training.trained_before(settings, own.name, key)
+        assert (before is not None) == (changed in (None, 'moved'))
+
+    def test_a_start_that_had_seen_whom_a_call_holds_out_is_flagged_or_refused(
+        self, first, tmp_path, capsys
+    ):
+        raw, out = first[0], tmp_path / 'out'
+        shutil.copytree(first[1], out, ignore=shutil.ignore_patterns('models'))
+        start = first[1] / 'models' / 'microstructure' / 'v1'
+        split = read_split(start / 'split.tsv')
+        seen = next(label for label, part in split.items() if part == 'train')
+        other = next(label for label, part in split.items() if part == 'test')
+        table = tmp_path / 'split.tsv'
+        swapped = {**split, seen: 'test', other: 'train'}
+        rows = [f'sub-{label}\t{part}\n' for label, part in swapped.items()]
+        table.write_text(''.join(['participant_id\tsplit\n', *rows]))
+        call = (raw, out, 'group', *CALL[1:3], '--init', start, *CALL[5:])
+        assert run(*call, '--split-file', table) == 64
+        said = capsys.readouterr().err
+        assert f'sub-{seen}' in said
+        assert f'sub-{other}' not in said
+        seed = next(s for s in range(99) if make_split(sorted(split), s)[seen] == 'test')
+        assert run(*call, '--random-seed', seed, '--compare', 'scratch') == 0
+        said = capsys.readouterr().out
+        assert f'its start had seen sub-{seen} in training' in said
+        rows = (out / 'group_microstructure.tsv').read_text().splitlines()
+        flagged = [row for row in rows if 'seen_in_training' in row]
+        assert flagged == [f'sub-{seen}\ttest\tfinetuned\tseen_in_training\tall\t1']
+        assert 'seen_in_training' in (out / 'group_microstructure.json').read_text()
+        assert 'Not new to the model' in (out / 'group_microstructure.html').read_text()
+        card = load_card(out / 'models' / 'microstructure' / 'v1')
+        assert card['test'] == {'mae': None}
+        assert card['test_participants_seen_before'] == 1
+        assert [m['sha256'] for m in card['ancestry']] == [load_card(start)['sha256']]
+        assert len(card['seen_scans']) == 3
+
+    def test_sigterm_ends_it_with_75_and_it_goes_on_to_the_same_weights(
+        self, first, tmp_path, monkeypatch
+    ):
+        raw, out = first[0], tmp_path / 'out'
+        shutil.copytree(first[1], out, ignore=shutil.ignore_patterns('models', '.work'))
+        with monkeypatch.context() as patch:  # after the fit, where its figures are worked out
+            patch.setattr(training, 'scored', lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+            assert run(raw, out, *CALL) == 75
+        assert not (out / 'models').exists()
+        assert run(raw, out, *CALL) == 0
+        folders = (root / 'models' / 'microstructure' / 'v1' for root in (out, first[1]))
+        assert same_weights(*folders)
+        assert not list((out / '.work' / 'group').iterdir())
 
 
 def test_simulated_pretraining_needs_torch_numpy_safetensors_and_fabric_alone(out):

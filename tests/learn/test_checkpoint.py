@@ -75,6 +75,34 @@ def test_a_card_that_lacks_something_is_refused(checkpoint, tmp_path):
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('heads', ['tissue']), ('heads', {'tissue': 'two'}), ('heads', None), ('network', 'unet'),
+        ('network', {'name': 'unet', 'channels_in': '3'}), ('network', {'name': 'unet'}),
+        ('network', {'name': 'unheard-of', 'channels_in': 3, 'options': {}}),
+        ('network', {'name': 'unet', 'channels_in': 3, 'options': {'widths': [8, 8, 8, 8]}}),
+        ('network', {'name': 'unet', 'channels_in': 3, 'options': {'colour': 'red'}}),
+        ('version', 3), ('sha256', None), ('averaged_turns', [[1, 2], [3]]), ('modality', {}),
+        ('tested_ranges', {'b': 'any'}), ('tested_ranges', {'b': []}), ('seen_scans', 'all'),
+        ('heads', {'tissue': 5}), ('ancestry', ['a model']), ('modality', 'unheard-of'),
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_with_a_card_is_bad_data(checkpoint, tmp_path, field, value):
+    folder = save(checkpoint, tmp_path / 'v1')
+    card = json.loads((folder / 'card.json').read_text())
+    (folder / 'card.json').write_text(json.dumps({**card, field: value}))
+    with pytest.raises(BadData, match='card'):
+        network_of(load(folder), ['tissue'])
+
+
+@pytest.mark.parametrize('text', ['', '[]', '3', 'null', '"x"', '{', '\x00\xff', '[' * 100_000])
+def test_what_is_no_card_is_bad_data(tmp_path, text):
+    (tmp_path / 'card.json').write_text(text, encoding='latin-1')
+    with pytest.raises(BadData, match='not a model card'):
+        load(tmp_path)
+
+
 def test_a_folder_without_a_model_is_said(tmp_path):
     with pytest.raises(MissingInput, match=r'card\.json'):
         load(tmp_path)

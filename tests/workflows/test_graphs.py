@@ -46,7 +46,7 @@ def place(tmp_path):
 def model(tmp_path):
     folder = tmp_path / 'model'
     folder.mkdir()
-    return Model(folder, 'ab' * 32, seen_in_training=False)
+    return Model(folder, 'ab' * 32)
 
 
 def run_of(place, origin='raw', t1w=True, **more) -> DwiRun:
@@ -94,7 +94,7 @@ def test_a_prediction_needs_the_input_the_model_and_its_writer_only(place, model
 
 def test_tasks_of_one_model_share_its_pass_and_other_models_have_their_own(place, model, tmp_path):
     (tmp_path / 'other').mkdir()
-    other = Model(tmp_path / 'other', 'cd' * 32, seen_in_training=True)
+    other = Model(tmp_path / 'other', 'cd' * 32, seen_by_label=True)
     todo = Todo(preproc=True, predictions={'tissue': model, 'restore': model, 'crossings': other})
     workflow = init_run_wf('run_wf', run_of(place), todo, SURVEY, place)
     assert workflow.get_node('model_abababab').interface.inputs.tasks == ['tissue', 'restore']

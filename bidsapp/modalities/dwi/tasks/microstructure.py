@@ -16,7 +16,7 @@ from bidsapp.modalities.dwi.learn.losses import LOG_SD, gaussian_nll
 from bidsapp.modalities.dwi.physics.diffusion import FREE_WATER
 from bidsapp.modalities.dwi.physics.noddi import fit_noddi, supports_noddi
 from bidsapp.modalities.dwi.physics.qspace import slot_of
-from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt
+from bidsapp.modalities.dwi.physics.spherical_mean import MIN_B, MIN_DIRECTIONS, fit_smt
 from bidsapp.physics.geometry import ALL_TURNS
 from bidsapp.problems import Unavailable
 
@@ -125,21 +125,29 @@ def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
 
 
 def source(acquisition: Acquisition) -> str:
-    """Two shells or more tell density from dispersion and water."""
+    """Two shells or more tell density from dispersion and water.
+
+    They must lie in two of the ranges of b that a network sees: what is derived can be learnt, and
+    is predicted from the like.
+    """
     if (reason := supports_noddi(acquisition)) is not None:
         raise Unavailable(reason)
+    usable = [b for b, n in acquisition.shells if b >= MIN_B and n >= MIN_DIRECTIONS]
+    if len({slot_of(b) for b in usable}) < 2:
+        found = ', '.join(f'{b:.0f}' for b in usable)
+        raise Unavailable(
+            'neurite density and dispersion need shells in two of the ranges of b that end at '
+            f'1300, 2300 and above; this run has b={found} s/mm2'
+        )
     return 'noddi'
 
 
 def applies(acquisition: Acquisition) -> None:
-    """Only where two ranges of b are there: one alone does not tell density from diffusivity."""
-    slots = {slot_of(b) for b, _ in acquisition.shells}
-    if len(slots) < 2:
-        found = ', '.join(f'{b:.0f}' for b, _ in acquisition.shells)
-        raise Unavailable(
-            'neurite density and dispersion need shells in two of the ranges of b that end at '
-            f'1300, 2300 and above; this run has b={found} s/mm2. FA and ADC are there'
-        )
+    """Where a reference could be derived: the same shells tell density from diffusivity."""
+    try:
+        source(acquisition)
+    except Unavailable as reason:
+        raise Unavailable(f'{reason}. FA and ADC are there') from reason
 
 
 def derive(case: Case) -> Arrays:

@@ -165,6 +165,29 @@ def test_neurites_are_told_from_two_ranges_of_b_only():
             microstructure.applies(Acquisition(60, shells, 1.5))
 
 
+@pytest.mark.parametrize(
+    'shells',
+    [
+        ((1000.0, 30), (2000.0, 30)), ((1000.0, 30), (2000.0, 6)), ((1000.0, 30), (2000.0, 11)),
+        ((1250.0, 30), (1350.0, 30)), ((600.0, 30), (1200.0, 30)), ((2500.0, 30), (5000.0, 30)),
+        ((300.0, 30), (1000.0, 30)), ((1000.0, 12), (2600.0, 12)), ((1000.0, 64),), (),
+    ],
+)  # fmt: skip
+def test_a_prediction_is_promised_where_a_reference_could_be_and_nowhere_else(shells):
+    """Of a shell of few directions, of two shells of nearly one b, of two in one range of b."""
+    facts = Acquisition(sum(n for _, n in shells), shells, 1.5)
+
+    def refused(question):
+        try:
+            question(facts)
+        except Unavailable:
+            return True
+        return False
+
+    both = {refused(question) for question in (microstructure.source, microstructure.applies)}
+    assert both == {shells not in (((1000.0, 30), (2000.0, 30)), ((1000.0, 12), (2600.0, 12)))}
+
+
 def test_stated_deviation_is_the_second_half_of_the_output(sample):
     output = torch.zeros(6, 6, 7, 8)
     output[3:] = np.log(0.1)

@@ -1,0 +1,50 @@
+"""The raw scans behind a prepared run, and those of the same person."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from bidsapp.bids.derivatives import known_links
+from bidsapp.bids.names import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from bidsapp.bids.runs import Prepared
+    from bidsapp.core import Case
+
+
+def scans_of_person(scan: Path, root: Path) -> list[Path]:
+    """``scan``, a file of the dataset ``root``, and its person's others of the same suffix."""
+    person = root / scan.relative_to(root).parts[0]
+    others = sorted(person.rglob(f'*_{parse(scan.name)["suffix"]}.nii*'))
+    return [scan, *(path for path in others if path != scan)]
+
+
+def raw_scan(case: Case, prepared: Prepared, roots: Mapping[str, Path]) -> tuple[Path, Path] | None:
+    """(scan, root of its dataset) that a prepared run was made from, by its sidecar.
+
+    ``roots``: dataset → where it is, by the name in BIDS URIs. None where it is not there.
+    """
+    main = case.files[prepared.main]
+    try:
+        sidecar = main.with_name(main.name.partition('.')[0] + '.json')
+        _, name, below = json.loads(sidecar.read_text(encoding='utf-8'))['Sources'][0].split(':', 2)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    if name not in roots or not (roots[name] / below).is_file():
+        return None
+    return roots[name] / below, roots[name]
+
+
+def roots_of(root: Path, given: Mapping[str, Path]) -> dict[str, Path]:
+    """Datasets that the derivatives in ``root`` were made from: those ``given``, else as linked."""
+    linked = {}
+    for name, url in known_links(root).items():
+        said = urlparse(url)
+        if said.scheme in ('', 'file'):
+            linked[name] = (root / unquote(said.path)).resolve()
+    return {**linked, **given}

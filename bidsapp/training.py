@@ -1,0 +1,286 @@
+"""One task of the group story: its start, its fit unless that was done before, its model.
+
+A task that was trained by this plan on these data is known by what its card says, so a call that is
+started again goes on where it was stopped and makes no model twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bidsapp import __version__, registry
+from bidsapp.bids.identity import raw_scan, roots_of, scans_of_person
+from bidsapp.bids.write import write_json, write_text
+from bidsapp.core import Plan
+from bidsapp.learn import cards
+from bidsapp.learn.finetune import gather, make_card, scored
+from bidsapp.learn.inputs import states
+from bidsapp.learn.seen import FLAG, FLAG_WORDS, about_seen, flagged, flags, was_seen
+from bidsapp.learn.splits import SPLITS
+from bidsapp.learn.tables import COLUMNS, explained, tsv
+from bidsapp.problems import WrongUsage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bidsapp.core import Case, Checkpoint, Task
+    from bidsapp.learn.finetune import Material
+    from bidsapp.learn.inputs import Input
+    from bidsapp.learn.state import State
+    from bidsapp.learn.tables import Row
+    from bidsapp.networks.base import Network
+    from bidsapp.settings import Settings
+
+    #: A prepared run and, where it is there, the raw scan behind it with the root of its dataset.
+    Scan = tuple[Case, tuple[Path, Path] | None]
+
+log = logging.getLogger('transfermri')
+
+#: Steps where --steps is not given, and the size of a batch.
+STEPS, BATCH = 1000, 2
+#: From random weights, and from weights that know something already.
+LEARNING_RATE, FINE_RATE = 4e-3, 1e-3
+#: What --freeze keeps as it was: rates of the network's parts.
+FREEZE: Mapping[str, Mapping[str, float]] = {
+    'none': {},
+    'encoder': {'encoder': 0.0},
+    'body': {'body': 0.0},
+}
+
+
+def start_folder(settings: Settings, task: str) -> Path | None:
+    """Where the weights to start from are: bundled where there are any, a folder, or none."""
+    if settings.init in ('auto', 'bundled'):
+        return cards.bundled_model(registry.tasks()[task])
+    return None if settings.init == 'scratch' else Path(settings.init).absolute()
+
+
+def start_model(settings: Settings, task: str) -> Checkpoint | None:
+    """The weights to start from, if any."""
+    from bidsapp.learn.checkpoint import load
+
+    folder = start_folder(settings, task)
+    return load(folder) if folder else None
+
+
+def start_card(settings: Settings, task: str) -> Mapping[str, Any] | None:
+    """The card of the weights to start from, if any."""
+    folder = start_folder(settings, task)
+    return cards.load_card(folder) if folder else None
+
+
+def other_starts(
+    settings: Settings, start: Checkpoint | None, modality: str
+) -> dict[str, Checkpoint | None]:
+    """Arm → the weights it starts from, for each that --compare asks for."""
+    from bidsapp.learn.checkpoint import load
+
+    arms: dict[str, Checkpoint | None] = {}
+    if 'scratch' in settings.compare and start is not None:
+        arms['scratch'] = None
+    folder = cards.autoencoder(settings.models, modality)
+    if 'autoencoder' in settings.compare and folder is not None:
+        arms['autoencoder'] = load(folder)
+    return arms
+
+
+def train(
+    task: Task[Any],
+    cases: Sequence[Case],
+    split: Mapping[str, str],
+    settings: Settings,
+    device: str,
+) -> Path:
+    """Fit one task and save its model, unless it is there; returns the model's folder."""
+    from bidsapp.learn.checkpoint import checkpoint_of
+    from bidsapp.learn.predict import network_of
+
+    start = start_model(settings, task.name)
+    plan = plan_of(task, start, settings, device)
+    others = other_starts(settings, start, task.modality)
+    key = identity(task, cases, split, plan, [start, *others.values()], settings)
+    if (folder := trained_before(settings, task.name, key)) is not None:
+        log.info('%s: %s was trained by this plan on these data: not again', task.name, folder)
+    else:
+        kept = settings.work_dir / f'inputs-{__version__}'
+        material = gather(task, cases, split, settings.options, kept)
+        scans = raw_scans(task, material.groups, settings)
+        arm = 'scratch' if start is None else 'finetuned'
+        states_at = settings.work_dir / 'group' / key
+        network, state, rows = fit_arm(task, arm, start, plan, material, scans, states_at)
+        for arm, other in others.items():
+            log.info('%s: the same from %s, to compare', task.name, arm)
+            own = replace(plan, rates={}, lr=LEARNING_RATE if other is None else FINE_RATE)
+            rows += fit_arm(task, arm, other, own, material, scans, states_at)[2]
+        if start is not None and task.name in start.heads and settings.init in ('auto', 'bundled'):
+            rows += scored(task, 'bundled', network_of(start, [task.name]), material, device)
+        files = {s: [f and f[0] for _, f in found] for s, found in scans.items()}
+        seen = {**about_seen(files, None if start is None else start.card), 'fitted': key}
+        best, freeze = state.best_step, settings.freeze
+        card = make_card(task, plan, start, material, best, rows, split, freeze, seen)
+        folder = save_model(checkpoint_of(network, card), task, rows, state.log, split, settings)
+        log_result(task, rows)
+    for state_file in (settings.work_dir / 'group').glob(f'{key}-*.safetensors'):
+        state_file.unlink(missing_ok=True)
+    publish(settings.output_dir, task.name, folder)
+    return folder
+
+
+def plan_of(task: Task[Any], start: Checkpoint | None, settings: Settings, device: str) -> Plan:
+    """How a task is fitted from its start."""
+    own: Input = registry.input(task.modality)
+    steps = settings.steps or STEPS
+    return Plan(
+        steps=steps, patch=own.network.patch, batch=BATCH,
+        lr=LEARNING_RATE if start is None else FINE_RATE,
+        rates=FREEZE[settings.freeze], seed=settings.seed, device=device,
+        validate_every=max(1, min(100, steps // 6)),
+    )  # fmt: skip
+
+
+def fit_arm(
+    task: Task[Any],
+    arm: str,
+    start: Checkpoint | None,
+    plan: Plan,
+    material: Material,
+    scans: Mapping[str, Sequence[Scan]],
+    states_at: Path,
+) -> tuple[Network, State, list[Row]]:
+    """Fit from one start; the network at its best step, how it went, and its rows of the table."""
+    from bidsapp.learn.fit import fit
+    from bidsapp.learn.patches import PatchSource
+
+    network, state = fit(
+        registry.input(task.modality), task.head, PatchSource(material.learnt_from, plan.patch),
+        material.samples['val'], start, plan,
+        states_at.with_name(f'{states_at.name}-{arm}.safetensors'), log.info,
+    )  # fmt: skip
+    rows = scored(task, arm, network, material, plan.device)
+    people = {c.subject: scans_of_person(*f) for c, f in scans['test'] if f is not None}
+    return network, state, rows + flags(arm, None if start is None else start.card, people)
+
+
+def identity(
+    task: Task[Any],
+    cases: Sequence[Case],
+    split: Mapping[str, str],
+    plan: Plan,
+    starts: Sequence[Checkpoint | None],
+    settings: Settings,
+) -> str:
+    """What exactly this plan, these starts and data are called, on whatever device."""
+    root = settings.output_dir
+    files = {
+        s: [
+            {path.relative_to(root).as_posix(): state for path, state in states(own).items()}
+            for own in ([*case.files.values()] for case in cases if split.get(case.subject) == s)
+        ]
+        for s in SPLITS
+    }
+    said = json.dumps([
+        __version__, cards.described(replace(plan, device='any'), settings.freeze),
+        [start and start.card['sha256'] for start in starts], settings.compare,
+        dict(settings.options), files,
+    ])  # fmt: skip
+    return f'{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}'
+
+
+def trained_before(settings: Settings, task: str, key: str) -> Path | None:
+    """The newest model of a task, if it is of this very plan and data."""
+    newest = cards.newest_model(settings.models, task)
+    return newest if newest and cards.load_card(newest).get('fitted') == key else None
+
+
+def raw_scans(
+    task: Task[Any], groups: Mapping[str, Sequence[Case]], settings: Settings
+) -> dict[str, list[Scan]]:
+    """Of each run of each split the raw scan, with the root of its dataset, where it is there."""
+    roots = roots_of(settings.output_dir, {'raw': settings.bids_dir, **dict(settings.derivatives)})
+    prepared = registry.files(task.modality).prepared
+    return {s: [(c, raw_scan(c, prepared, roots)) for c in own] for s, own in groups.items()}
+
+
+def refuse_seen(
+    by_task: Mapping[str, Sequence[Case]], split: Mapping[str, str], settings: Settings
+) -> None:
+    """Raises WrongUsage where the split file holds out whom the start has learnt from."""
+    if settings.split_file is None:
+        return
+    for name, cases in by_task.items():
+        if (card := start_card(settings, name)) is None:
+            continue
+        test = {'test': [c for c in cases if split.get(c.subject) == 'test']}
+        found = raw_scans(registry.task(name), test, settings)['test']
+        known = {c.subject for c, f in found if f and was_seen(card, scans_of_person(*f))}
+        if known:
+            raise WrongUsage(
+                f'{settings.split_file} holds out {", ".join(f"sub-{s}" for s in sorted(known))} '
+                f'as test, but {card["name"]} {card["version"]}, from which {name} starts, has '
+                'learnt from them or was chosen by them. Put them into train or val, or choose '
+                'another --init.'
+            )
+
+
+def save_model(
+    checkpoint: Checkpoint,
+    task: Task[Any],
+    rows: Sequence[Row],
+    steps: Sequence[Mapping[str, float]],
+    split: Mapping[str, str],
+    settings: Settings,
+) -> Path:
+    """The next version's folder, complete at once."""
+    from bidsapp.learn.checkpoint import save_next
+    from bidsapp.reports.group import learning_curve
+
+    def add(staging: Path) -> None:
+        (staging / 'metrics.tsv').write_text(tsv(COLUMNS, rows))
+        people = [(f'sub-{s}', v) for s, v in sorted(split.items())]
+        (staging / cards.SPLIT).write_text(tsv(('participant_id', 'split'), people))
+        log_rows = [(r['step'], r['loss'], r.get('validation', '')) for r in steps]
+        (staging / 'log.tsv').write_text(tsv(('step', 'loss', 'validation'), log_rows))
+        learning_curve(staging / 'log.tsv', staging / 'curve.png', task.head.score)
+
+    return save_next(checkpoint, settings.models, task.name, add)
+
+
+def publish(root: Path, task: str, folder: Path) -> None:
+    """The group files at the root are those of the model in ``folder``."""
+    from bidsapp.reports.group import group_page
+
+    own = registry.tasks_of(registry.task(task).modality)
+    words = {m: w for other in own for m, w in other.head.words.items()}
+    table = (folder / 'metrics.tsv').read_text(encoding='utf-8')
+    if f'\t{FLAG}\t' in table:
+        words[FLAG] = FLAG_WORDS
+    write_text(root / f'group_{task}.tsv', table)
+    write_json(root / f'group_{task}.json', explained(words))
+    log.info('page: %s', group_page(root, task))
+
+
+def log_result(task: Task[Any], rows: Sequence[Row]) -> None:
+    """The deciding metric on each split, in the log, and whose figures are none."""
+    from bidsapp.learn.evaluate import mean
+
+    score = task.head.score
+    for arm in dict.fromkeys(row[2] for row in rows):
+        for split in SPLITS:
+            value = mean(row[5] for row in rows if row[1:4] == (split, arm, score))
+            log.info('%s, %s: %s on %s %.4g', task.name, arm, score, split, value)
+    for arm, (known, unknown) in flagged(rows).items():
+        if known:
+            log.warning(
+                '%s, %s: its start had seen %s in training: as test participants they say nothing '
+                'of new people', task.name, arm, ', '.join(known),
+            )  # fmt: skip
+        if unknown:
+            log.warning(
+                '%s, %s: its start does not say whom it saw in training; the test participants may '
+                'be among them', task.name, arm,
+            )  # fmt: skip
