@@ -50,6 +50,8 @@ class Denoised:
 
     data: FloatArray  #: (X, Y, Z, N) float32, units of the input
     sigma: FloatArray  #: (X, Y, Z) float32, standard deviation of the noise; 0 where unknown
+    left: FloatArray  #: (X, Y, Z) float32, of what is left of it in ``data``; 0 where unknown
+    window: tuple[int, ...]  #: voxels of a patch along each axis
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +60,7 @@ class _Filtered:
 
     voxels: Tensor  #: (B, n) where they lie, indices into the list of all voxels
     signals: Tensor  #: (B, n, N) float32
-    variance: Tensor  #: (B,) float32, of the noise
+    variance: Tensor  #: (B, 2) float32, of the noise, and of what the projection leaves of it
     weight: Tensor  #: (B,) float32
 
 
@@ -84,32 +86,39 @@ def denoise(
     values[~np.isfinite(values).all(-1)] = 0
     filled = np.asarray(values.any(-1))
     treated = filled if mask is None else filled & np.asarray(mask, bool)
-    patches = _patches(treated, _window(grid, n_volumes))
+    window = _window(grid, n_volumes)
+    patches = _patches(treated, window)
     flat = torch.from_numpy(values).to(device).flatten(0, 2)
-    total, variance, weight = torch.zeros_like(flat), *flat.new_zeros(2, len(flat))
+    total, variance = torch.zeros_like(flat), flat.new_zeros(len(flat), 2)
+    weight = flat.new_zeros(len(flat))
     done = 0
     for part in _worked_through(flat, torch.from_numpy(filled).to(device).flatten(), *patches):
         where, share = part.voxels.flatten(), part.weight[:, None].expand(part.voxels.shape)
         total.index_add_(0, where, part.signals.flatten(0, 1))
-        variance.index_add_(0, where, (share * part.variance[:, None]).flatten())
+        weighted = share[..., None] * part.variance[:, None]
+        variance.index_add_(0, where, weighted.flatten(0, 1))
         weight.index_add_(0, where, share.flatten())
         done += len(part.voxels)
         if progress:
             progress(done, len(patches[0]))
-    return _averaged(data, treated, total, variance, weight)
+    return _averaged(data, treated, (total, variance, weight), window)
 
 
 def _averaged(
-    data: FloatArray, treated: NDArray[np.bool_], total: Tensor, variance: Tensor, weight: Tensor
+    data: FloatArray,
+    treated: NDArray[np.bool_],
+    sums: tuple[Tensor, Tensor, Tensor],
+    window: tuple[int, ...],
 ) -> Denoised:
     """Weighted sums over patches (V, …) made means, in the voxels that are ``treated``."""
+    total, variance, weight = sums
     covered = weight.clamp_min(torch.finfo(weight.dtype).tiny)
     result = total.div_(covered[:, None]).cpu().numpy().reshape(data.shape)
-    sigma = (variance / covered).sqrt().cpu().numpy().reshape(treated.shape)
+    deviation = (variance / covered[:, None]).sqrt().cpu().numpy().reshape(*treated.shape, 2)
     left = ~(treated & (weight > 0).cpu().numpy().reshape(treated.shape))
     np.copyto(result, data, where=left[..., None], casting='unsafe')
-    sigma[left] = 0
-    return Denoised(result, sigma)
+    deviation[left] = 0
+    return Denoised(result, deviation[..., 0], deviation[..., 1], window)
 
 
 def _window(grid: list[int], n_volumes: int) -> tuple[int, ...]:
@@ -185,7 +194,11 @@ def _filtered(flat: Tensor, filled: Tensor, voxels: Tensor) -> _Filtered:
     weight = (n_filled >= MIN_VOLUMES) / (1 + rank)
     kept = torch.arange(values.shape[-1], device=rank.device).flip(0) < rank[:, None]
     projection = (vectors * (kept * weight[:, None])[:, None]) @ vectors.mT
-    return _Filtered(voxels, patches @ projection.float(), variance.float(), weight)
+    # Of the noise in m × n numbers as many parts stay as a matrix of that rank has.
+    size = n_filled * values.shape[-1]
+    share = rank * (n_filled + values.shape[-1] - rank) / size.clamp_min(1)
+    both = torch.stack([variance, variance * share.clamp(0, 1)], 1).float()
+    return _Filtered(voxels, patches @ projection.float(), both, weight)
 
 
 def _signal_rank(values: Tensor, n_filled: Tensor) -> tuple[Tensor, Tensor]:

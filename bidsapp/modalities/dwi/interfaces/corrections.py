@@ -119,14 +119,19 @@ class _DenoiseInput(_CleanedInput):
     )
 
 
+class _Denoised(CorrectedOutput):
+    noise = File(desc='(X, Y, Z, 2) its level before, and what is left of it; if it is known')
+
+
 class Denoise(Step):
     """Marchenko-Pastur PCA: first, while the noise of neighbours is still independent."""
 
     input_spec = _DenoiseInput
-    output_spec = CorrectedOutput
+    output_spec = _Denoised
 
     def step(self, folder: Path) -> dict[str, Any]:
         """A run of too few volumes, or that was interpolated, goes on as it is, which is said."""
+        from bidsapp.modalities.dwi.physics.noise_floor import noise_floor
         from bidsapp.physics.denoising import denoise
 
         path = Path(self.inputs.dwi)
@@ -138,13 +143,13 @@ class Denoise(Step):
             result = denoise(load_volume(path), device=self.inputs.device)
         except Unavailable as reason:
             return {'dwi': str(path), 'quality': {'Method': 'none', 'Reason': str(reason)}}
-        known = result.sigma[result.sigma > 0]
-        quality = {
-            'Method': 'Marchenko-Pastur principal component analysis',
-            'NoiseMedian': round(float(np.median(known)), 3) if known.size else 0.0,
+        floor = noise_floor(result.sigma, result.data, result.window)
+        noise = np.stack([floor, result.left], -1)
+        return {
+            'dwi': str(save_like(folder / 'dwi.nii', result.data, path)),
+            'noise': str(save_like(folder / 'noise.nii', noise, path)),
+            'quality': {'Method': 'Marchenko-Pastur principal component analysis'},
         }
-        written = save_like(folder / 'dwi.nii', result.data, path)
-        return {'dwi': str(written), 'quality': quality}
 
 
 class _UnringInput(_CleanedInput):
@@ -202,11 +207,15 @@ class _BiasInput(B0Input):
     mask = File(exists=True, mandatory=True)
 
 
+class _Unbiased(CorrectedOutput):
+    field = File(exists=True, desc='(X, Y, Z) that the run was divided by')
+
+
 class CorrectBias(Step):
     """One smooth receive field, taken from the mean b=0 and divided out of every volume."""
 
     input_spec = _BiasInput
-    output_spec = CorrectedOutput
+    output_spec = _Unbiased
 
     def step(self, folder: Path) -> dict[str, Any]:
         """The quality is the field's range in the brain."""
@@ -222,7 +231,11 @@ class CorrectBias(Step):
             'Method': 'N4 on the mean b=0 image',
             'FieldRange': [round(float(np.percentile(field[mask], q)), 3) for q in (1, 99)],
         }
-        return {'dwi': str(save_like(folder / 'dwi.nii', data, path)), 'quality': quality}
+        return {
+            'dwi': str(save_like(folder / 'dwi.nii', data, path)),
+            'field': str(save_like(folder / 'field.nii', field, path)),
+            'quality': quality,
+        }
 
 
 class _Maps(TraitedSpec):

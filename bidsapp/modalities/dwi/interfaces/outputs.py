@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, Undefined, traits
 
 from bidsapp.bids.derivatives import own_uri
@@ -16,9 +17,11 @@ from bidsapp.bids.outputs import write_output
 from bidsapp.bids.prepared import main_sidecar, prepared_files
 from bidsapp.bids.write import remove_leftovers, whole, write_image, write_json
 from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.files import load_mask
 from bidsapp.modalities.dwi.bids.prepared import (
     CONFOUNDS,
     MASK,
+    NOISE,
     PREPARED,
     WITH_PREPROCESSING,
 )
@@ -88,6 +91,7 @@ class _WriteInput(MaskedScanInput):
     bias = traits.Dict()
     corrected_by = traits.Str(desc='another pipeline that has done all this')
     confounds = File(exists=True)
+    noise = File(exists=True, desc='(X, Y, Z, 2) before denoising, and what is left of it')
 
 
 class _Written(TraitedSpec):
@@ -117,6 +121,8 @@ class WritePreprocessed(Step):
                 described |= {'Type': 'Brain', 'Warnings': given.get('mask_warnings', [])}
             array = load_volume(Path(given[key]))
             write_output(root, entities, output, source, array, like, described)
+        if 'noise' in given:
+            given['denoising'] = {**given['denoising'], **write_noise(given)}
         if 'confounds' in given:
             own = source_entities(entities)
             explained, table = (root / build({**own, **named}) for named in CONFOUNDS)
@@ -129,6 +135,23 @@ class WritePreprocessed(Step):
         write_json(root / main_sidecar(PREPARED, entities), sidecar_of(given))
         write_image(files['dwi'], load_volume(Path(given['dwi'])), like, 'float32')
         return {kind: str(files[kind]) for kind in ('dwi', 'bval', 'bvec', 'mask')}
+
+
+def write_noise(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the maps of the noise; what the run's own sidecar says of them."""
+    root, like, entities = Path(given['out_root']), Path(given['like']), given['entities']
+    both, brain = load_volume(Path(given['noise'])), load_mask(Path(given['mask']))
+    described = {'Sources': given['sources']}
+    written = [
+        write_output(root, entities, output, 'preproc', both[..., k], like, described)
+        for k, output in enumerate(NOISE)
+    ]
+    medians = [float(f'{np.median(both[brain, k]):.4g}') for k in range(len(NOISE))]
+    return {
+        'NoiseMedian': medians[0],
+        'NoiseLeftMedian': medians[1],
+        'NoiseMaps': [own_uri(path, root) for path in written],
+    }
 
 
 def sidecar_of(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,13 +97,16 @@ def fit_noddi(
     mask: BoolArray,
     device: str = 'cpu',
     sigma: FloatArray | float | None = None,
+    spread: FloatArray | float | None = None,
 ) -> Noddi:
     """NODDI in ``mask`` (X, Y, Z) from signals (X, Y, Z, N) of any unit, all shells together.
 
     ``direction`` is in the axes of ``gtab``. ``sigma``, a number or (X, Y, Z) in the unit of
     ``data``, is the noise that the magnitude was taken of: give it where ``data`` was denoised
-    since; without it each voxel's own residuals tell. Voxels whose signal is not finite or whose
-    S0 is not positive stay zero. Raises Unavailable where ``supports_noddi`` gives a reason.
+    since; without it each voxel's own residuals tell. ``spread`` is the noise that is left in
+    ``data``, by which the likelihood of the dispersion is judged; without it ``sigma`` is. Voxels
+    whose signal is not finite or whose S0 is not positive stay zero. Raises Unavailable where
+    ``supports_noddi`` gives a reason.
     """
     if (reason := supports_noddi(acquisition(gtab))) is not None:
         raise Unavailable(reason)
@@ -111,31 +114,39 @@ def fit_noddi(
     inside = np.asarray(mask, bool) & np.isfinite(data).all(-1) & (scale > 0)
     model = _Model.of(gtab.bvals / 1000, gtab.bvecs, device)
     axes = fit_tensor(data, gtab, inside, device).direction
-    noise = None if sigma is None else np.broadcast_to(sigma, inside.shape)
+    levels = [sigma, sigma if spread is None else spread]
+    noise = [] if sigma is None else [np.broadcast_to(np.asarray(s), inside.shape) for s in levels]
     maps = np.zeros((*inside.shape, 6), np.float32)
     voxels, chunk = np.flatnonzero(inside), _CHUNK if device == 'cpu' else _CHUNK_GPU
     for first in range(0, len(voxels), chunk):
         at = np.unravel_index(voxels[first : first + chunk], inside.shape)
         of = [data[at] / scale[at][:, None], axes[at]]
-        of += [] if noise is None else [(noise[at] / scale[at])[:, None]]
+        of += [(level[at] / scale[at])[:, None] for level in noise]
         part = (torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(device) for a in of)
         maps[at] = _fit(model, *part).cpu().numpy()
     return Noddi(maps[..., 0], maps[..., 1], maps[..., 2], maps[..., 3:])
 
 
-def _fit(model: _Model, observed: Tensor, axis: Tensor, sigma: Tensor | None = None) -> Tensor:
-    """(V, 6) icvf, od, isovf, axis of S/S0 (V, N); ``sigma`` (V, 1), relative to S0."""
+def _fit(
+    model: _Model,
+    observed: Tensor,
+    axis: Tensor,
+    sigma: Tensor | None = None,
+    spread: Tensor | None = None,
+) -> Tensor:
+    """(V, 6) icvf, od, isovf, axis of S/S0 (V, N); ``sigma``, ``spread`` (V, 1), relative to S0."""
     start = observed.new_tensor(_START).repeat(len(observed), 1)
     fit = _refine(model, observed, _look(model, observed, start, axis))
     if sigma is None:
         sigma = (fit.cost / max(len(model.b) - _N_PARAMETERS, 1)).sqrt()[:, None]
     sigma = sigma.clamp(min=_LEAST_SIGMA)
+    spread = sigma if spread is None else spread.clamp(min=_LEAST_SIGMA)
     again = _look(model, observed, fit.parameters, fit.axis, sigma)
     fit = _refine(model, observed, again, sigma)
     v, _, tissue, water = fit.parameters.unbind(1)
     isovf = water / (tissue + water).clamp(min=1e-6)
     known = isovf <= 1 - LEAST_TISSUE
-    maps = torch.stack([v * known, _mean_od(fit, sigma) * known, isovf], 1)
+    maps = torch.stack([v * known, _mean_od(fit, spread) * known, isovf], 1)
     return torch.cat([maps, fit.axis], 1)
 
 

@@ -40,7 +40,7 @@ LEAST_DIFFUSIVITY, MOST_DIFFUSIVITY = 0.1, 3.0
 
 
 #: The mean magnitude of noise alone, in units of its standard deviation.
-_FLOOR = sqrt(pi / 2)
+FLOOR = sqrt(pi / 2)
 #: Above this ratio of signal to noise the mean magnitude is sqrt(signal² + σ²).
 _HIGH = 12.0
 #: Volumes for each harmonic that signals are smoothed with: what is left over tells the noise.
@@ -48,7 +48,7 @@ _VOLUMES_A_HARMONIC = 1.5
 #: Variance of S/S0 by noise that the mean over few directions allows for.
 _NOISE = 1e-4
 #: The variance of a magnitude without signal, in units of the noise's.
-_LEAST_VARIANCE = 2 - pi / 2
+LEAST_VARIANCE = 2 - pi / 2
 #: Steps in v and in λ of the table; Gauss-Newton steps from its best.
 _TABLE, _STEPS = 48, 8
 #: Of S0; less noise than this is none.
@@ -166,7 +166,7 @@ def _noise(observed: Tensor, kept: list[Tensor], groups: list[_Shell]) -> Tensor
         share = [
             s.spare
             * (2 + (without_floor(k, level) ** 2 - k**2) / level**2)
-            .clamp(_LEAST_VARIANCE, 1)
+            .clamp(LEAST_VARIANCE, 1)
             .mean(1)
             for s, k in pairs
         ]
@@ -179,26 +179,26 @@ def mean_magnitude(signal: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     u = (signal / sigma) ** 2 / 4
     i0, i1 = torch.special.i0e(u), torch.special.i1e(u)
     slope = sqrt(pi / 8) * (signal / sigma) * (i0 + i1)
-    return _FLOOR * sigma * ((1 + 2 * u) * i0 + 2 * u * i1), slope
+    return FLOOR * sigma * ((1 + 2 * u) * i0 + 2 * u * i1), slope
 
 
 def without_floor(magnitude: Tensor, sigma: Tensor) -> Tensor:
     """The signal whose mean magnitude is ``magnitude``; 0 where that is below noise alone."""
     ratio = magnitude / sigma
     table = _inverse_magnitude().to(ratio)
-    place = (ratio - _FLOOR).clamp(0, _HIGH) * ((len(table) - 1) / _HIGH)
+    place = (ratio - FLOOR).clamp(0, _HIGH) * ((len(table) - 1) / _HIGH)
     left = place.long().clamp(max=len(table) - 2)
     near = torch.lerp(table[left], table[left + 1], place - left)
     far = (ratio**2 - 1).clamp(min=0).sqrt()
-    return sigma * torch.where(ratio < _FLOOR + _HIGH, near, far)
+    return sigma * torch.where(ratio < FLOOR + _HIGH, near, far)
 
 
 @cache
 def _inverse_magnitude() -> Tensor:
-    """Signal for mean magnitudes from _FLOOR to _FLOOR + _HIGH, evenly spaced, noise 1."""
+    """Signal for mean magnitudes from FLOOR to FLOOR + _HIGH, evenly spaced, noise 1."""
     signal = torch.linspace(0, _HIGH + 2, 20001, dtype=torch.float64)
     magnitude, _ = mean_magnitude(signal, torch.ones_like(signal))
-    even = np.linspace(_FLOOR, _FLOOR + _HIGH, 1001)
+    even = np.linspace(FLOOR, FLOOR + _HIGH, 1001)
     return torch.from_numpy(np.interp(even, magnitude.numpy(), signal.numpy()))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bidsapp.reports.written import WrittenRun
 
 #: Parameter maps that have figures of their own.
-APART = ('direction', 'residual')
+APART = ('direction', 'residual', 'noisefloor', 'noisespread')
 
 
 def background(case: Case) -> np.ndarray:

@@ -18,7 +18,7 @@ from bidsapp.modalities.dwi.physics.noddi import fit_noddi, supports_noddi
 from bidsapp.modalities.dwi.physics.qspace import slot_of
 from bidsapp.modalities.dwi.physics.spherical_mean import MIN_B, MIN_DIRECTIONS, fit_smt
 from bidsapp.physics.geometry import ALL_TURNS
-from bidsapp.problems import Unavailable
+from bidsapp.problems import MissingInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,22 +154,34 @@ def derive(case: Case) -> Arrays:
     """NODDI and the spherical mean technique, in the brain."""
     data, gtab = load_volume(case.files['dwi']), load_table(case)
     brain = load_volume(case.files['mask']) > 0
-    noise = noise_before(case)
-    noddi = fit_noddi(data, gtab, brain, sigma=noise)
-    smt = fit_smt(data, gtab, brain, sigma=noise)
+    floor, spread = noise_of(case)
+    noddi = fit_noddi(data, gtab, brain, sigma=floor, spread=spread)
+    smt = fit_smt(data, gtab, brain, sigma=floor)
     return {
         'icvf': noddi.icvf, 'od': noddi.od, 'isovf': noddi.isovf,
         'smt_icvf': smt.icvf, 'smt_diffusivity': smt.diffusivity,
     }  # fmt: skip
 
 
-def noise_before(case: Case) -> float | None:
-    """Standard deviation of the noise before denoising, which hides it but leaves its floor."""
+def noise_of(case: Case) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(X, Y, Z) the noise before denoising, whose floor stays, and what is left of it.
+
+    None of a run that was not denoised here: its own residuals tell then. Raises MissingInput for
+    a map that the sidecar promises.
+    """
     path = case.files['dwi']
     sidecar = path.with_name(path.name.removesuffix('.nii.gz') + '.json')
     said = read_object(sidecar) if sidecar.is_file() else {}
-    noise = said.get('Denoising', {}).get('NoiseMedian')
-    return float(noise) if noise else None
+    maps = [
+        path.with_name(uri.rpartition('/')[2])
+        for uri in said.get('Denoising', {}).get('NoiseMaps', [])
+    ]
+    if not maps:
+        return None, None
+    if gone := [p.name for p in maps if not p.is_file()]:
+        raise MissingInput(f'{gone[0]} is not there, which {sidecar.name} names; preprocess again.')
+    floor, spread = (load_volume(p) for p in maps)
+    return floor, spread
 
 
 def truth(known: Mapping[str, Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from bidsapp.modalities.dwi.interfaces.corrections import (
 )
 from bidsapp.modalities.dwi.interfaces.distortion import EstimateDistortion
 from bidsapp.modalities.dwi.interfaces.motion import ApplyCorrections, EstimateMotion
+from bidsapp.modalities.dwi.interfaces.noise import CarryNoise
 from bidsapp.modalities.dwi.interfaces.outputs import NONE, WritePreprocessed
 from bidsapp.physics.ringing import interpolated, may_unring, slice_axes
 
@@ -98,6 +99,7 @@ def init_dwi_preproc_wf(
     )  # fmt: skip
     final_mask = Node(BrainMask(), name='final_mask', mem_gb=3 * size_gb + 0.5)
     bias = Node(CorrectBias(), name='bias', mem_gb=3 * size_gb + 0.5)
+    noise = Node(CarryNoise(), name='noise', mem_gb=0.5)
     maps = Node(TensorMaps(), name='maps', mem_gb=3 * size_gb + 0.8)
     ds_preproc = Node(
         WritePreprocessed(**written), name='ds_preproc', mem_gb=2 * size_gb + 0.3, overwrite=True
@@ -132,6 +134,10 @@ def init_dwi_preproc_wf(
                               ('confounds', 'confounds')]),
         (distortion, ds_preproc, [('quality', 'distortion')]),
         (bias, ds_preproc, [('dwi', 'dwi'), ('quality', 'bias')]),
+        (denoise, noise, [('noise', 'noise')]),
+        (distortion, noise, [('displacement', 'displacement'), ('axis', 'axis')]),
+        (bias, noise, [('field', 'field')]),
+        (noise, ds_preproc, [('noise', 'noise')]),
         (maps, ds_preproc, [('fa', 'fa'), ('md', 'md')]),
         (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
     ])  # fmt: skip
