@@ -21,7 +21,7 @@ from bidsapp.bids.write import write_json
 from bidsapp.core import Plan
 from bidsapp.learn import cards
 from bidsapp.learn.inputs import states
-from bidsapp.learn.processors import use_processors
+from bidsapp.learn.processors import nondeterminism, use_processors
 from bidsapp.learn.seen import about_seen
 from bidsapp.learn.splits import SPLITS, divide
 from bidsapp.learn.tables import tsv
@@ -220,7 +220,10 @@ def learnt(own: Input, made: Material, plan: Plan, state_file: Path) -> tuple[Ne
     source = SimulatedStream(made.scanners['train'], made.tasks, plan.patch, WINDOW)
     validation = [made.sample('val', index) for index in range(VALIDATION)]
     head = joint([task.head for task in made.tasks])
-    network, state = fit(own, head, source, validation, None, plan, state_file, log.info)
+    with nondeterminism(plan.device) as found:
+        network, state = fit(own, head, source, validation, None, plan, state_file, log.info)
+    if found:
+        log.warning('%s on %s: made again, the weights will differ', ', '.join(found), plan.device)
     return network, state, head
 
 

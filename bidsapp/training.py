@@ -20,6 +20,7 @@ from bidsapp.core import Plan
 from bidsapp.learn import cards
 from bidsapp.learn.finetune import gather, make_card, scored
 from bidsapp.learn.inputs import states
+from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.seen import FLAG, FLAG_WORDS, about_seen, flagged, flags, was_seen
 from bidsapp.learn.splits import SPLITS
 from bidsapp.learn.tables import COLUMNS, explained, tsv
@@ -156,11 +157,17 @@ def fit_arm(
     from bidsapp.learn.fit import fit
     from bidsapp.learn.patches import PatchSource
 
-    network, state = fit(
-        registry.input(task.modality), task.head, PatchSource(material.learnt_from, plan.patch),
-        material.samples['val'], start, plan,
-        states_at.with_name(f'{states_at.name}-{arm}.safetensors'), log.info,
-    )  # fmt: skip
+    with nondeterminism(plan.device) as found:
+        network, state = fit(
+            registry.input(task.modality), task.head, PatchSource(material.learnt_from, plan.patch),
+            material.samples['val'], start, plan,
+            states_at.with_name(f'{states_at.name}-{arm}.safetensors'), log.info,
+        )  # fmt: skip
+    if found:
+        log.warning(
+            '%s, %s: %s on %s: fitted again, the weights will differ a little', task.name, arm,
+            ', '.join(found), plan.device,
+        )  # fmt: skip
     rows = scored(task, arm, network, material, plan.device)
     people = {c.subject: scans_of_person(*f) for c, f in scans['test'] if f is not None}
     return network, state, rows + flags(arm, None if start is None else start.card, people)

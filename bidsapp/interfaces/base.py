@@ -35,10 +35,17 @@ PROBLEM = 'problem.json'
 
 
 class ComputingInput(BaseInterfaceInputSpec):
-    """Where and with how many threads a step computes; neither changes what comes out."""
+    """Where and with how many threads a step computes; neither changes what comes out.
+
+    ``use_gpu`` follows from the device: by it Nipype lets one step at a time onto a card.
+    """
 
     device = traits.Str('cpu', usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
     n_threads = traits.Int(1, usedefault=True, nohash=True)
+
+    def _device_changed(self, device: str) -> None:
+        self.use_gpu = device != 'cpu'
 
 
 class Step(SimpleInterface):
@@ -52,6 +59,16 @@ class Step(SimpleInterface):
         """Do the work; new files go to ``folder``."""
         raise TypeError(f'{type(self).__name__} does not say what its step is')
 
+    def told(self, folder: Path) -> dict[str, Any]:
+        """What the step gives; in its ``quality`` what on CUDA is not the same bits each time."""
+        from bidsapp.learn.processors import nondeterminism
+
+        with nondeterminism(getattr(self.inputs, 'device', 'cpu')) as found:
+            given = self.step(folder)
+        if found and 'quality' in given:
+            given = {**given, 'quality': {**given['quality'], 'NotDeterministic': found}}
+        return given
+
     def _run_interface(self, runtime: Any) -> Any:
         folder = Path(runtime.cwd)
         if isinstance(self.inputs, ComputingInput):
@@ -60,7 +77,7 @@ class Step(SimpleInterface):
             torch.set_num_threads(self.inputs.n_threads)
         try:
             with temporary_files_in(folder):
-                self._results.update(self.step(folder))
+                self._results.update(self.told(folder))
         except Problem as problem:
             note(folder, problem)
             raise

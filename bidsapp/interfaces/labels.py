@@ -14,6 +14,7 @@ from bidsapp.bids.derivatives import own_uri
 from bidsapp.bids.outputs import write_output
 from bidsapp.interfaces.base import CaseInput, CaseStep, ComputingInput, Step
 from bidsapp.learn.cards import load_card
+from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.ranges import has_ranges, outside
 from bidsapp.learn.seen import was_seen
 from bidsapp.problems import BadData
@@ -93,7 +94,6 @@ class _ApplyInput(ComputingInput):
     tasks = traits.List(traits.Str, mandatory=True)
     scans = traits.List(traits.Str, desc='raw files of this person, by which it is known')
     seen_by_label = traits.Enum('unknown', 'yes', 'no', usedefault=True)
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
 
 
 class _Applied(TraitedSpec):
@@ -122,7 +122,8 @@ class ApplyModel(Step):
         served = [registry.task(name).head for name in names]
         turned = registry.input(self.inputs.modality).turned
         turns = turns_of(checkpoint.card)
-        output = predict_tta(network, sample, served, turns, turned, device)
+        with nondeterminism(device) as found:
+            output = predict_tta(network, sample, served, turns, turned, device)
         heads = {name: checkpoint.card['heads'][name] for name in names}
         kept = folder / 'applied'
         kept.mkdir(exist_ok=True)
@@ -131,7 +132,8 @@ class ApplyModel(Step):
         seen = was_seen(checkpoint.card, map(Path, self.inputs.scans))
         return {
             'applied': str(kept),
-            'applied_on': device_name(device),
+            'applied_on': device_name(device)
+            + ''.join(f', {op} not deterministic' for op in found),
             # Of a model of before cards held scans, labels say it where they mean anything.
             'seen_in_training': {None: self.inputs.seen_by_label, True: 'yes', False: 'no'}[seen],
         }

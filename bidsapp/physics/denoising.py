@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bidsapp.physics.eigen import eigh
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _filtered(flat: Tensor, filled: Tensor, voxels: Tensor) -> _Filtered:
     # The Gram matrix squares the ratio of signal to noise: above about 300, float32 would lose the
     # noise under rounding. A window smaller than N exists in tiny grids only: N × N always serves.
     double = patches.double()
-    values, vectors = torch.linalg.eigh(double.mT @ double)
+    values, vectors = eigh(double.mT @ double)
     n_filled = filled[voxels].sum(1)
     rank, variance = _signal_rank(values.flip(-1).clamp_min(0), n_filled)
     weight = (n_filled >= MIN_VOLUMES) / (1 + rank)

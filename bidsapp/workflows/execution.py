@@ -63,6 +63,7 @@ def engine(plugin_file: Path | None, nprocs: int, memory: Limit) -> Engine:
     defaults = {
         'n_procs': nprocs,
         'memory_gb': memory.amount,
+        'n_gpu_procs': 1,  # a call computes on one card
         'raise_insufficient': False,
         'mp_context': 'forkserver',
     }

@@ -170,7 +170,6 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
                 modality=run.modality,
                 tasks=names,
                 device=place.device,
-                use_gpu=place.device != 'cpu',
                 n_threads=place.omp_nthreads,
                 seen_by_label=by_label,
                 scans=[str(path) for path in scans],

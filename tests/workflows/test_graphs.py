@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,8 @@ from bidsapp.core import Case
 from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource
 from bidsapp.modalities.dwi.bids.runs import DwiRun
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
+from bidsapp.resources import Limit
+from bidsapp.workflows.execution import engine
 from bidsapp.workflows.participant import init_participant_wf, node_name, run_folder
 from bidsapp.workflows.plan import Model, Todo
 from bidsapp.workflows.preparation import Place
@@ -170,3 +173,14 @@ def test_each_participant_works_in_a_folder_of_its_own(place, tmp_path):
     assert f'{node_name(run)}.dwi_preproc_wf.motion' in workflow.list_node_names()
     assert run_folder(tmp_path / 'work', run).parts[-3] == 'sub-01'
     assert workflow.largest_need() > 1
+
+
+def test_every_step_that_computes_on_a_card_says_so(place, model):
+    """Nipype lets as many steps onto a card as it has slots, if it knows which they are."""
+    for device, expected in (('cuda:0', True), ('cpu', False)):
+        workflow = everything(replace(place, device=device), model)
+        steps = [workflow.get_node(name) for name in workflow.list_node_names()]
+        told = [s for s in steps if getattr(s.interface.inputs, 'device', 'cpu') == 'cuda:0']
+        assert bool(told) == expected
+        assert [s for s in steps if s.is_gpu_node()] == told
+    assert engine(None, 4, Limit(8, 'x')).args['n_gpu_procs'] == 1

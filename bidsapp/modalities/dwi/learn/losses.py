@@ -13,6 +13,7 @@ from bidsapp.learn.losses import labelled_voxels
 from bidsapp.modalities.dwi.physics import fixed_response_fod
 from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS
+from bidsapp.physics.eigen import eigh
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ def symmetric(dyads: Tensor) -> Tensor:
 
 def principal_axis(dyads: Tensor) -> Tensor:
     """(…, 6) → (…, 3) unit eigenvector of the largest eigenvalue; its sign has no meaning."""
-    return torch.linalg.eigh(symmetric(dyads).double()).eigenvectors[..., -1].to(dyads.dtype)
+    return eigh(symmetric(dyads).double())[1][..., -1].to(dyads.dtype)
 
 
 def dyadic(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def axis_and_spread(dyads: Tensor) -> tuple[Tensor, Tensor]:
     sin² of the angle from a to v is 1 - aᵀTa / trace T, which gives the angle; no label and no
     second network is needed. 54.7 degrees is complete ignorance.
     """
-    values, vectors = torch.linalg.eigh(symmetric(dyads).double())
+    values, vectors = eigh(symmetric(dyads).double())
     values = values.clamp_min(0)
     total = values.sum(-1)
     share = torch.where(total > 0, values[:, -1] / total.clamp_min(1e-12), 1 / 3)

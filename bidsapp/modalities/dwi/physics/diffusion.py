@@ -9,6 +9,7 @@ import numpy as np
 
 from bidsapp.modalities.dwi.physics.acquisition import MIN_DIRECTIONS, acquisition
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, tensor_design
+from bidsapp.physics.eigen import eigh
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
@@ -122,6 +123,6 @@ def _fit(
     second = torch.linalg.solve(normal, (weights * observed) @ design)
     xx, yy, zz, xy, xz, yz = second[:, :6].T
     tensor = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], 1).view(-1, 3, 3)
-    values, vectors = torch.linalg.eigh(tensor * 1e-3)
+    values, vectors = eigh(tensor * 1e-3)
     values, vectors = values.flip(-1).clamp(min=0), vectors.flip(-1)
     return values * fitted[:, None], vectors * fitted[:, None, None]
