@@ -16,6 +16,7 @@ from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES
 from bidsapp.modalities.dwi.physics.subsets import halves, well_spread
 from bidsapp.modalities.dwi.physics.turns import turned_channels
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.physics.geometry import grid_axes, voxel_sizes
 from bidsapp.problems import BadData
 
@@ -96,7 +97,7 @@ def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
     if keep is not None:
         data, gtab = data[..., keep], gtab[keep]
     local = in_grid(gtab, affine)
-    s0 = data[..., gtab.b0].mean(-1)
+    s0 = signal_at_zero(data, gtab)
     floor = 1e-3 * float(np.median(s0[brain])) + 1e-12
     weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)

@@ -28,6 +28,7 @@ from bidsapp.modalities.dwi.physics.harmonics import (
 )
 from bidsapp.modalities.dwi.physics.noise import noise_variance
 from bidsapp.modalities.dwi.physics.peaks import fibre_peaks, sphere
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -171,11 +172,11 @@ def _anisotropic_voxels(mask: NDArray[Any], tensor: TensorMaps) -> tuple[NDArray
 def relative_signal(
     signals: FloatArray, gtab: GradientTable, volumes: NDArray[np.intp]
 ) -> np.ndarray:
-    """S/S0 (n, …) float32 of the n ``volumes`` of signals (…, N); S0 the mean unweighted volume.
+    """S/S0 (n, …) float32 of the n ``volumes`` of signals (…, N); S0 by `signal_at_zero`.
 
     Zero where S0 is not positive or the signal is not a number.
     """
-    s0 = signals[..., gtab.b0].mean(-1, dtype=np.float64)
+    s0 = signal_at_zero(signals, gtab, np.float64)
     scale = np.divide(1.0, s0, out=np.zeros_like(s0), where=s0 > 0)
     relative = signals[..., volumes] * scale[..., None].astype(np.float32)
     relative = np.moveaxis(relative, -1, 0).astype(np.float32, copy=False)

@@ -177,10 +177,11 @@ class _Model:
     bvecs: Tensor  #: (N, 3)
     sticks: Tensor  #: (L, K N) Watson means → coefficients of 1, x², x⁴, … in each volume
     water: Tensor  #: (N,) attenuation of free water
+    unknown: Tensor  #: (N,) 1/3, the mean x², where the direction is not known, else 0
 
     @classmethod
     def of(cls, b: FloatArray, bvecs: FloatArray, device: str) -> _Model:
-        """The model for ``b`` (N,) in ms/µm² and unit vectors (N, 3), zero where b is about 0."""
+        """The model for ``b`` (N,) in ms/µm² and unit vectors (N, 3), zero where not known."""
         x, table = _quadrature()
         degree = np.arange(0, _ORDER + 1, 2)
         stick = (2 * degree + 1) * (np.exp(-b[:, None] * AXIAL * x**2) @ table)
@@ -190,7 +191,8 @@ class _Model:
                 : deg + 1 : 2
             ]
         sticks = np.einsum('nl,lk->lkn', stick, powers).reshape(len(degree), -1)
-        arrays = (b, bvecs, sticks, np.exp(-b * FREE_WATER))
+        unknown = np.where(bvecs.any(1), 0, 1 / 3)
+        arrays = (b, bvecs, sticks, np.exp(-b * FREE_WATER), unknown)
         return cls(*(torch.from_numpy(np.asarray(a, np.float32)).to(device) for a in arrays))
 
     def tissue(self, v: Tensor, od: Tensor, squares: Tensor) -> tuple[Tensor, ...]:
@@ -268,7 +270,7 @@ def _look(
     x = axis @ model.bvecs.T
     v, od, tissue, water = parameters.unbind(1)
     tissue, water = tissue[:, None], water[:, None]
-    attenuation, by_v, by_od, by_x = model.tissue(v, od, x * x)
+    attenuation, by_v, by_od, by_x = model.tissue(v, od, x * x + model.unknown)
     rows = [tissue * by_v, tissue * by_od, attenuation, model.water.expand_as(x)]
     turns = (2 * tissue * by_x * x)[:, None] * (across @ model.bvecs.T)
     jacobian = torch.cat([torch.stack(rows, 1), turns], 1)

@@ -23,6 +23,7 @@ from bidsapp.modalities.dwi.physics.qspace import (
     prior,
     prior_deviation,
 )
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,7 +189,7 @@ def residual_noise_variance(
     """
     slots = slots_of_volumes(gtab)
     use = slots >= 0
-    s0 = signal[gtab.b0].mean(0)
+    s0 = signal_at_zero(signal.T, gtab)
     left = np.zeros((int(use.sum()), *inside.shape), np.float32)
     left[:, inside] = (signal[use] - own) / np.median(s0)
     freedom = len(left) - 2 * len(np.unique(slots[use]))

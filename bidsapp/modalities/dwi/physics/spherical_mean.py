@@ -96,7 +96,8 @@ def fit_smt(
     scale = data[..., gtab.b0].mean(-1) if gtab.b0.any() else data.max(-1)
     inside = np.asarray(mask, bool) & np.isfinite(data).all(-1) & (scale > 0)
     groups = [_Shell.of(gtab, members, device) for _, members in _usable(gtab)]
-    b = torch.tensor([0.0, *(b / 1000 for b, _ in _usable(gtab))], device=device)
+    unweighted = float(gtab.bvals[gtab.b0].mean()) if gtab.b0.any() else 0.0
+    b = torch.tensor([unweighted / 1000, *(b / 1000 for b, _ in _usable(gtab))], device=device)
     counts = torch.tensor([float(gtab.b0.sum()), *(len(s.volumes) for s in groups)], device=device)
     noise = None if sigma is None else np.broadcast_to(sigma, inside.shape)
     maps = np.zeros((*inside.shape, 2), np.float32)

@@ -37,6 +37,7 @@ from bidsapp.modalities.dwi.physics.restored import (
     slots_of_volumes,
 )
 from bidsapp.modalities.dwi.physics.turns import turned_harmonics
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.physics.geometry import ALL_TURNS, grid_axes, voxel_sizes
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def refit_principal_direction(
     the scan itself contradicts.
     """
     inside, noise = sample.mask[0].numpy(), float(np.sqrt(noise_variance_of(sample)))
-    s0 = signal[gtab.b0].mean(0)
+    s0 = signal_at_zero(signal.T, gtab)
     if correction is not None:
         harmonics = input_harmonics(sample.image).numpy()[:, inside]
         harmonics = harmonics + correction.numpy()[:, inside]

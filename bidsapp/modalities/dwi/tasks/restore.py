@@ -19,6 +19,7 @@ from bidsapp.modalities.dwi.physics.restored import (
     slots_of_volumes,
 )
 from bidsapp.modalities.dwi.physics.turns import turned_harmonics_of_slots
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.physics.geometry import ALL_TURNS, voxel_sizes
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     output, inside = outputs['restore'], sample.mask[0].numpy()
     signal, gtab = brain_signal(case, sample)
     variance = noise_variance_of(sample)
-    noise, s0 = float(np.sqrt(variance)), signal[gtab.b0].mean(0)
+    noise, s0 = float(np.sqrt(variance)), signal_at_zero(signal.T, gtab)
     harmonics = input_harmonics(sample.image)[:, sample.mask[0]] + output[:, sample.mask[0]]
     predicted = s0 * attenuation_at(harmonics.numpy(), gtab)
     use = slots_of_volumes(gtab) >= 0
