@@ -26,6 +26,11 @@ OPTIONS = (
         'where none is below', levels=('participant',), least=0,
     ),
     Option(
+        '--exclude-volumes', str, 'FILE',
+        'volumes to leave out, a TSV with columns file (path below BIDS_DIR) and volumes (counted '
+        'from 0: 3,7-9)', levels=('participant',),
+    ),
+    Option(
         '--input-directions', int, 'N', 'group: directions that the network sees of each run',
         levels=('group',), least=6,
     ),

@@ -89,8 +89,10 @@ def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> l
             ]
             runs.append(replace(run, notes=(*run.notes, *without)))
     for place, ingested in taken.items():
-        replaced = ', '.join(run.name for run in own if _place(run) == place)
-        note = (f'takes the place of {replaced}',) if replaced else ()
+        before = [run for run in own if _place(run) == place]
+        note = [f'takes the place of {", ".join(run.name for run in before)}'] * bool(before)
+        if any(run.excluded for run in before):
+            note.append('--exclude-volumes has no effect on what is preprocessed already')
         runs += [replace(run, notes=(*run.notes, *note)) for run in ingested]
     return sorted(runs, key=lambda run: run.name)
 

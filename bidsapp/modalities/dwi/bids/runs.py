@@ -12,6 +12,7 @@ from bidsapp.bids.names import flaw, parse, source_entities
 from bidsapp.bids.runs import Run
 from bidsapp.bids.scans import inherited, read_scan
 from bidsapp.core import Case
+from bidsapp.modalities.dwi.bids.exclusion import excluding, exclusions
 from bidsapp.modalities.dwi.bids.fieldmap_sources import MEASURED, PAIRED
 from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
 from bidsapp.modalities.dwi.bids.serving import serving_only
@@ -38,6 +39,7 @@ class DwiRun(Run):
     fieldmap_notes: tuple[str, ...] = ()  #: why others cannot be used
     doubts: tuple[str, ...] = ()  #: what of the metadata was left out, or read as something else
     b0_threshold: float = B0_THRESHOLD  #: s/mm², the greatest b that shall count as b = 0
+    excluded: tuple[int, ...] = ()  #: volumes that the user leaves out, counted from 0
 
 
 def runs_of(raw: Selection) -> list[DwiRun]:
@@ -45,7 +47,8 @@ def runs_of(raw: Selection) -> list[DwiRun]:
 
     A run without a tensor that is the reversed pair of another of its session is none.
     """
-    return [run for one in raw.each() for run in _of_participant(one)]
+    excluded = exclusions(raw)
+    return [excluding(run, excluded) for one in raw.each() for run in _of_participant(one)]
 
 
 def _of_participant(raw: Selection) -> list[DwiRun]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from bidsapp.bids.images import load_volume, not_numbers, open_image
+from bidsapp.bids.images import load_volume, open_image
 from bidsapp.bids.runs import Size, Survey
 from bidsapp.core import Finding
 from bidsapp.modalities.dwi.bids.encoding import check_linear
@@ -13,6 +13,7 @@ from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
 from bidsapp.modalities.dwi.bids.tables import (
     check_lengths,
     examine_table,
+    examine_volumes,
     load_table,
     read_numbers,
 )
@@ -48,7 +49,7 @@ def table_of(run: DwiRun) -> Examined:
     files = run.case.files
     bvecs, bvals = read_numbers(files['bvec']), read_numbers(files['bval'])
     check_linear(run.case, run.metadata, bvals.ravel())
-    return examine_table(files['dwi'], bvecs, bvals, run.b0_threshold)
+    return examine_table(files['dwi'], bvecs, bvals, run.b0_threshold, run.excluded)
 
 
 def examine_voxels(path: Path, table: Examined) -> list[Finding]:
@@ -60,20 +61,22 @@ def examine_voxels(path: Path, table: Examined) -> list[Finding]:
         data = load_volume(path)
     except BadData as problem:
         return [Finding('error', 'UNREADABLE', str(problem))]
-    if bad := not_numbers(data):
-        message = f'{bad} voxels are not numbers (NaN or infinite); convert the image again'
-        return [Finding('error', 'IMAGE_NAN', message)]
+    known = len(table.findings)
+    table = examine_volumes(path, data, table)
+    left_out = list(table.findings[known:])
+    if table.errors:
+        return left_out
     try:
         check_lengths(data, table)
     except BadData as problem:
-        return [Finding('error', 'B_IN_LENGTHS', str(problem))]
+        return [*left_out, Finding('error', 'B_IN_LENGTHS', str(problem))]
     affine = open_image(path).affine
     gtab = from_fsl(table.bvecs, table.bvals, affine, table.b0_threshold)
     result = check_table(data[..., table.kept], gtab, affine)
     if not result.decided:
-        return [Finding('warning', 'TABLE_NOT_TESTED', result.statement)]
+        return [*left_out, Finding('warning', 'TABLE_NOT_TESTED', result.statement)]
     wrong = finding(result)
-    return [] if wrong is None else [wrong]
+    return left_out if wrong is None else [*left_out, wrong]
 
 
 def examine_metadata(run: DwiRun) -> list[Finding]:

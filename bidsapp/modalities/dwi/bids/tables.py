@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.bids.annex import check_content
-from bidsapp.bids.images import doubts_of, open_image
+from bidsapp.bids.images import doubts_of, not_numbers, open_image
 from bidsapp.bids.scans import read_object
 from bidsapp.bids.text import text_of
+from bidsapp.core import Finding
 from bidsapp.modalities.dwi.physics.gradients import (
     B0_THRESHOLD,
     GradientTable,
     from_fsl,
 )
 from bidsapp.modalities.dwi.physics.scaled_vectors import decay_agrees
-from bidsapp.modalities.dwi.physics.tables import Examined, examine
+from bidsapp.modalities.dwi.physics.tables import Examined, examine, without
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from bidsapp.core import Case
@@ -51,9 +53,15 @@ def read_numbers(path: Path) -> np.ndarray:
 
 
 def examine_table(
-    path: Path, bvecs: np.ndarray, bvals: np.ndarray, b0_threshold: float = B0_THRESHOLD
+    path: Path,
+    bvecs: np.ndarray,
+    bvals: np.ndarray,
+    b0_threshold: float = B0_THRESHOLD,
+    excluded: Collection[int] = (),
 ) -> Examined:
     """Look at a table and at the header of the image ``path`` that it belongs to.
+
+    Volumes ``excluded`` by the user are left out.
 
     Raises BadData for an image that is no series of volumes of several slices.
     """
@@ -66,8 +74,33 @@ def examine_table(
             f'{path} has {thin} slice{"s" * (thin > 1)} (shape {shape}); at least {MIN_SLICES} are '
             'needed to see how a head lies and moves.'
         )
-    found = examine(bvecs, bvals, shape[3], b0_threshold)
+    found = examine(bvecs, bvals, shape[3], b0_threshold, excluded)
     return replace(found, findings=(*doubts_of(path), *found.findings))
+
+
+def examine_volumes(path: Path, data: np.ndarray, table: Examined) -> Examined:
+    """``table`` without volumes of ``data`` (X, Y, Z, N), the image ``path``, that carry no head.
+
+    With errors for scattered voxels that are not numbers, and for too little that is left.
+    """
+    from bidsapp.modalities.dwi.physics.volumes import unusable, without_numbers
+
+    broken = without_numbers(data)
+    if 2 * len(broken) < data.shape[-1]:
+        table = without(table, broken)
+    if len(table.kept) < data.shape[-1]:
+        data = data[..., table.kept]
+    if bad := not_numbers(data):
+        message = (
+            f'{bad} voxels of {path.name} are not numbers (NaN or infinite). Convert it again from '
+            'the scanner files'
+        )
+        return replace(table, findings=(*table.findings, Finding('error', 'IMAGE_NAN', message)))
+    if table.errors or not data.any():
+        return table
+    gtab = GradientTable(table.bvecs.T, table.bvals, table.b0_threshold)
+    found = unusable(data, gtab)
+    return without(table, {int(table.kept[v]): why for v, why in found.items()})
 
 
 def check_lengths(data: np.ndarray, table: Examined) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
-from bidsapp.bids.images import load_volume, not_numbers, open_image
+from bidsapp.bids.images import load_volume, open_image
 from bidsapp.core import Case
 from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
-from bidsapp.modalities.dwi.bids.tables import check_lengths, examine_table, read_numbers
+from bidsapp.modalities.dwi.bids.tables import (
+    check_lengths,
+    examine_table,
+    examine_volumes,
+    read_numbers,
+)
 from bidsapp.modalities.dwi.interfaces.files import (
     B0Input,
     CorrectedOutput,
@@ -25,9 +30,13 @@ from bidsapp.modalities.dwi.interfaces.files import (
 from bidsapp.modalities.dwi.physics import gradients
 from bidsapp.problems import BadData, Unavailable
 
+if TYPE_CHECKING:
+    from bidsapp.modalities.dwi.physics.tables import Examined
+
 
 class _ExamineInput(ScanInput):
     doubts = traits.List(traits.Str, desc='what the metadata gave to say')
+    excluded = traits.List(traits.Int, desc='volumes that the user leaves out')
 
 
 class _Examined(TraitedSpec):
@@ -36,6 +45,8 @@ class _Examined(TraitedSpec):
     bvec = File(exists=True)
     warnings = traits.List(traits.Str)
     b0_threshold = traits.Float(desc='s/mm2, the greatest b that counts as b = 0')
+    kept = traits.List(traits.Int, desc='their numbers in the run as it came')
+    left_out = traits.Dict(desc='number of each other volume, and why')
     gradient_check = traits.Dict(desc='does the table fit the data')
 
 
@@ -53,17 +64,15 @@ class ExamineScan(Step):
         from bidsapp.modalities.dwi.physics.gradient_check import check_table, finding
 
         path = Path(self.inputs.dwi)
-        found = examine_table(path, *self.numbers(), self.inputs.b0_threshold)
-        if found.errors:
-            raise BadData(f'{path}: ' + '; '.join(found.errors))
+        found = examine_table(
+            path, *self.numbers(), self.inputs.b0_threshold, self.inputs.excluded or ()
+        )
+        _refuse(path, found)
         data = load_volume(path)
-        if bad := not_numbers(data):
-            raise BadData(
-                f'{path} holds {bad} voxels that are not numbers (NaN or infinite). '
-                'Convert it again from the scanner files.'
-            )
         if not data.any():
             raise BadData(f'{path} holds only zeros')
+        found = examine_volumes(path, data, found)
+        _refuse(path, found)
         check_lengths(data, found)
         if len(found.kept) < data.shape[3]:
             data = data[..., found.kept]
@@ -75,6 +84,8 @@ class ExamineScan(Step):
         return {
             'dwi': str(path),
             **save_table(folder, table, affine),
+            'kept': found.kept.tolist(),
+            'left_out': {str(volume): why for volume, why in sorted(found.left_out.items())},
             'b0_threshold': found.b0_threshold,
             'warnings': [*(self.inputs.doubts or []), *warnings],
             'gradient_check': {
@@ -88,6 +99,11 @@ class ExamineScan(Step):
     def numbers(self) -> tuple[np.ndarray, np.ndarray]:
         """bvecs and bvals as they are stored."""
         return read_numbers(Path(self.inputs.bvec)), read_numbers(Path(self.inputs.bval))
+
+
+def _refuse(path: Path, found: Examined) -> None:
+    if found.errors:
+        raise BadData(f'{path}: ' + '; '.join(found.errors))
 
 
 class _IngestedInput(_ExamineInput):
@@ -241,6 +257,7 @@ class CorrectBias(Step):
 class _Maps(TraitedSpec):
     fa = File(exists=True)
     md = File(exists=True)
+    warnings = traits.List(traits.Str)
 
 
 class TensorMaps(Step):
@@ -251,14 +268,16 @@ class TensorMaps(Step):
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Weighted least squares on the volumes of low b."""
-        from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
+        from bidsapp.modalities.dwi.physics.diffusion import fit_tensor, implausible
 
         path = Path(self.inputs.dwi)
         table = read_table(
             path, Path(self.inputs.bval), Path(self.inputs.bvec), self.inputs.b0_threshold
         )
-        tensor = fit_tensor(load_volume(path), table, load_mask(Path(self.inputs.mask)))
+        mask = load_mask(Path(self.inputs.mask))
+        tensor = fit_tensor(load_volume(path), table, mask)
         return {
+            'warnings': implausible(tensor.fa[mask], tensor.md[mask]),
             'fa': str(save_like(folder / 'fa.nii', tensor.fa, path)),
             'md': str(save_like(folder / 'md.nii', tensor.md, path)),
         }

@@ -12,26 +12,38 @@ from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
+from bidsapp.modalities.dwi.bids.replaced import REPLACED, SLICE_AXIS
 from bidsapp.modalities.dwi.interfaces.files import MaskedScanInput, read_table, save_table
 from bidsapp.modalities.dwi.physics.gradients import GradientTable
+from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from bidsapp.modalities.dwi.physics.motion import Motion
+
+#: mm from one volume to the next that are said.
+_JUMP = 15.0
 
 
 class _MotionInput(MaskedScanInput, ComputingInput):
     phase_encoding = traits.Str(desc="'i', 'j-', …; undefined where it is not known")
     slice_axis = traits.Int(2, usedefault=True)
+    kept = traits.List(traits.Int, desc='number of each volume in the run as it came')
+    left_out = traits.Dict(desc='numbers of those that are not in this one, and why')
 
 
 class _MotionOutput(TraitedSpec):
-    dwi = File(exists=True, desc='the run as it came, outlier slices replaced')
+    dwi = File(
+        exists=True,
+        desc='the run as it came, outlier slices replaced, without volumes that cannot be placed',
+    )
     motion = File(exists=True)
     b0 = File(exists=True, desc='mean b=0, motion corrected')
     bval = File(exists=True)
     bvec = File(exists=True, desc='turned with the head')
     confounds = File(exists=True)
     quality = traits.Dict()
+    left_out = traits.Dict(desc='number of each volume left out, and why')
+    warnings = traits.List(traits.Str)
 
 
 class EstimateMotion(Step):
@@ -43,18 +55,27 @@ class EstimateMotion(Step):
     def step(self, folder: Path) -> dict[str, Any]:
         """Only outlier slices are replaced, where they are."""
         from bidsapp.modalities.dwi.physics import outliers
-        from bidsapp.modalities.dwi.physics.motion import apply_motion, estimate_motion
+        from bidsapp.modalities.dwi.physics.motion import apply_motion, impossible, replaced_slices
 
         path = Path(self.inputs.dwi)
         affine, data = open_image(path).affine, load_volume(path)
         table = read_table(
             path, Path(self.inputs.bval), Path(self.inputs.bvec), self.inputs.b0_threshold
         )
-        axis = self.inputs.phase_encoding if isdefined(self.inputs.phase_encoding) else None
-        motion = estimate_motion(
-            data, affine, table, load_mask(Path(self.inputs.mask)), axis,
-            self.inputs.slice_axis, device=self.inputs.device,
-        )  # fmt: skip
+        kept = np.array(self.inputs.kept or range(len(table)))
+        left_out = dict(self.inputs.left_out or {})
+        motion = self.estimated(data, affine, table)
+        warnings = []
+        while lost := impossible(motion):
+            left_out |= {str(kept[v]): why for v, why in lost.items()}
+            warnings += [
+                f'volume {kept[v]} (counted from 0), left out: {why}' for v, why in lost.items()
+            ]
+            stay = np.setdiff1d(np.arange(len(table)), list(lost))
+            data, table, kept = data[..., stay], table[stay], kept[stay]
+            _check_left(path, table)
+            path = save_like(folder / 'dwi.nii', data, path)
+            motion = self.estimated(data, affine, table)
         for n in np.unique(motion.outliers.slices[:, 0]):
             data[..., n] = motion.outliers.replaced(data[..., n], int(n))
             path = folder / 'dwi.nii'
@@ -67,14 +88,61 @@ class EstimateMotion(Step):
             data[..., table.b0], affine, replace(still, parameters=motion.parameters[table.b0])
         ).mean(-1)
         write_confounds(folder / 'confounds.tsv', motion)
+        quality = said_of(motion, self.axis)
+        quality[REPLACED] = replaced_slices(motion, affine, data.shape).tolist()
+        quality[SLICE_AXIS] = 'ijk'[self.inputs.slice_axis]
         return {
             'dwi': str(path),
             'motion': str(folder / 'motion.npz'),
             'b0': str(save_like(folder / 'b0.nii', b0, Path(self.inputs.dwi))),
             **save_table(folder, motion.gtab, affine),
             'confounds': str(folder / 'confounds.tsv'),
-            'quality': said_of(motion, axis),
+            'quality': quality,
+            'left_out': left_out,
+            'warnings': [*warnings, *doubts(motion, kept)],
         }
+
+    @property
+    def axis(self) -> str | None:
+        """The phase-encoding axis, if it is known."""
+        return self.inputs.phase_encoding if isdefined(self.inputs.phase_encoding) else None
+
+    def estimated(self, data: np.ndarray, affine: np.ndarray, table: GradientTable) -> Motion:
+        """Where the head was."""
+        from bidsapp.modalities.dwi.physics.motion import estimate_motion
+
+        return estimate_motion(
+            data, affine, table, load_mask(Path(self.inputs.mask)), self.axis,
+            self.inputs.slice_axis, device=self.inputs.device,
+        )  # fmt: skip
+
+
+def _check_left(path: Path, table: GradientTable) -> None:
+    """Raises BadData where what is left of a run is no diffusion run."""
+    from bidsapp.modalities.dwi.physics.acquisition import acquisition, determines_tensor
+
+    if not table.b0.any() or table.b0.all() or not determines_tensor(acquisition(table)):
+        raise BadData(
+            f'{path.name}: its volumes fit together only where no head can be, and the others do '
+            'not determine a tensor. Look at the images, and leave out those that show no head '
+            '(--exclude-volumes).'
+        )
+
+
+def doubts(motion: Motion, kept: np.ndarray) -> list[str]:
+    """What is odd in how a head moved; volumes are named by ``kept``, their numbers as they came.
+
+    From one volume to the next a head may jump by a centimetre, hardly by more.
+    """
+    far = np.flatnonzero(motion.framewise_displacement > _JUMP)
+    if not far.size:
+        return []
+    named = ', '.join(str(kept[v]) for v in far[:6]) + ' …' * (far.size > 6)
+    return [
+        f'the head is said to have moved by up to {motion.framewise_displacement.max():.0f} mm '
+        f'from one volume to the next (to volumes {named}): look at them, and leave out those that '
+        'cannot be used (--exclude-volumes)'
+    ]
 
 
 def said_of(motion: Motion, axis: str | None) -> dict[str, Any]:

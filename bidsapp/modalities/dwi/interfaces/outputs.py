@@ -81,6 +81,9 @@ class _WriteInput(MaskedScanInput):
     metadata = traits.Dict(desc='of the sidecar that came with the run')
     notes = traits.List(traits.Str)
     scan_warnings = traits.List(traits.Str)
+    motion_warnings = traits.List(traits.Str)
+    map_warnings = traits.List(traits.Str)
+    left_out = traits.Dict(desc='number of each volume that is not in it, and why')
     mask_warnings = traits.List(traits.Str)
     gradient_check = traits.Dict()
     b0_threshold = traits.Float(B0_THRESHOLD, usedefault=True)
@@ -175,7 +178,12 @@ def sidecar_of(given: Mapping[str, Any]) -> dict[str, Any]:
         'SkullStripped': False,
         'Sources': given['sources'],
         **metadata,
-        'Warnings': given.get('scan_warnings', []) + given.get('mask_warnings', []),
+        'Warnings': [
+            warning
+            for of in ('scan', 'motion', 'mask', 'map')
+            for warning in given.get(f'{of}_warnings', [])
+        ],
+        'VolumesLeftOut': given.get('left_out', {}),
         'Notes': given.get('notes', []),
         B0_FIELD: given.get('b0_threshold', B0_THRESHOLD),
         'GradientTableTest': given.get('gradient_check', {}),

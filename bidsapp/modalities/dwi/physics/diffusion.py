@@ -26,6 +26,8 @@ GAUSSIAN_LIMIT = 1550.0
 MAX_CONDITION = 1e3
 #: A signal is taken to be at least this share of its voxel's own S0 (ln S needs S > 0).
 SIGNAL_FLOOR = 1e-3
+#: mm²/s, FA, and the share of a brain beyond them that is said; fixed tissue diffuses at 2e-4.
+_STILL, _RIGID, _TOO_MANY = 5e-5, 0.98, 0.2
 #: Voxels solved together; bounds the memory for normal equations and weights.
 _CHUNK = 50_000
 
@@ -103,6 +105,21 @@ def fit_tensor(
         values, vectors = _fit(part, design, gtab.b0[use])
         evals[at], evecs[at] = values.cpu().numpy(), vectors.cpu().numpy()
     return TensorMaps(evals, evecs)
+
+
+def implausible(fa: FloatArray, md: FloatArray) -> list[str]:
+    """What is said of FA and MD (V,) in a brain where too many voxels hold what no tissue has."""
+    shares = (
+        (float(np.mean(md > 1.1 * FREE_WATER)), 'diffuse faster than free water'),
+        (float(np.mean(md < _STILL)), 'hardly diffuse at all'),
+        (float(np.mean(fa > _RIGID)), f'have a fractional anisotropy above {_RIGID}'),
+    )
+    return [
+        f'{100 * share:.0f} % of the voxels of the brain {words}, which no tissue does: look at '
+        'the volumes, the b-values and the directions'
+        for share, words in shares
+        if share > _TOO_MANY
+    ]
 
 
 def _fit(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: The misfit of a run must fall to this share or lower: less motion (about 0.05 mm at an SNR of 25)
 #: than the registration itself errs is not worth an interpolation.
 _GAIN = 0.95
+#: mm and rad that no head in a coil can move: what is found to have, shows something else.
+_FARTHEST = (30.0, 0.6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,9 +71,9 @@ def estimate_motion(
     currents may then stretch a weighted volume in any direction. b = 0 volumes move rigidly.
     Slices along grid ``slice_axis`` that dropped out are predicted, and the estimate is refined
     with them replaced; None looks for none.
-    A run whose volumes hardly agree better afterwards stays as it was, and so does a volume that
-    does not come nearer to its prediction (parameters 0). ``progress`` is called with (rounds
-    done, rounds). Raises BadData without a b = 0 volume or with an empty mask.
+    A run whose volumes hardly agree better afterwards, in the median, stays as it was, and so does
+    a volume that does not come nearer to its prediction (parameters 0). ``progress`` is called with
+    (rounds done, rounds). Raises BadData without a b = 0 volume or with an empty mask.
     """
     scan = realignment.prepare(data, affine, gtab, mask, phase_encoding, device)
     rest = np.zeros((len(gtab), scan.grid.warp.n_parameters))
@@ -82,8 +84,8 @@ def estimate_motion(
         low = outliers.replace_outliers(scan, parameters, slice_axis)
     if len(low.slices):
         parameters = realignment.refined(scan, parameters)
-    gained = np.square(scan.residual(parameters)).mean()
-    if gained > _GAIN * np.square(scan.residual(rest)).mean():
+    # Of the medians: one empty volume, whose relative residual is without bounds, decides nothing.
+    if np.median(scan.residual(parameters)) > np.sqrt(_GAIN) * np.median(before):
         parameters = rest
     if len(low.slices):
         low = outliers.replace_outliers(scan, parameters, low.axis, known=low)
@@ -170,10 +172,46 @@ def head_motion(parameters: FloatArray, warp: Warp, gtab: GradientTable) -> np.n
     return rigid
 
 
+def impossible(motion: Motion) -> dict[int, str]:
+    """Volumes that are found where no head can be, and what is said of them."""
+    head = head_motion(motion.parameters, motion.warp, motion.gtab)
+    distance = np.linalg.norm(head[:, :3], axis=1)
+    angle = np.linalg.norm(head[:, 3:], axis=1)
+    far = np.flatnonzero((distance > _FARTHEST[0]) | (angle > _FARTHEST[1]))
+    return {
+        int(
+            v
+        ): f'it fits the others only {distance[v]:.0f} mm and {np.rad2deg(angle[v]):.0f} degrees '
+        'away, where no head can be'
+        for v in far
+    }
+
+
 def framewise_displacement(parameters: FloatArray) -> np.ndarray:
     """(N,) mm: sum of the six absolute changes since the volume before, rotations at 50 mm."""
     rigid = np.asarray(parameters[:, :N_RIGID]) * np.repeat([1.0, RADIUS], 3)
     return np.asarray(np.abs(np.diff(rigid, axis=0, prepend=rigid[:1])).sum(1))
+
+
+def replaced_slices(motion: Motion, affine: FloatArray, shape: tuple[int, ...]) -> np.ndarray:
+    """(S, 3) volume, first and last slice that hold what `outliers` put in, after the correction.
+
+    A slice of the run as it came lies askew in the corrected one (X, Y, Z) of ``affine``.
+    """
+    low = motion.outliers
+    back = np.linalg.inv(voxel_matrices(motion.warp.matrices(motion.parameters), affine))
+    ranges = [
+        part.indices(n)[:2]
+        for part, n in zip(low.plane, np.delete(shape[:3], low.axis), strict=True)
+    ]
+    rows = []
+    for volume, position in low.slices:
+        corners = np.stack(np.meshgrid(*[(a, b - 1) for a, b in ranges]), -1).reshape(-1, 2)
+        voxels = np.insert(corners.astype(float), low.axis, position, axis=1)
+        along = (voxels @ back[volume, :3, :3].T + back[volume, :3, 3])[:, low.axis]
+        first, last = np.floor(along.min() + 0.01), np.ceil(along.max() - 0.01)
+        rows.append((volume, max(first, 0), min(last, shape[low.axis] - 1)))
+    return np.array(rows, int).reshape(-1, 3)
 
 
 def confounds(motion: Motion) -> dict[str, np.ndarray]:

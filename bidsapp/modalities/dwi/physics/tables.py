@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,8 @@ from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD, GradientTable
 from bidsapp.modalities.dwi.physics.scaled_vectors import NO_VECTOR, scaled_bvals
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from numpy.typing import NDArray
 
     from bidsapp.core import BoolArray, FloatArray
@@ -34,6 +36,7 @@ class Examined:
     kept: NDArray[np.intp]  #: (K,) which volumes of the image these are
     b0_threshold: float  #: the greatest b that counts as b = 0
     findings: tuple[Finding, ...]
+    left_out: Mapping[int, str] = field(default_factory=dict)  #: volume of the image → why
     in_lengths: bool = False  #: b was read from the lengths of the vectors: the signal has to agree
 
     @property
@@ -43,12 +46,17 @@ class Examined:
 
 
 def examine(
-    bvecs: FloatArray, bvals: FloatArray, n_volumes: int, b0_threshold: float = B0_THRESHOLD
+    bvecs: FloatArray,
+    bvals: FloatArray,
+    n_volumes: int,
+    b0_threshold: float = B0_THRESHOLD,
+    excluded: Collection[int] = (),
 ) -> Examined:
     """Look at a table as stored beside an image of ``n_volumes``.
 
     A transposed table is turned, since its shape tells; vectors of b = 0 that are not numbers are
-    zero; volumes at the end that are weighted in no direction are left out. Where no b is at most
+    zero; volumes at the end that are weighted in no direction are left out, and those ``excluded``
+    by the user. Where no b is at most
     ``b0_threshold``, the lowest stand for b = 0 (`gradients.b0_limit`). Where b seems to stand in
     the lengths of the vectors it is read from there, which the signal has to confirm
     (`scaled_vectors.decay_agrees`).
@@ -81,9 +89,47 @@ def examine(
             f'the last {dropped} volumes have b > 0 and no direction: averages (trace or ADC '
             'images), which are left out',
         ))  # fmt: skip
+    out = dict.fromkeys(sorted(set(excluded) & set(kept.tolist())), 'as --exclude-volumes has it')
+    findings += _left_out(out)
+    kept = np.setdiff1d(kept, list(out)).astype(int)
     bvecs, bvals = bvecs[:, kept], bvals[kept]
     findings += _examine_values(bvecs, bvals, limit)
-    return Examined(bvecs, bvals, kept, limit, tuple(findings), scaled is not None)
+    return Examined(bvecs, bvals, kept, limit, tuple(findings), out, scaled is not None)
+
+
+def without(table: Examined, bad: Mapping[int, str]) -> Examined:
+    """``table`` without the volumes ``bad``, by their number in the image, and why each is out.
+
+    With an error where what is left is no diffusion run.
+    """
+    stay = ~np.isin(table.kept, list(bad))
+    if stay.all():
+        return table
+    bvecs, bvals, kept = table.bvecs[:, stay], table.bvals[stay], table.kept[stay]
+    lost = 'without the volumes that cannot be used: '
+    left = [
+        replace(found, message=lost + found.message)
+        for found in _examine_values(bvecs, bvals, table.b0_threshold)
+        if found.severity == 'error'
+    ]
+    findings = (*table.findings, *_left_out(bad), *left)
+    out = {**table.left_out, **bad}
+    return replace(table, bvecs=bvecs, bvals=bvals, kept=kept, findings=findings, left_out=out)
+
+
+def _left_out(volumes: Mapping[int, str]) -> list[Finding]:
+    """A warning for each reason, with the volumes that it holds for."""
+    said: dict[str, list[int]] = {}
+    for volume, why in sorted(volumes.items()):
+        said.setdefault(why, []).append(volume)
+    return [
+        Finding(
+            'warning', 'VOLUME_LEFT_OUT',
+            f'volume{"s" * (len(members) > 1)} {", ".join(map(str, members))} (counted from 0), '
+            f'left out: {why}',
+        )
+        for why, members in said.items()
+    ]  # fmt: skip
 
 
 def _in_lengths(bvecs: FloatArray, bvals: FloatArray, scaled: FloatArray) -> Finding:

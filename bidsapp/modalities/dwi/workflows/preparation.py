@@ -111,7 +111,7 @@ def init_dwi_preproc_wf(
         (examine, brain_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
         (clean, brain_mask, [('dwi', 'dwi')]),
         (clean, motion, [('dwi', 'dwi')]),
-        (examine, motion, [('bval', 'bval'), ('bvec', 'bvec')]),
+        (examine, motion, [(k, k) for k in ('bval', 'bvec', 'kept', 'left_out')]),
         (brain_mask, motion, [('mask', 'mask')]),
         (motion, distortion, [('b0', 'b0')]),
         (brain_mask, distortion, [('mask', 'mask')]),
@@ -131,14 +131,15 @@ def init_dwi_preproc_wf(
         (denoise, ds_preproc, [('quality', 'denoising')]),
         (final_mask, ds_preproc, [('mask', 'mask'), ('warnings', 'mask_warnings')]),
         (motion, ds_preproc, [('bval', 'bval'), ('bvec', 'bvec'), ('quality', 'motion'),
-                              ('confounds', 'confounds')]),
+                              ('confounds', 'confounds'), ('left_out', 'left_out'),
+                              ('warnings', 'motion_warnings')]),
         (distortion, ds_preproc, [('quality', 'distortion')]),
         (bias, ds_preproc, [('dwi', 'dwi'), ('quality', 'bias')]),
         (denoise, noise, [('noise', 'noise')]),
         (distortion, noise, [('displacement', 'displacement'), ('axis', 'axis')]),
         (bias, noise, [('field', 'field')]),
         (noise, ds_preproc, [('noise', 'noise')]),
-        (maps, ds_preproc, [('fa', 'fa'), ('md', 'md')]),
+        (maps, ds_preproc, [('fa', 'fa'), ('md', 'md'), ('warnings', 'map_warnings')]),
         (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
     ])  # fmt: skip
     if any(c['method'] == 't1w' for c in candidates):
@@ -207,8 +208,8 @@ def init_dwi_ingest_wf(
     workflow.connect([
         (examine, maps, [(k, k) for k in ('dwi', 'bval', 'bvec')]),
         (examine, ds_preproc, [(k, k) for k in ('dwi', 'bval', 'bvec', 'gradient_check')]),
-        (examine, ds_preproc, [('warnings', 'scan_warnings')]),
-        (maps, ds_preproc, [('fa', 'fa'), ('md', 'md')]),
+        (examine, ds_preproc, [('warnings', 'scan_warnings'), ('left_out', 'left_out')]),
+        (maps, ds_preproc, [('fa', 'fa'), ('md', 'md'), ('warnings', 'map_warnings')]),
         (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
     ])  # fmt: skip
     if 'mask' in files:
@@ -260,6 +261,7 @@ def _told(workflow: Workflow, run: DwiRun, survey: Survey[Acquisition]) -> Workf
             inputs.b0_threshold = survey.acquisition.b0_threshold
     examine = workflow.get_node('examine').inputs
     examine.b0_threshold, examine.doubts = run.b0_threshold, list(run.doubts)
+    examine.excluded = list(run.excluded)
     return workflow
 
 
