@@ -9,8 +9,10 @@ import numpy as np
 
 from bidsapp.bids.images import crop_to, load_volume, onto_sample, open_image, to_ras
 from bidsapp.core import Case, Sample
+from bidsapp.modalities.dwi.bids.replaced import replaced_slices
 from bidsapp.modalities.dwi.bids.tables import load_table
 from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.physics.acquisition import acquisition, determines_tensor
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, in_grid
 from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     from bidsapp.core import Turn
     from bidsapp.learn.inputs import Part, Use
+
+#: Share of the brain without predicted slices from which the noise is estimated there alone.
+QUIET = 0.25
 
 
 def brain_of(case: Case) -> tuple[np.ndarray, np.ndarray, GradientTable, np.ndarray]:
@@ -90,29 +95,100 @@ def turned(
 
 
 def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
-    """The canonical input of a preprocessed run, from its volumes ``keep`` (default all)."""
+    """The canonical input of a preprocessed run, from its volumes ``keep`` (default all).
+
+    Slices that were predicted from other volumes have no part in it. Where of ``keep`` too few are
+    left, the sample's mask leaves the voxel out.
+    """
     import torch
 
     data, brain, gtab, affine = brain_of(case)
+    lost = unmeasured(case, Sample(torch.zeros(0), torch.from_numpy(brain.copy())[None], affine))
     if keep is not None:
         data, gtab = data[..., keep], gtab[keep]
+        lost = None if lost is None else lost[keep]
     local = in_grid(gtab, affine)
     s0 = signal_at_zero(data, gtab)
     floor = 1e-3 * float(np.median(s0[brain])) + 1e-12
     weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
-    variance = map_noise(attenuation, brain, local[~local.b0], int(local.b0.sum()))
+    quiet = brain if lost is None else brain & ~lost.any(0)
+    if quiet.sum() < QUIET * brain.sum():
+        quiet = brain
+    variance = map_noise(attenuation, quiet, local[~local.b0], int(local.b0.sum()))
     size = voxel_sizes(affine)
     channels = qspace.canonical_channels(attenuation, s0, brain, local, variance, size)
+    untold = np.zeros_like(brain)
+    if lost is not None:
+        signals = np.moveaxis(data, -1, 0)
+        untold = from_measured(channels, signals, lost, brain, local, variance, size)
     return Sample(
         torch.from_numpy(channels),
-        torch.from_numpy(brain.copy())[None],
+        torch.from_numpy(brain & ~untold if keep is not None else brain.copy())[None],
         affine,
         context={
             'voxel_mm': torch.tensor(size, dtype=torch.float32),
             'noise_variance': torch.tensor(variance, dtype=torch.float32),
         },
     )
+
+
+def unmeasured(case: Case, sample: Sample) -> np.ndarray | None:
+    """(N, X, Y, Z) bool on the sample's grid: where the run's volumes hold predictions.
+
+    Of slices that had lost their signal; they were predicted from all other volumes, those that
+    are held back among them. None where every value was measured.
+    """
+    places = replaced_slices(case.files['dwi'])
+    if not places:
+        return None
+    image = open_image(case.files['dwi'])
+    lost = np.zeros(image.shape, bool)
+    for place in places:
+        lost[place] = True
+    return onto_sample(lost, image.affine, sample)
+
+
+def from_measured(
+    channels: np.ndarray,
+    signals: np.ndarray,
+    lost: np.ndarray,
+    brain: np.ndarray,
+    gtab: GradientTable,
+    variance: float,
+    size: np.ndarray,
+) -> np.ndarray:
+    """Replace in ``channels`` what was made of predictions by what the measured volumes say.
+
+    ``signals`` and ``lost`` (N, X, Y, Z), ``gtab`` in the axes of the grid. Returns (X, Y, Z) bool,
+    where the volumes that were measured do not determine a tensor: nothing is replaced there.
+    """
+    values, gaps = signals[:, brain], lost[:, brain]
+    inside, untold = channels[:, brain], np.zeros(gaps.shape[1], bool)
+    floor = 1e-3 * float(np.median(values[gtab.b0].mean(0))) + 1e-12
+    packed = np.ascontiguousarray(np.packbits(gaps, axis=0).T)
+    _, first, which = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    for number, example in enumerate(first):
+        measured, at = ~gaps[:, example], which.ravel() == number
+        if measured.all():
+            continue
+        table, own = gtab[measured], values[measured][:, at]
+        if not (table.b0.any() and determines_tensor(acquisition(table))):
+            untold |= at
+            continue
+        s0 = own[table.b0].mean(0)
+        attenuation = np.clip(own[~table.b0] / np.maximum(s0, floor), 0, 1.5)
+        one = (*attenuation.shape, 1, 1)
+        part = qspace.canonical_channels(
+            attenuation.reshape(one), s0.reshape(one[1:]), np.ones(one[1:], bool), table, variance,
+            size,
+        )[..., 0, 0]  # fmt: skip
+        part[qspace.S0_CHANNEL] = inside[qspace.S0_CHANNEL, at]
+        inside[:, at] = part
+    channels[:, brain] = inside
+    where = np.zeros_like(brain)
+    where[brain] = untold
+    return where
 
 
 def with_directions(sample: Sample, label: Path | None) -> Sample:

@@ -90,10 +90,15 @@ class Residual:
 def residual(observed: FloatArray, predicted: FloatArray, deviation: float) -> Residual:
     """Of signals (N', V) and their prediction, for noise of standard ``deviation`` in their unit.
 
-    Degrees of freedom are not counted: see ``expected_residual``.
+    NaN signals, which were not measured, do not count. Degrees of freedom are not counted: see
+    ``expected_residual``.
     """
     square = np.square((observed - predicted) / np.float32(deviation), dtype=np.float32)
-    return Residual(np.sqrt(square.mean(0)), np.sqrt(square.mean(1)))
+    known = np.isfinite(square)
+    square[~known] = 0
+    means = (square.sum(axis) / np.maximum(known.sum(axis), 1) for axis in (0, 1))
+    voxels, volumes = (np.sqrt(mean, dtype=np.float32) for mean in means)
+    return Residual(voxels, volumes)
 
 
 def single_fibre(axes: FloatArray, gtab: GradientTable) -> np.ndarray:

@@ -21,8 +21,9 @@ from bidsapp.bids.images import load_volume, onto_sample, open_image
 from bidsapp.core import Sample
 from bidsapp.hidden import whole_folder
 from bidsapp.learn.inputs import states
-from bidsapp.modalities.dwi.learn.input import brain_of
+from bidsapp.modalities.dwi.learn.input import brain_of, unmeasured
 from bidsapp.modalities.dwi.physics import qspace
+from bidsapp.modalities.dwi.physics.acquisition import acquisition, determines_tensor
 from bidsapp.modalities.dwi.physics.downsampling import (
     MOSTLY,
     coarser,
@@ -101,7 +102,8 @@ class Run:
 def cache_run(case: Case, folder: Path) -> Path:
     """Cache a run: its shells, worked out once, as arrays under ``folder``; returns their place.
 
-    NODDI is kept beside them if the case has its maps. Raises BadData for a run without b=0.
+    NODDI is kept beside them if the case has its maps. Volumes with slices that were predicted
+    from others are left out. Raises BadData for a run without b=0, or of which too few are left.
     """
     labels = [case.files[name] for name in LABELS if name in case.files]
     files = [*(case.files[kind] for kind in KINDS if kind in case.files), *labels]
@@ -110,6 +112,15 @@ def cache_run(case: Case, folder: Path) -> Path:
     if place.is_dir():
         return place
     data, brain, world, affine = brain_of(case)
+    sample = Sample(torch.zeros(0), torch.from_numpy(brain.copy())[None], affine)
+    if (lost := unmeasured(case, sample)) is not None:
+        keep = np.flatnonzero(~lost[:, brain].any(1))
+        data, world = data[..., keep], world[keep]
+        if 2 * len(keep) < len(lost) or not determines_tensor(acquisition(world)):
+            raise BadData(
+                f'{case.files["dwi"]}: {len(lost) - len(keep)} of {len(lost)} volumes hold slices '
+                'that were predicted from the others, and too few are left to learn from'
+            )
     gtab = in_grid(world, affine)
     if not gtab.b0.any():
         raise BadData(f'{case.files["dwi"]} has no b=0 volume, and S/S0 needs one')
@@ -121,7 +132,6 @@ def cache_run(case: Case, folder: Path) -> Path:
     for b, matrix in signal_harmonics(gtab, variance).items():
         arrays[f'b{np.float32(b):.9g}'] = np.moveaxis(data @ matrix.T, -1, 0) / unit
     if len(labels) == len(LABELS):
-        sample = Sample(torch.zeros(0), torch.from_numpy(brain.copy())[None], affine)
         maps = [case.files[name] for name in LABELS]
         arrays['noddi'] = np.concatenate(
             [onto_sample(load_volume(p), open_image(p).affine, sample) for p in maps]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from bidsapp import registry
 from bidsapp.learn.splits import SPLITS
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.physics.streams import stream
-from bidsapp.problems import MissingInput
+from bidsapp.problems import BadData, MissingInput
 from bidsapp.simulate.material import Material
 from bidsapp.simulate.template_head import kept_template
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from bidsapp.core import Task
     from bidsapp.modalities.dwi.simulate.auxiliary import Run
     from bidsapp.simulate.material import Request, Scan, Scanner
+
+log = logging.getLogger('transfermri')
 
 #: What the simulator draws (`simulate.corruption`, `simulate.blocks`), and tests are drawn from.
 SIMULATED = {'directions': [6, 135], 'shells': [1, 3], 'b': [[700, 3300]], 'voxel_mm': [1.0, 4.5],
@@ -96,7 +99,12 @@ def auxiliary(request: Request) -> Material:
     least = 2 if objective == 'auxiliary' else 1
     runs: dict[str, list[Run]] = {}
     for name, part in request.cases.items():
-        opened = [open_run(cache_run(case, request.kept / 'auxiliary')) for case in part]
+        opened = []
+        for case in part:
+            try:
+                opened.append(open_run(cache_run(case, request.kept / 'auxiliary')))
+            except BadData as problem:
+                log.warning('left out: %s', problem)
         runs[name] = [run for run in opened if len(run.slots) >= least]
         if not runs[name]:
             raise MissingInput(

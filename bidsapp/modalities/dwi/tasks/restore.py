@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bidsapp.core import Arrays, Case, Head, Output, Sample, Task
-from bidsapp.modalities.dwi.learn.input import brain_signal, noise_variance_of
+from bidsapp.modalities.dwi.learn.input import brain_signal, noise_variance_of, unmeasured
 from bidsapp.modalities.dwi.learn.losses import correction
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS, input_harmonics
@@ -75,6 +75,8 @@ def load(sample: Sample, case: Case) -> Sample:
 def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     """(84, X, Y, Z) correction → restored volumes, their tensor maps and the residual.
 
+    Slices that had lost their signal are what the network says, and have no part in the residual.
+
     Beside what is written: 'residual_by_volume' (N,), NaN for volumes that are passed through,
     'noise': standard deviation of S/S0, then the residual expected without any correction, and
     'share_of_data' (V,) in the finest detail; the residual is the prediction's own.
@@ -86,7 +88,12 @@ def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     harmonics = input_harmonics(sample.image)[:, sample.mask[0]] + output[:, sample.mask[0]]
     predicted = s0 * attenuation_at(harmonics.numpy(), gtab)
     use = slots_of_volumes(gtab) >= 0
-    left = residual(signal[use], predicted, noise * float(np.median(s0)))
+    seen = signal[use]
+    if (lost := unmeasured(case, sample)) is not None:  # it is no witness for the prediction
+        gaps = lost[:, inside][use]
+        seen = np.where(gaps, np.nan, seen)
+        signal[use] = np.where(gaps, predicted, signal[use])
+    left = residual(seen, predicted, noise * float(np.median(s0)))
     size = voxel_sizes(sample.affine)
     restored, share = restored_scan(signal, predicted, gtab, inside, size, noise)
     by_volume = np.full(len(gtab), np.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,12 +16,13 @@ from bidsapp.modalities.dwi.learn.input import (
     canonical_sample,
     noise_variance_of,
     parts,
+    sample_of,
     turned,
     with_directions,
 )
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
-from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS
+from bidsapp.modalities.dwi.physics.qspace import N_CHANNELS, N_SH
 from bidsapp.physics.geometry import ALL_TURNS, grid_axes
 
 
@@ -83,6 +86,59 @@ def test_a_brain_that_is_one_voxel_wide_has_an_input_of_numbers(box, affine_of, 
     assert torch.isfinite(sample.image).all()
     assert sample.image[:, sample.mask[0]].any()
     assert 0 < noise_variance_of(sample) < 1
+
+
+def with_replaced(case, rows, value, axis='k'):
+    """The run says that it holds predictions in ``rows`` (volume, first, last): ``value``."""
+    image = nib.load(case.files['dwi'])
+    data = image.get_fdata(dtype=np.float32)
+    for volume, first, last in rows:
+        np.moveaxis(data[..., volume], 'ijk'.index(axis), 0)[first : last + 1] = value
+    nib.save(nib.Nifti1Image(data, image.affine), case.files['dwi'])
+    said = {'MotionCorrection': {'ReplacedSlices': rows, 'SliceAxis': axis}}
+    case.files['dwi'].with_name('dwi.json').write_text(json.dumps(said))
+    return case
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize(('codes', 'axis'), [('RAS', 'k'), ('PIR', 'i'), ('SLP', 'j')])
+def test_what_stands_in_a_predicted_slice_has_no_part_in_the_input(
+    training, codes, axis, affine_of, tmp_path, rng
+):
+    """It was predicted from all other volumes, those of the other half among them."""
+    case = written_case(tmp_path, affine_of(codes, True), rng)
+    rows = [[4, 4, 5], [9, 4, 4], [17, 6, 7]]
+    samples = []
+    for value in (3.0, 5000.0):
+        with_replaced(case, rows, value, axis)
+        samples += [[sample_of(case, part) for part in parts(case, Use(training))]]
+    for one, other in zip(*samples, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert one.mask.sum() == one.image[N_SH].sum()  # whole: enough volumes were measured
+    case.files['dwi'].with_name('dwi.json').unlink()
+    measured = [sample_of(case, part) for part in parts(case, Use(training))]
+    assert not all(
+        torch.allclose(one.image, other.image)
+        for one, other in zip(samples[1], measured, strict=True)
+    )
+
+
+def test_elsewhere_the_input_is_what_it_would_be_without_predicted_slices(affine_of, tmp_path, rng):
+    case = written_case(tmp_path, affine_of('RAS', False), rng)
+    before = canonical_sample(case)
+    after = canonical_sample(with_replaced(case, [[4, 4, 4]], 7.0))
+    far = [k for k in range(before.mask.shape[3]) if k != 4 - 3]  # the crop begins at slice 3
+    assert torch.allclose(before.image[..., far], after.image[..., far], atol=1e-3)
+
+
+def test_where_a_half_has_too_few_measured_volumes_it_is_not_learnt_from(affine_of, tmp_path, rng):
+    case = written_case(tmp_path, affine_of('RAS', False), rng)
+    half = parts(case, Use(training=True))[0]['volumes']
+    with_replaced(case, [[volume, 5, 5] for volume in half[1:11]], 7.0)
+    first, other = (sample_of(case, part) for part in parts(case, Use(training=True)))
+    assert not first.mask[..., 2].any()
+    assert other.mask[..., 2].any()
+    assert canonical_sample(case).mask[..., 2].any()
 
 
 def test_direction_label_turns_with_the_grid(affine_of, tmp_path, rng):

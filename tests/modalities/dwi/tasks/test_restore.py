@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import nibabel as nib
@@ -141,6 +142,23 @@ def named(tilt, case, sample, **further):
     output[:6] = six(torch.outer(axis, axis))[:, None, None, None]
     found = orientation.finish({'orientation': output, **further}, sample, case)['direction']
     return degrees_from_x(found[sample.mask[0].numpy()][:, :3])
+
+
+def test_what_stands_in_a_predicted_slice_is_no_witness(tmp_path, rng):
+    """Neither what is restored nor what a prediction leaves follows from it."""
+    data, gtab = scan(rng, noise=0.02)
+    found = []
+    for value in (0.0, 900.0):
+        data[:, :, 3, 7] = value
+        case = write_case(tmp_path, data, gtab)
+        said = {'MotionCorrection': {'ReplacedSlices': [[7, 3, 3]], 'SliceAxis': 'k'}}
+        dwi = case.files['dwi']
+        dwi.with_name(dwi.name.partition('.')[0] + '.json').write_text(json.dumps(said))
+        sample = canonical_sample(case)
+        nothing = torch.zeros(restore.CHANNELS, *sample.mask.shape[1:])
+        found.append(restore.finish({'restore': nothing}, sample, case))
+    for name in ('restored', 'residual', 'residual_by_volume', 'restored_fa'):
+        assert np.array_equal(*(arrays[name] for arrays in found), equal_nan=True), name
 
 
 def test_axes_that_the_whole_scan_contradicts_are_drawn_to_it(finished):
