@@ -36,18 +36,26 @@ B0_FIELD = 'B0Threshold'
 #: What may stand between the numbers of a table.
 SEPARATORS = re.compile(r'[\s,;]+')
 
+#: A number with a comma for its point, or without either: '0,577', '-1e-3', '1000'.
+DECIMAL_COMMA = re.compile(r'[+-]?\d*(,\d+)?(e[+-]?\d+)?', re.IGNORECASE)
+
 
 def read_numbers(path: Path) -> np.ndarray:
     """The numbers of a bval or bvec file, (rows, columns). Raises BadData or MissingInput."""
     check_content(path.parent, [path])
-    lines = text_of(path).splitlines()
+    text = re.sub(r'#.*', '', text_of(path))
+    if '.' not in text and all(DECIMAL_COMMA.fullmatch(t) for t in re.split(r'[\s;]+', text) if t):
+        text = text.replace(',', '.')
+    lines = text.splitlines()
     try:
         rows = [[float(x) for x in SEPARATORS.split(line.strip()) if x] for line in lines]
     except ValueError as error:
         raise BadData(f'{path} holds something that is not a number: {error}') from error
     rows = [row for row in rows if row]
-    if not rows or len({len(row) for row in rows}) != 1:
-        lengths = ', '.join(str(len(row)) for row in rows) or 'none'
+    if not rows:
+        raise BadData(f'{path} is empty; expected numbers, one or one column for each volume')
+    if len({len(row) for row in rows}) != 1:
+        lengths = ', '.join(str(len(row)) for row in rows)
         raise BadData(f'{path} has rows of different lengths ({lengths}); expected equal rows')
     return np.array(rows)
 
