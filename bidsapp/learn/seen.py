@@ -47,12 +47,13 @@ def _hashed(scan: Path, size: int, changed: int) -> str:
 def seen_scans(card: Mapping[str, Any]) -> tuple[frozenset[str], bool]:
     """Hashes of the scans that a model has seen, and whether they are all.
 
-    A model of before cards held them: pretraining on simulated scans has seen nobody, of the
-    others it is not known.
+    Of a model of before cards held them it is known where its card names no participants: one that
+    was pretrained on simulated scans has seen nobody.
     """
     if 'seen_scans' in card:
         return frozenset(card['seen_scans']), bool(card.get('seen_complete'))
-    return frozenset(), 'objective' in card and 'participants' not in card.get('training', {})
+    people = 'participants' in card or 'participants' in card.get('training', {})
+    return frozenset(), not (people or card.get('started_from'))
 
 
 def was_seen(card: Mapping[str, Any], scans: Iterable[Path]) -> bool | None:

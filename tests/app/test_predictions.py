@@ -25,7 +25,7 @@ from bidsapp.bids.prepared import main_sidecar, prepared_files
 from bidsapp.bids.write import write_json
 from bidsapp.core import Checkpoint
 from bidsapp.interfaces.labels import refuse_other_input
-from bidsapp.learn.cards import load_card
+from bidsapp.learn.cards import load_card, sha256
 from bidsapp.learn.checkpoint import save
 from bidsapp.modalities.dwi.bids.prepared import CONFOUNDS, PREPARED, WITH_PREPROCESSING
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
@@ -170,6 +170,23 @@ def test_a_prediction_says_its_model_and_that_the_scan_is_in_range(done):
         assert said['Warnings'] == []
         assert said['SeenInTraining'] is False
         assert said['Units'] in ('degree', 'arbitrary')
+
+
+def test_who_was_seen_follows_from_the_scan_and_not_from_its_label(done, tmp_path):
+    """A split beside a model from elsewhere is about other people of the same labels."""
+    bids, out, _, _ = done
+    again = tmp_path / 'out'
+    shutil.copytree(out, again, ignore=shutil.ignore_patterns('logs'))
+    known = sha256(bids / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz')
+    for seed, scan, split in ((2, known, 'test'), (3, '0' * 64, 'train')):
+        folder = write_model(tmp_path / f'v{seed}', RANGES, seed)
+        card = json.loads((folder / 'card.json').read_text())
+        said = {'seen_scans': [scan], 'seen_complete': True, 'participants': {'train': 1}}
+        (folder / 'card.json').write_text(json.dumps({**card, **said}))
+        (folder / 'split.tsv').write_text(f'participant_id\tsplit\nsub-01\t{split}\n')
+        call(bids, again, 'participant', '--model', folder, '--tasks', 'tissue')
+        path = again / 'sub-01/dwi/sub-01_seg-tissue_desc-unet_probseg.json'
+        assert json.loads(path.read_text())['SeenInTraining'] is (scan == known)
 
 
 def test_what_is_there_is_not_made_again_and_what_is_gone_is(done):

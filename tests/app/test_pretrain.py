@@ -40,7 +40,7 @@ from bidsapp.modalities.dwi.simulate.auxiliary import (
     open_run,
 )
 from bidsapp.modalities.dwi.tasks.restore import CHANNELS, input_harmonics
-from bidsapp.problems import WrongUsage
+from bidsapp.problems import BadData, WrongUsage
 from bidsapp.registry import task
 from bidsapp.simulate import template_head
 from bidsapp.simulate.material import Request
@@ -375,6 +375,29 @@ class TestAuxiliary:
             label = scan.truth['microstructure'][:, scan.mask[0]]
             assert torch.allclose(label.mean(1), torch.tensor([0.6, 0.1, 0.05]), atol=2e-3)
             assert (scan.truth['microstructure'][:, ~scan.mask[0]] == -1).all()
+
+    def test_volumes_with_predicted_slices_are_left_out(self, auxiliary, tmp_path):
+        """What stands in such a slice changes nothing; a run that has little else is refused."""
+        out = tmp_path / 'out'
+        shutil.copytree(auxiliary[1], out)
+        case = choose_prepared(out, 'dwi', ('01',), (), {})[0]
+        sidecar = case.files['dwi'].with_name('sub-01_desc-preproc_dwi.json')
+        image = nib.load(case.files['dwi'])
+
+        def told(volumes, value=0.0):
+            rows = [[volume, 12, 13] for volume in volumes]
+            said = {'MotionCorrection': {'ReplacedSlices': rows, 'SliceAxis': 'k'}}
+            sidecar.write_text(json.dumps(said))
+            data = image.get_fdata(dtype=np.float32).copy()
+            data[:, :, 12:14, volumes] = value
+            nib.save(nib.Nifti1Image(data, image.affine), case.files['dwi'])
+            return open_run(cache_run(case, tmp_path / f'kept-{value}'))
+
+        one, other = (told([5, 40], value) for value in (0.0, 700.0))
+        assert one.harmonics.keys() == other.harmonics.keys()
+        assert all(torch.equal(one.harmonics[b], other.harmonics[b]) for b in one.harmonics)
+        with pytest.raises(BadData, match='too few are left'):
+            told(range(2, 60))
 
     def test_voxels_never_become_shorter(self):
         generator = torch.Generator().manual_seed(0)

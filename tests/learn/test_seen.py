@@ -81,3 +81,4 @@ def test_pretraining_on_simulated_scans_has_seen_nobody(scan):
     assert was_seen(bundled, []) is False
     auxiliary = {'objective': 'restore', 'training': {'participants': {'train': 4}}}
     assert was_seen(auxiliary, [scan('a')]) is None
+    assert was_seen({'task': 'tissue', 'participants': {'train': 4}}, [scan('a')]) is None
