@@ -93,9 +93,11 @@ def learning_chart(
 ) -> Path:
     """Training loss and validation score over steps, the best marked if ``higher`` says which."""
     figure, (left, right) = _axes(3.4, 2)
-    steps, loss = (np.array([row[k] for row in rows]) for k in ('step', 'loss'))
-    left.plot(steps, loss, color=BLUE, alpha=0.25, linewidth=0.8)
-    left.plot(*smoothed(steps, loss), color=BLUE, linewidth=1.8)
+    known = [row for row in rows if 'loss' in row]
+    steps, loss = (np.array([row[k] for row in known]) for k in ('step', 'loss'))
+    if known:
+        left.plot(steps, loss, color=BLUE, alpha=0.25, linewidth=0.8)
+        left.plot(*smoothed(steps, loss), color=BLUE, linewidth=1.8)
     left.set(xlabel='step', ylabel='training loss')
     scored = [(row['step'], row['validation']) for row in rows if 'validation' in row]
     right.set(xlabel='step', ylabel=f'validation: {score_name}')

@@ -45,19 +45,20 @@ def learning_curve(
 ) -> Path:
     """Draw training loss and validation score over steps; the best step is marked.
 
-    ``log_tsv`` has columns step, loss, validation, the last empty (or n/a) where it was not
-    computed. Which score is better is known from the task that has it, unless it is given; where
-    neither is, no step is marked. Raises MissingInput or BadData.
+    ``log_tsv`` has columns step, loss, validation; the last two may be n/a, the last empty where it
+    was not computed. Which score is better is known from the task that has it, unless it is given;
+    where neither is, no step is marked. Raises MissingInput or BadData.
     """
+    table = read_table(log_tsv)
     try:
         rows = [
             {k: float(row[k]) for k in ('step', 'loss', 'validation')
              if row.get(k) not in (None, '', 'n/a')}
-            for row in read_table(log_tsv)
+            for row in table
         ]  # fmt: skip
     except ValueError as error:
         raise BadData(f'{log_tsv} holds something that is not a number: {error}') from error
-    if not rows or any('step' not in row or 'loss' not in row for row in rows):
+    if not table or 'loss' not in table[0] or any('step' not in row for row in rows):
         raise BadData(f'{log_tsv} must have columns step, loss and validation, and a row a step.')
     known = direction_of(score_name) if higher_is_better is None else higher_is_better
     return learning_chart(out_png, rows, score_name, known)

@@ -79,6 +79,38 @@ def test_curve_depends_on_which_score_is_better(root, tmp_path):
     assert by_task.read_bytes() == named.read_bytes()
 
 
+def test_a_step_whose_loss_was_no_number_is_a_gap(tmp_path):
+    for name, loss in (('gap', 'n/a'), ('none', '3')):
+        (tmp_path / f'{name}.tsv').write_text(f'step\tloss\tvalidation\n1\t{loss}\t2\n2\t1\t3\n')
+        assert learning_curve(tmp_path / f'{name}.tsv', tmp_path / f'{name}.png', 'f1').is_file()
+    (tmp_path / 'all.tsv').write_text('step\tloss\tvalidation\n1\tn/a\tn/a\n')
+    assert learning_curve(tmp_path / 'all.tsv', tmp_path / 'all.png', 'f1').is_file()
+
+
+def test_test_participants_whom_the_start_had_seen_are_named_first(root):
+    table = root / 'group_orientation.tsv'
+    flags = ['sub-02\ttest\tfinetuned\tseen_in_training\tall\t1',
+             'sub-03\ttest\tautoencoder\tseen_in_training\tall\tn/a']  # fmt: skip
+    before = group_page(root, 'orientation').read_text()
+    table.write_text(table.read_text() + '\n'.join(flags) + '\n')
+    after = group_page(root, 'orientation').read_text()
+    for words in ('Not new to the model', 'finetuned: sub-02', 'autoencoder: sub-03'):
+        assert words in after
+        assert words not in before
+    assert after.index('finetuned: sub-02') < after.index('How well it does')
+    assert 'seen_in_training' not in after
+
+
+def test_hashes_are_counted_and_not_listed(root):
+    path = root / 'models' / 'orientation' / 'v2' / 'card.json'
+    card = json.loads(path.read_text())
+    said = {'scans': {'train': ['ab' * 32], 'val': []}, 'seen_scans': ['ab' * 32, 'cd' * 32]}
+    path.write_text(json.dumps({**card, **said}))
+    text = group_page(root, 'orientation').read_text()
+    assert 'ab' * 32 not in text
+    assert 'train: 1, val: 0' in text
+
+
 def test_log_of_other_columns_is_refused(tmp_path):
     (tmp_path / 'log.tsv').write_text('step\tvalue\n1\t2\n')
     with pytest.raises(BadData, match='columns step, loss and validation'):
