@@ -7,7 +7,8 @@
 PYTHON ?= python3
 DEMO_STEPS ?= 60
 # Two files at a time on two processors; steps of the app bring their own threads.
-PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+# Longest files first, in the order of tests/conftest.py.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 LOCK_ARGS ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 

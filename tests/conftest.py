@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # workers share the processors; before NumPy and torch load
     os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -27,8 +32,17 @@ SLOW = (
 )  # fmt: skip
 
 
+#: Files that take longest, by processor time: begun first, so that all workers end together.
+LONGEST = (
+    'app/test_round.py', 'app/test_pretrain.py', 'app/test_odd_scans.py', 'app/test_bad_input.py',
+    'app/test_killed_worker.py', 'modalities/dwi/learn/test_bundled.py', 'learn/test_fit.py',
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
+    rank = {name: number for number, name in enumerate((*LONGEST, *SLOW))}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(here).as_posix(), len(rank)))
     for item in items:
         place = item.path.relative_to(here).as_posix()
         if place.startswith(WHOLE):
@@ -122,3 +136,115 @@ def simulated(coarse_design, tmp_path_factory):
     out = tmp_path_factory.mktemp('simulated') / 'heads'
     write_dataset(out, coarse_design, say=lambda line: None)
     return out
+
+
+@pytest.fixture(scope='session')
+def once(tmp_path_factory):
+    """A folder that ``make(folder)`` fills once for all workers of a session; read only."""
+    base = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        base = base.parent
+
+    def shared(name, make):
+        folder, done = base / f'shared-{name}', base / f'shared-{name}.done'
+        with (base / f'shared-{name}.lock').open('w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return shared
+
+
+def _written(scans, **design):
+    """Fills a folder with simulated heads."""
+    from bidsapp.simulated import Design, write_dataset
+
+    made = Design(seed=3, scans={'dwi': scans}, **design)
+    return lambda folder: write_dataset(folder, made, say=lambda line: None)
+
+
+@pytest.fixture(scope='session')
+def small_dataset(once):
+    """Three heads at 4.5 mm with T1w, two shells: enough for labels to be near the truth."""
+    from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
+
+    scans = DwiDesign(4.5, 2.25, directions=30, bval=(1000.0, 2000.0), snr=25)
+    design = {'participants': 3, 't1w_voxel_size': 2.5, 'template_voxel_size': 2.0}
+    return once('small', _written(scans, **design))
+
+
+@pytest.fixture(scope='session')
+def quick_dataset(once):
+    """Two heads at 6 mm with T1w, one shell: for tests in which only the files matter."""
+    from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
+
+    scans = DwiDesign(6.0, 3.0, directions=30, snr=25)
+    design = {'participants': 2, 't1w_voxel_size': 4.0, 'template_voxel_size': 3.0}
+    return once('quick', _written(scans, **design))
+
+
+def _scans_alone(source: Path, target: Path, *subjects: str) -> Path:
+    """A dataset of the dMRI runs of ``subjects``, without T1w."""
+    for subject in subjects:
+        shutil.copytree(source / subject / 'dwi', target / subject / 'dwi')
+    shutil.copy(source / 'dataset_description.json', target)
+    return target
+
+
+@pytest.fixture
+def coarse(small_dataset, tmp_path):
+    """One head of ``small_dataset`` without T1w, to be changed: a table can be tested against it."""
+    return _scans_alone(small_dataset, tmp_path / 'bids', 'sub-01')
+
+
+@pytest.fixture
+def quick(quick_dataset, tmp_path):
+    """One head of ``quick_dataset`` without T1w, to be changed."""
+    return _scans_alone(quick_dataset, tmp_path / 'bids', 'sub-01')
+
+
+@pytest.fixture
+def quick_two(quick_dataset, tmp_path):
+    """Two heads of ``quick_dataset`` without T1w, to be changed."""
+    return _scans_alone(quick_dataset, tmp_path / 'bids', 'sub-01', 'sub-02')
+
+
+@pytest.fixture(scope='session')
+def quick_done(once, quick_dataset, tmp_path_factory):
+    """What `participant --tasks orientation` makes of one head of ``quick_dataset``."""
+    bids = _scans_alone(quick_dataset, tmp_path_factory.mktemp('quick') / 'bids', 'sub-01')
+
+    def make(out):
+        result = _call(bids, out, 'participant', '--device', 'cpu', '--tasks', 'orientation')
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return once('quick_done', make)
+
+
+def _call(*argv, **options):
+    command = [sys.executable, '-m', 'bidsapp', *(str(arg) for arg in argv)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.fixture
+def app():
+    """Call the app as a user does, in a process of its own."""
+    return _call
+
+
+@pytest.fixture
+def app_here(capsys, monkeypatch):
+    """Call the app in this process: quicker by its imports. Not for calls that run a graph."""
+    from bidsapp.cli import main
+
+    def call(*argv):
+        with monkeypatch.context() as patch:
+            patch.setattr('os.environ', os.environ.copy())
+            code = main([str(arg) for arg in argv])
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
+
+    return call

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 SCAN = 'sub-01/dwi/sub-01_dwi'
+#: The least that makes images.
+ORIENTATION = ('participant', '--device', 'cpu', '--tasks', 'orientation')
 
 
 def rewrite(path, change):
@@ -81,36 +83,47 @@ def sidecar_that_is_no_json(root):
     (root / f'{SCAN}.json').write_text('{')
 
 
+#: Seen before a graph is run.
 BROKEN = [
     (remove_bvec, 66, 'no bvec file'),
     (too_few_columns, 65, 'one column for each volume'),
     (zero_gradient, 65, 'length zero'),
     (all_b0, 65, 'nothing is weighted'),
     (five_directions, 65, '5 different directions'),
-    (not_a_number, 65, '1 voxels that are not numbers'),
-    (truncated, 65, 'Copy'),
     (no_image, 65, 'NIfTI'),
     (sidecar_that_is_no_json, 65, 'JSON'),
 ]
+#: Seen by a step.
+SPOILT = [(not_a_number, 65, '1 voxels that are not numbers'), (truncated, 65, 'Copy')]
 
 
-@pytest.mark.parametrize(('spoil', 'code', 'message'), BROKEN, ids=[b[0].__name__ for b in BROKEN])
-def test_a_broken_scan_has_its_code_and_message(coarse, tmp_path, app, spoil, code, message):
-    spoil(coarse)
-    result = app(coarse, tmp_path / 'out', 'participant', '--device', 'cpu')
+def refused(called, root, out, code, message):
+    """One message, its code, and nothing written."""
+    result = called(root, out, 'participant', '--device', 'cpu')
     said = result.stdout + result.stderr
     assert result.returncode == code, said
     assert message in said
     assert 'Traceback' not in said
     assert 'FAILED sub-01' in said
-    outputs = [f for f in visible_files(tmp_path / 'out') if f.endswith('.nii.gz')]
-    assert not outputs
+    assert not [f for f in visible_files(out) if f.endswith('.nii.gz')]
 
 
-def test_a_transposed_table_is_turned_and_said(coarse, tmp_path, app):
-    path = coarse / f'{SCAN}.bvec'
+@pytest.mark.parametrize(('spoil', 'code', 'message'), BROKEN, ids=[b[0].__name__ for b in BROKEN])
+def test_a_broken_scan_has_its_code_and_message(quick, tmp_path, app_here, spoil, code, message):
+    spoil(quick)
+    refused(app_here, quick, tmp_path / 'out', code, message)
+
+
+@pytest.mark.parametrize(('spoil', 'code', 'message'), SPOILT, ids=[b[0].__name__ for b in SPOILT])
+def test_what_a_step_finds_has_its_code_and_message(quick, tmp_path, app, spoil, code, message):
+    spoil(quick)
+    refused(app, quick, tmp_path / 'out', code, message)
+
+
+def test_a_transposed_table_is_turned_and_said(quick, tmp_path, app):
+    path = quick / f'{SCAN}.bvec'
     np.savetxt(path, numbers(path).T)
-    result = app(coarse, tmp_path / 'out', 'participant', '--device', 'cpu')
+    result = app(quick, tmp_path / 'out', *ORIENTATION)
     assert result.returncode == 0, result.stdout + result.stderr
     assert 'transpose' in result.stdout
     written = tmp_path / 'out' / 'sub-01' / 'dwi' / 'sub-01_desc-preproc_dwi.json'
@@ -119,13 +132,13 @@ def test_a_transposed_table_is_turned_and_said(coarse, tmp_path, app):
     assert 'transpose' in (tmp_path / 'out' / 'sub-01.html').read_text()
 
 
-def test_one_broken_participant_does_not_stop_the_others(coarse, tmp_path, app):
-    for path in (coarse / 'sub-01' / 'dwi').iterdir():
-        other = coarse / 'sub-02' / 'dwi' / path.name.replace('sub-01', 'sub-02')
+def test_one_broken_participant_does_not_stop_the_others(quick, tmp_path, app):
+    for path in (quick / 'sub-01' / 'dwi').iterdir():
+        other = quick / 'sub-02' / 'dwi' / path.name.replace('sub-01', 'sub-02')
         other.parent.mkdir(parents=True, exist_ok=True)
         other.write_bytes(path.read_bytes())
-    not_a_number(coarse)
-    result = app(coarse, tmp_path / 'out', 'participant', '--device', 'cpu')
+    not_a_number(quick)
+    result = app(quick, tmp_path / 'out', *ORIENTATION)
     assert result.returncode == 1, result.stdout + result.stderr
     assert 'FAILED sub-01' in result.stdout
     assert '1 of 2 runs finished' in result.stdout
@@ -134,20 +147,18 @@ def test_one_broken_participant_does_not_stop_the_others(coarse, tmp_path, app):
     assert not [f for f in done if f.startswith('sub-01/dwi')]
 
 
-def test_nothing_is_written_outside_output_and_work(coarse, tmp_path, app):
+def test_nothing_is_written_outside_output_and_work(quick, tmp_path, app):
     elsewhere = tmp_path / 'cwd'
     elsewhere.mkdir()
-    before = visible_files(coarse)
+    before = visible_files(quick)
     out, work = tmp_path / 'out', tmp_path / 'work'
-    result = app(
-        coarse, out, 'participant', '-w', work, '--device', 'cpu', '--dry-run', cwd=elsewhere
-    )
+    result = app(quick, out, *ORIENTATION, '-w', work, '--dry-run', cwd=elsewhere)
     assert result.returncode == 0, result.stderr
     assert 'to do: preprocessing' in result.stdout
     assert not [f for f in visible_files(out) if not f.startswith('logs')]
-    result = app(coarse, out, 'participant', '-w', work, '--device', 'cpu', cwd=elsewhere)
+    result = app(quick, out, *ORIENTATION, '-w', work, cwd=elsewhere)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert visible_files(coarse) == before
+    assert visible_files(quick) == before
     assert not list(elsewhere.iterdir())
 
 
@@ -162,8 +173,8 @@ def test_check_finds_what_is_planted(coarse, capsys):
     assert [row['code'] for row in rows if row['severity'] == 'error'] == ['ZERO_GRADIENT']
 
 
-def test_sigterm_ends_soon_with_try_again_and_the_next_call_goes_on(coarse, tmp_path, app):
-    argv = [coarse, tmp_path / 'out', 'participant', '--device', 'cpu']
+def test_sigterm_ends_soon_with_try_again_and_the_next_call_goes_on(quick, tmp_path, app):
+    argv = [quick, tmp_path / 'out', *ORIENTATION]
     process = subprocess.Popen(
         [sys.executable, '-m', 'bidsapp', *map(str, argv)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -120,8 +120,8 @@ def start(*argv):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_killed_in_mid_run_is_said_and_the_next_call_goes_on(coarse, tmp_path, app):
-    argv = [coarse, tmp_path / 'out', 'participant', '--device', 'cpu', '--tasks', 'orientation']
+def test_killed_in_mid_run_is_said_and_the_next_call_goes_on(quick, tmp_path, app):
+    argv = [quick, tmp_path / 'out', 'participant', '--device', 'cpu', '--tasks', 'orientation']
     argv += ['--nprocs', '1', '-v']
     process = start(*argv)
     said = kill_a_worker(process, 'dwi_preproc_wf.motion')
@@ -136,13 +136,13 @@ def test_killed_in_mid_run_is_said_and_the_next_call_goes_on(coarse, tmp_path, a
     assert 'dwi_preproc_wf.denoise' not in result.stdout, 'it was done before the kill'
 
 
-def test_the_other_participant_is_finished(coarse, tmp_path):
-    other = coarse / 'sub-02' / 'dwi'
+def test_the_other_participant_is_finished(quick, tmp_path):
+    other = quick / 'sub-02' / 'dwi'
     other.mkdir(parents=True)
-    for path in (coarse / 'sub-01' / 'dwi').iterdir():
+    for path in (quick / 'sub-01' / 'dwi').iterdir():
         (other / path.name.replace('sub-01', 'sub-02')).write_bytes(path.read_bytes())
     out = tmp_path / 'out'
-    argv = [coarse, out, 'participant', '--device', 'cpu', '--tasks', 'orientation']
+    argv = [quick, out, 'participant', '--device', 'cpu', '--tasks', 'orientation']
     process = start(*argv, '--nprocs', '2', '-v')
     said = kill_a_worker(process, 'dwi_preproc_wf.motion')
     assert process.returncode == 1, said

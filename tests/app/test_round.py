@@ -232,20 +232,17 @@ def test_reference_microstructure_is_near_the_truth(done, small_dataset):
         assert np.median(np.abs(true - found)) < bound
 
 
-def test_killed_participant_goes_on_and_ends_the_same(done, small_dataset, tmp_path):
-    out, _ = done
+def test_killed_participant_goes_on_and_ends_the_same(quick, quick_done, tmp_path):
     again = tmp_path / 'out'
-    argv = (small_dataset, again, 'participant', '--tasks', 'orientation')
+    argv = (quick, again, 'participant', '--tasks', 'orientation')
     work = again / '.work'
     killed_when(lambda: any(work.rglob('motion/result_motion.pklz')), *argv)
     for path in again.rglob('*.nii.gz'):
         if not any(part.startswith('.') for part in path.relative_to(again).parts):
             np.asarray(nib.load(path).dataobj)  # whole, or not there
     call(*argv)
-    for subject in SUBJECTS:
-        name = f'sub-{subject}/dwi/sub-{subject}_desc-preproc_dwi.nii.gz'
-        first, second = (nib.load(folder / name).get_fdata() for folder in (out, again))
-        assert np.array_equal(first, second)
+    name = 'sub-01/dwi/sub-01_desc-preproc_dwi.nii.gz'
+    assert (again / name).read_bytes() == (quick_done / name).read_bytes()
 
 
 def test_killed_group_goes_on_and_ends_with_the_same_weights(done, small_dataset, tmp_path):
@@ -261,20 +258,20 @@ def test_killed_group_goes_on_and_ends_with_the_same_weights(done, small_dataset
     assert (again / weights).read_bytes() == (out / weights).read_bytes()
 
 
-def test_two_calls_into_one_folder_lose_nothing(small_dataset, tmp_path):
+def test_two_calls_into_one_folder_lose_nothing(quick_two, tmp_path):
     out = tmp_path / 'out'
     processes = [
         subprocess.Popen(
-            [sys.executable, '-m', 'bidsapp', small_dataset, out, 'participant', '--device', 'cpu',
+            [sys.executable, '-m', 'bidsapp', quick_two, out, 'participant', '--device', 'cpu',
              '--tasks', 'orientation', '--participant-label', subject, '--nprocs', '1'],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for subject in SUBJECTS[:2]
+        for subject in ('01', '02')
     ]  # fmt: skip
     for process in processes:
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said
-    for subject in SUBJECTS[:2]:
+    for subject in ('01', '02'):
         assert (out / f'sub-{subject}/dwi/sub-{subject}_desc-preproc_dwi.nii.gz').is_file()
         assert (out / f'sub-{subject}.html').is_file()
     assert json.loads((out / 'dataset_description.json').read_text())['DatasetType'] == 'derivative'
