@@ -56,25 +56,21 @@ def examine(
 
     A transposed table is turned, since its shape tells; vectors of b = 0 that are not numbers are
     zero; volumes at the end that are weighted in no direction are left out, and those ``excluded``
-    by the user. Where no b is at most
-    ``b0_threshold``, the lowest stand for b = 0 (`gradients.b0_limit`). Where b seems to stand in
-    the lengths of the vectors it is read from there, which the signal has to confirm
-    (`scaled_vectors.decay_agrees`).
+    by the user. Where no b is at most ``b0_threshold``, the lowest stand for b = 0
+    (`gradients.b0_limit`). Where b seems to stand in the lengths of the vectors it is read from
+    there, which the signal has to confirm (`scaled_vectors.decay_agrees`).
     """
     findings: list[Finding] = []
     bvecs, bvals = np.atleast_2d(np.asarray(bvecs, float)), np.asarray(bvals, float).ravel()
     if bvecs.shape[0] != 3 and bvecs.shape[1] == 3:
         bvecs = bvecs.T
-        findings.append(Finding(
-            'warning', 'BVEC_TRANSPOSED',
-            f'the bvec file has {bvecs.shape[1]} rows of 3 numbers; BIDS wants 3 rows. '
-            'It was read as its transpose.',
-        ))  # fmt: skip
+        findings.append(_transposed(bvecs.shape[1]))
     kept = np.arange(len(bvals))
     findings += _examine_shape(bvecs, bvals, n_volumes)
     if findings and findings[-1].severity == 'error':
         return Examined(bvecs, bvals, kept, b0_threshold, tuple(findings))
-    if (scaled := scaled_bvals(bvecs, bvals, b0_threshold)) is not None:
+    scaled = scaled_bvals(bvecs, bvals, b0_threshold)
+    if scaled is not None:
         findings.append(_in_lengths(bvecs, bvals, scaled))
         bvecs = np.divide(bvecs, np.linalg.norm(bvecs, axis=0), where=scaled > 0, out=0 * bvecs)
         bvals = scaled
@@ -82,13 +78,10 @@ def examine(
     bvecs = np.where((bvals <= limit) & np.isnan(bvecs).any(0), 0, bvecs)
     if limit > b0_threshold:
         findings.append(_lowest_shell(bvals, limit, b0_threshold))
-    kept = np.arange(len(bvals) - _trailing_averages(bvecs, bvals, limit))
-    if dropped := len(bvals) - len(kept):
-        findings.append(Finding(
-            'warning', 'TRACE_IMAGE',
-            f'the last {dropped} volumes have b > 0 and no direction: averages (trace or ADC '
-            'images), which are left out',
-        ))  # fmt: skip
+    dropped = _trailing_averages(bvecs, bvals, limit)
+    if dropped:
+        findings.append(_averages(dropped))
+    kept = np.arange(len(bvals) - dropped)
     out = dict.fromkeys(sorted(set(excluded) & set(kept.tolist())), 'as --exclude-volumes has it')
     findings += _left_out(out)
     kept = np.setdiff1d(kept, list(out)).astype(int)
@@ -168,6 +161,22 @@ def _examine_shape(bvecs: FloatArray, bvals: FloatArray, n_volumes: int) -> list
     if (bvals < 0).any():
         error('BVAL_NEGATIVE', 'the bval file holds negative b-values')
     return found
+
+
+def _transposed(rows: int) -> Finding:
+    return Finding(
+        'warning', 'BVEC_TRANSPOSED',
+        f'the bvec file has {rows} rows of 3 numbers; BIDS wants 3 rows. It was read as its '
+        'transpose.',
+    )  # fmt: skip
+
+
+def _averages(number: int) -> Finding:
+    return Finding(
+        'warning', 'TRACE_IMAGE',
+        f'the last {number} volumes have b > 0 and no direction: averages (trace or ADC images), '
+        'which are left out',
+    )  # fmt: skip
 
 
 def _lowest_shell(bvals: FloatArray, limit: float, b0_threshold: float) -> Finding:
