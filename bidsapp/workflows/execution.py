@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -23,16 +21,15 @@ from bidsapp.problems import (
     WrongUsage,
 )
 from bidsapp.resources import Limit
+from bidsapp.stopping import Stopped, heard, look
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from nipype import Workflow
 
 log = logging.getLogger('transfermri')
-
-STOPPED = 'Stopped by SIGTERM; the same command goes on from here.'
 
 #: Exit code of a note → the problem it stands for.
 KINDS = {p.exit_code: p for p in (BadData, MissingInput, CannotCreate, InputOutputError, TryAgain)}
@@ -138,16 +135,16 @@ def configure(folder: Path, crash_folder: Path, stop_on_first_crash: bool) -> No
 def run_graph(graph: Workflow, engine: Engine) -> Problem | None:
     """Run; a failure that is not a step's own note comes back as a Problem.
 
-    Steps that fail do not stop steps that do not depend on them. Raises TryAgain on SIGTERM.
+    Steps that fail do not stop steps that do not depend on them. Raises Stopped on SIGTERM,
+    which Nipype does not take for a step's failure; what it raised is looked for after each step.
     """
     if engine.plugin == 'SLURM':
         ask_slurm(graph, str(engine.args.get('sbatch_args', '')))
     try:
-        with stopped_by_sigterm() as stopped:
+        with heard():
             graph.run(**engine.told(Watch(graph)))
-            if stopped.is_set():  # Nipype may have taken the exception for a step's
-                raise TryAgain(STOPPED)
-    except TryAgain:
+            look()
+    except Stopped:
         end_workers()
         raise
     except (RuntimeError, ValueError, TypeError) as error:
@@ -168,25 +165,6 @@ def ask_slurm(graph: Workflow, said: str) -> None:
         node.plugin_args = {'sbatch_args': ' '.join(wanted)}
 
 
-@contextmanager
-def stopped_by_sigterm() -> Iterator[threading.Event]:
-    """SIGTERM becomes TryAgain in the main thread, and sets the event; what was written stays."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def stop(*_: Any) -> None:
-        stopped.set()
-        raise TryAgain(STOPPED)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def end_workers() -> None:
     """End the processes that compute steps, so that the end does not wait for them."""
     import psutil
@@ -205,6 +183,7 @@ class Watch:
 
     def __call__(self, node: Any, status: str) -> None:
         """Nipype calls this with 'start', 'end' or 'exception'."""
+        look()
         if status == 'start':
             log.debug('start %s', node.fullname)
             return

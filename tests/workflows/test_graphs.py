@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import networkx as nx
 import pytest
 
 from bidsapp import registry
@@ -15,7 +19,8 @@ from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource
 from bidsapp.modalities.dwi.bids.runs import DwiRun
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 from bidsapp.resources import Limit
-from bidsapp.workflows.execution import engine
+from bidsapp.stopping import Stopped
+from bidsapp.workflows.execution import Engine, engine, run_graph
 from bidsapp.workflows.participant import init_participant_wf, node_name, run_folder
 from bidsapp.workflows.plan import Model, Todo
 from bidsapp.workflows.preparation import Place
@@ -173,6 +178,22 @@ def test_each_participant_works_in_a_folder_of_its_own(place, tmp_path):
     assert f'{node_name(run)}.dwi_preproc_wf.motion' in workflow.list_node_names()
     assert run_folder(tmp_path / 'work', run).parts[-3] == 'sub-01'
     assert workflow.largest_need() > 1
+
+
+def test_sigterm_that_a_graph_swallows_is_looked_for(monkeypatch):
+    """As where Nipype takes whatever is raised for a step's failure, or nobody hears of it."""
+    monkeypatch.setattr('bidsapp.workflows.execution.end_workers', lambda: None)
+
+    class Graph:
+        def run(self, **options):
+            with suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def _create_flat_graph(self):
+            return nx.DiGraph()
+
+    with pytest.raises(Stopped, match='goes on'):
+        run_graph(Graph(), Engine('Linear', {}, Limit(8, 'x')))
 
 
 def test_every_step_that_computes_on_a_card_says_so(place, model):
