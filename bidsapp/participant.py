@@ -142,14 +142,11 @@ def models_to_apply(settings: Settings) -> Models:
                 f'The model in {folder} was made for {", ".join(heads)}; this call is about '
                 f'{", ".join(wanted)}.'
             )
-    own = settings.models.resolve()
+    here = {t: f.resolve().is_relative_to(settings.models.resolve()) for t, f in folders.items()}
     return {
-        task: (
-            folder, dict(load_card(folder)),
-            training_participants(folder) if folder.resolve().is_relative_to(own) else None,
-        )
-        for task, folder in folders.items()
-    }  # fmt: skip
+        t: (f, dict(load_card(f)), training_participants(f) if here[t] else None)
+        for t, f in folders.items()
+    }
 
 
 def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:

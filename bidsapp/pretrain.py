@@ -85,8 +85,7 @@ def run(settings: Settings, log_file: Path) -> int:
     made: Material = registry.pretraining(modality).material(request)
     network, state, head = learnt(own, made, plan, state_file)
     judged = made.tasks, head, own.turned, device
-    calibrating = (made.sample('val', VALIDATION + k) for k in range(CALIBRATION))
-    calibrate(network, calibrating, *judged)
+    calibrate(network, (made.sample('val', VALIDATION + k) for k in range(CALIBRATION)), *judged)
     figures = tested(network, (made.sample('test', k) for k in range(TEST)), *judged)
     seen = {**about_seen(raw_scans(settings, modality, cases), None), 'fitted': key}
     card = make_card(place, objective, made, own, head, plan, state, figures, settings, seen)
@@ -171,9 +170,8 @@ def claim(
         **cards.described(replace(plan, device='any')), 'side': SIDE,
         'runs': {name: [str(c.files[main]) for c in part] for name, part in cases.items()},
     }))  # fmt: skip
-    files = {name: [list(states([*c.files.values()]).values()) for c in part]
-             for name, part in cases.items()}  # fmt: skip
-    key = hashlib.sha256(json.dumps([wanted, files]).encode()).hexdigest()[:16]
+    every = [list(states([*c.files.values()]).values()) for part in cases.values() for c in part]
+    key = hashlib.sha256(json.dumps([wanted, every]).encode()).hexdigest()[:16]
     wanted['data_state'] = key
     if not state.is_file():
         if settings.resume:
@@ -204,10 +202,10 @@ def made_before(settings: Settings, place: tuple[str, str], key: str) -> Path | 
 def raw_scans(
     settings: Settings, modality: str, cases: Mapping[str, Sequence[Case]]
 ) -> dict[str, list[Path | None]]:
-    """The raw scans of prepared runs by split; none of simulated ones."""
+    """The raw scans of prepared runs by split."""
+    prepared = registry.files(modality).prepared
     roots = roots_of(settings.output_dir, {'raw': settings.bids_dir})
-    found = {s: [raw_scan(c, registry.files(modality).prepared, roots) for c in part]
-             for s, part in cases.items()}  # fmt: skip
+    found = {s: [raw_scan(c, prepared, roots) for c in part] for s, part in cases.items()}
     return {s: [scan and scan[0] for scan in part] for s, part in found.items()}
 
 

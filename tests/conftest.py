@@ -196,7 +196,7 @@ def _scans_alone(source: Path, target: Path, *subjects: str) -> Path:
 
 @pytest.fixture
 def coarse(small_dataset, tmp_path):
-    """One head of ``small_dataset`` without T1w, to be changed: a table can be tested against it."""
+    """One head of ``small_dataset`` without T1w, to be changed; its table can be tested."""
     return _scans_alone(small_dataset, tmp_path / 'bids', 'sub-01')
 
 
