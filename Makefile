@@ -18,7 +18,7 @@ key = $(shell cat $(1) pyproject.toml | cksum | cut -d ' ' -f 1)
 RUNTIME := .venv/runtime-$(call key,requirements.lock)
 TEST := .venv/test-$(call key,requirements.lock requirements-test.lock)
 
-.PHONY: help install demo test fast lint lock image
+.PHONY: help install demo test fast robustness lint lock image
 .DELETE_ON_ERROR:
 
 help:  ## what can be made
@@ -41,6 +41,9 @@ test: lint  ## lint, types, layers, then pytest
 
 fast: lint  ## what a developer runs at every change: lint, types, layers and the quick tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not whole and not slow'
+
+robustness: $(TEST)  ## long checks against bad input, one line each (half an hour)
+	$(BIN)/python -m tests.robustness
 
 lint: $(TEST)  ## everything of `make test` but pytest
 	$(BIN)/ruff check .

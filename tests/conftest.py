@@ -22,7 +22,7 @@ _OBLIQUE = np.array([[0.96, -0.2, 0.19], [0.21, 0.98, 0.02], [-0.19, 0.02, 0.98]
 
 
 #: Folders and files of tests that start the app or take a head through it: marked ``whole``.
-WHOLE = ('app', 'modalities/test_toy.py', 'platforms/test_adapters.py')
+WHOLE = ('app', 'robustness', 'modalities/test_toy.py', 'platforms/test_adapters.py')
 #: Files whose tests take a minute and more of one processor: marked ``slow``.
 SLOW = (
     'learn/test_fit.py', 'modalities/dwi/learn/test_bundled.py',
