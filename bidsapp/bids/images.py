@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,8 @@ def _opened(path: Path) -> tuple[nib.Nifti1Image, list[Finding]]:
     try:
         image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
     except (
-        nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError
+        nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError,
+        OverflowError,
     ) as error:  # fmt: skip
         raise BadData(f'{path} cannot be read as a NIfTI image: {error}') from error
     return mended(image, path)
@@ -52,7 +55,11 @@ def load_volume(path: Path, dtype: str = 'float32') -> np.ndarray:
     """Voxels (X, Y, Z[, N]). Raises BadData for a file that is shorter than its header says."""
     image = open_image(path)
     try:
-        return np.asarray(image.dataobj, dtype)
+        data = np.asarray(image.dataobj, dtype)
+        read_to_end(path)
+        return data
+    except zlib.error as error:
+        raise BadData(f'{path} is damaged: {error}. Copy it again.') from error
     except (EOFError, ValueError) as error:
         raise BadData(
             f'{path} ends before its last voxel ({error}); it was probably cut off while copying. '
@@ -62,6 +69,17 @@ def load_volume(path: Path, dtype: str = 'float32') -> np.ndarray:
         truncated = 'Expected' in str(error) or 'end-of-stream' in str(error)
         kind = BadData if truncated or 'CRC' in str(error) else InputOutputError
         raise kind(f'{path} could not be read to its end: {error}. Copy it again.') from error
+
+
+def read_to_end(path: Path) -> None:
+    """Read a compressed file to where its checksum stands, which a reader of voxels never does.
+
+    Raises OSError, EOFError or zlib.error where it does not fit.
+    """
+    if path.name.endswith('.gz'):
+        with gzip.open(path) as stream:
+            while stream.read(2**24):
+                pass
 
 
 def not_numbers(data: np.ndarray) -> int:

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from tests.robustness.fuzz import KINDS, tried
+from tests.robustness.fuzz import KINDS, VOXELS, tried
 
-SOME = KINDS[::4]
+SOME = (*KINDS[::4], *(kind for kind in VOXELS if kind not in KINDS[::4]))
 
 
 @pytest.fixture(autouse=True)
