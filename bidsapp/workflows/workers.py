@@ -17,6 +17,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializ
 
 from bidsapp.interfaces.base import note
 from bidsapp.problems import Problem, TryAgain
+from bidsapp.stopping import Stopped
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -95,7 +96,7 @@ class WorkersPlugin(MultiProcPlugin):
         """Run the graph; no worker is left behind."""
         try:
             super().run(graph, config, updatehash)
-        except (TryAgain, KeyboardInterrupt):
+        except (Stopped, TryAgain, KeyboardInterrupt):
             for worker, _ in self._at_work.values():
                 worker.process.terminate()
             raise
