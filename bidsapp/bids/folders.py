@@ -38,8 +38,16 @@ def _list(folder: str) -> Listing:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith('.'):
-                (folders if entry.is_dir() else files).append(entry.name)
+                (folders if _leads_on(entry) else files).append(entry.name)
     return Listing(tuple(sorted(folders)), tuple(sorted(files)))
+
+
+def _leads_on(entry: os.DirEntry[str]) -> bool:
+    """Whether it may be a folder; what cannot be told is said where it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return True
 
 
 @lru_cache(maxsize=256)
