@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream(*numbers: int, of: str = '') -> torch.Generator:
@@ -15,6 +18,8 @@ def stream(*numbers: int, of: str = '') -> torch.Generator:
     such as which scan a step shows and how it is turned, are told apart by ``of``: from generators
     of equal seeds they would agree.
     """
+    import torch
+
     key = (zlib.crc32(of.encode()),) if of else ()
     state = np.random.SeedSequence(numbers, spawn_key=key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> 1))
