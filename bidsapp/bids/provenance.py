@@ -1,9 +1,10 @@
-"""What an output was made from, written into its sidecar, and whether that still holds.
+"""What an output was made from, as a record for its sidecar, and whether that still holds.
 
 A file that exists proves nothing: its scan may have been replaced, its gradient table mended, a
-step's results have changed. So each sidecar holds a record (`MadeFrom`): the sources, the version
-of each step, the options that matter, the model. An output that rests on another names the digest
-of that one's record, so that a new preprocessed scan never stands beside old labels unnoticed.
+step's results have changed. So there is a record for sidecars (`MadeFrom`), which no writer puts
+there yet: the sources, the version of each step, the options that matter, the model. An output that
+rests on another names the digest of that one's record, so that a new preprocessed scan never stands
+beside old labels unnoticed.
 """
 
 from __future__ import annotations
