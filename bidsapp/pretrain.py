@@ -195,8 +195,7 @@ def claim(
 
 def made_before(settings: Settings, place: tuple[str, str], key: str) -> Path | None:
     """The newest model of an objective, if it is of this very plan and data."""
-    newest = cards.newest_model(cards.pretrained(settings.models, place[0]), place[1])
-    return newest if newest and cards.load_card(newest).get('fitted') == key else None
+    return cards.fitted_before(cards.pretrained(settings.models, place[0]), place[1], key)
 
 
 def raw_scans(

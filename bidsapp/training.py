@@ -200,8 +200,7 @@ def identity(
 
 def trained_before(settings: Settings, task: str, key: str) -> Path | None:
     """The newest model of a task, if it is of this very plan and data."""
-    newest = cards.newest_model(settings.models, task)
-    return newest if newest and cards.load_card(newest).get('fitted') == key else None
+    return cards.fitted_before(settings.models, task, key)
 
 
 def raw_scans(

@@ -73,6 +73,12 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def said_beside(image: Path) -> dict[str, Any]:
+    """What the JSON beside an image says, nothing inherited; nothing where there is none."""
+    sidecar = image.with_name(image.name.partition('.')[0] + '.json')
+    return read_object(sidecar) if sidecar.is_file() else {}
+
+
 @dataclass(frozen=True, slots=True)
 class BidsImage:
     """An image of a BIDS dataset with what its metadata say."""

@@ -132,6 +132,12 @@ def newest_model(models: Path, task: str) -> Path | None:
     return found[-1] if found else None
 
 
+def fitted_before(models: Path, name: str, key: str) -> Path | None:
+    """The newest model of this name, if its card says that it is of the plan and data ``key``."""
+    newest = newest_model(models, name)
+    return newest if newest and load_card(newest).get('fitted') == key else None
+
+
 def modality_of(card: Mapping[str, Any]) -> str:
     """The modality that a model is of: said by its card, or that of the tasks it has heads for."""
     known = registry.tasks()

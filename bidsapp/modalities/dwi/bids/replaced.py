@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bidsapp.bids.scans import read_object
+from bidsapp.bids.scans import said_beside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +20,7 @@ def replaced_slices(image: Path) -> list[tuple[slice | int, ...]]:
     What is learnt from, or compared with, its volumes leaves these out: they were predicted from
     the run's other volumes, also across the halves of a split.
     """
-    sidecar = image.with_name(image.name.partition('.')[0] + '.json')
-    said = read_object(sidecar).get(FIELD) if sidecar.is_file() else None
+    said = said_beside(image).get(FIELD)
     if not isinstance(said, dict) or said.get(SLICE_AXIS) not in ('i', 'j', 'k'):
         return []
     axis = 'ijk'.index(said[SLICE_AXIS])

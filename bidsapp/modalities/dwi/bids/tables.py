@@ -10,7 +10,7 @@ import numpy as np
 
 from bidsapp.bids.annex import check_content
 from bidsapp.bids.images import doubts_of, not_numbers, open_image
-from bidsapp.bids.scans import read_object
+from bidsapp.bids.scans import said_beside
 from bidsapp.bids.text import text_of
 from bidsapp.core import Finding
 from bidsapp.modalities.dwi.physics.gradients import (
@@ -137,6 +137,5 @@ def load_table(case: Case) -> GradientTable:
 
 def b0_threshold_of(image: Path) -> float:
     """The greatest b (s/mm²) that counted as b = 0 when the run ``image`` was preprocessed."""
-    sidecar = image.with_name(image.name.partition('.')[0] + '.json')
-    said = read_object(sidecar).get(B0_FIELD) if sidecar.is_file() else None
+    said = said_beside(image).get(B0_FIELD)
     return float(said) if isinstance(said, int | float) else B0_THRESHOLD
