@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bidsapp import __version__, registry
+from bidsapp.core import PARTS
 from bidsapp.problems import WrongUsage
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         action='store_true',
         help="remove what this call's participants left in the work folder, once they finished",
     )
+    add('--force', action='store_true', help='participant: make everything again')
+    add('--redo', nargs='+', action='extend', default=[], metavar='PART',
+        help='participant: make again, with what depends on it: '
+        f'{", ".join(PARTS)}, or a task')  # fmt: skip
     add('--random-seed', type=int, default=0, metavar='N')
 
 

@@ -31,7 +31,7 @@ from bidsapp.problems import (
     ran_out_of_memory,
 )
 from bidsapp.resources import here, memory_for_steps
-from bidsapp.settings import SIMULATED, Settings, derivatives, labels, memory_in_gb
+from bidsapp.settings import SIMULATED, Settings, derivatives, labels, memory_in_gb, redo
 from bidsapp.stopping import Stopped, heard
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def parse(argv: Sequence[str]) -> Settings:
         dry_run=args.dry_run,
         reports_only=args.reports_only,
         clean_workdir=args.clean_workdir,
+        force=args.force,
+        redo=redo(args.redo),
         seed=args.random_seed,
         verbose=args.verbose,
         init=args.init,
@@ -119,6 +121,11 @@ def _check_level(args: argparse.Namespace, defaults: Parser) -> None:
                 f'{args.level} with {option.flag}: that is for {" and ".join(option.levels)}. '
                 'Leave it out.'
             )
+    if args.level != 'participant' and (args.force or args.redo):
+        raise WrongUsage(
+            f'{args.level} with {"--force" if args.force else "--redo"}: that is for participant. '
+            'Leave it out.'
+        )
     found = [
         f'--{name.replace("_", "-")}'
         for name in unfit(args.level)

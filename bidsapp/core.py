@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.floating[Any]]
     BoolArray = NDArray[np.bool_]
 
+#: Parts of what is made of a run, as ``--redo`` names them beside single tasks.
+PARTS = ('preprocessing', 'labels', 'predictions', 'page')
 #: Classes of the segmentations: index, name, abbreviation.
 TISSUES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospinal Fluid', 'CSF'))
 
@@ -216,6 +218,7 @@ class Label(Generic[A]):
     #: preparation knows how to make: 'tissue_posteriors', 'fibres'
     learns: int = 1  #: the task's first outputs, so many, are what is learnt
     beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source
+    version: int = 1  #: raised when what ``derive`` gives changes: labels are then derived again
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,7 @@ class Task(Generic[A]):
     uses: tuple[str, ...] = ()  #: tasks whose outputs `finish` takes where the same model has them
     details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
     #: Output.name, from what ``finish`` returns, which may hold more than what is written
+    version: int = 1  #: raised when what ``finish`` gives changes: predictions are then made again
     name: str = ''
     modality: str = ''
 

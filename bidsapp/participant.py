@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bidsapp import registry
-from bidsapp.bids.dataset import select, subjects_of
 from bidsapp.bids.derivatives import write_dataset
-from bidsapp.bids.filters import read_filters
-from bidsapp.bids.search import find_runs, say_what_is_not_used, without_run
+from bidsapp.bids.provenance import UNKNOWN
 from bidsapp.bids.write import write_text
-from bidsapp.learn.cards import bundled_models, load_card, newest_model, training_participants
-from bidsapp.problems import MissingInput, NothingSelected, Problem, TryAgain
+from bidsapp.choice import chosen_device, models_to_apply, select_runs, selected_tasks
+from bidsapp.core import PARTS
+from bidsapp.problems import MissingInput, Problem, TryAgain
+from bidsapp.workflows.basis import Asked
 from bidsapp.workflows.execution import (
     clear_problems,
     configure,
@@ -31,20 +29,16 @@ from bidsapp.workflows.participant import (
     clear_participant,
     clear_runs,
     init_participant_wf,
+    remove_stale,
     run_folder,
 )
-from bidsapp.workflows.plan import (
-    Models,
-    RunPlan,
-    plan_run,
-    predicted_files,
-    predictions_of,
-    stale,
-)
+from bidsapp.workflows.plan import Models, RunPlan, plan_run, predicted_files, predictions_of
 from bidsapp.workflows.preparation import Place
 
 if TYPE_CHECKING:
-    from bidsapp.bids.runs import Run
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from bidsapp.settings import Settings
 
 log = logging.getLogger('transfermri')
@@ -54,10 +48,11 @@ def run(settings: Settings, log_file: Path) -> int:
     """Tell the story; returns the exit code."""
     device = chosen_device(settings)
     models = models_to_apply(settings)
+    redo = frozenset(PARTS if settings.force else settings.redo)
+    roots = roots_of(settings)
     wanted = selected_tasks(settings)
-    plans = [
-        plan_run(found, settings.output_dir, wanted, models) for found in select_runs(settings)
-    ]
+    asked = Asked(settings.output_dir, wanted, roots, settings.seed, redo)
+    plans = [plan_run(found, asked, models) for found in select_runs(settings)]
     describe(plans, settings, models)
     if settings.dry_run:
         return conclude_dry_run(plans)
@@ -73,80 +68,9 @@ def run(settings: Settings, log_file: Path) -> int:
     return code
 
 
-def select_runs(settings: Settings) -> list[Run]:
-    """The runs that the labels and filters select, and a problem for each label without one.
-
-    Raises NothingSelected if nobody who was asked for is there, or nothing is left of anybody.
-    """
-    root, asked = settings.bids_dir, settings.participants
-    present = subjects_of(root)
-    wanted = tuple(s for s in asked or present if s in present)
-    if not wanted:
-        shown = ', '.join(present[:8]) + (' …' if len(present) > 8 else '')
-        raise NothingSelected(f'No participant {", ".join(asked)} in {root}; it has {shown}.')
-    filters = read_filters(settings.filter_file)
-    chosen = replace(select(root, wanted, settings.sessions, filters), options=settings.options)
-    modalities = modalities_of(selected_tasks(settings))
-    say_what_is_not_used(chosen, modalities)
-    runs = find_runs(chosen, modalities, dict(settings.derivatives))
-    return runs + without_run(chosen, asked, modalities, runs)
-
-
-def modalities_of(tasks: list[str]) -> list[str]:
-    """The modalities of these tasks, in alphabetical order."""
-    return sorted({registry.tasks()[name] for name in tasks})
-
-
-def chosen_device(settings: Settings) -> str:
-    """The device to compute on; torch is only asked when CUDA is in question."""
-    if settings.device == 'cpu':
-        return 'cpu'
-    from bidsapp.learn.predict import resolve_device
-
-    device = resolve_device(settings.device)
-    if settings.device == 'auto' and device == 'cpu':
-        log.warning('No CUDA device is visible: computing on the CPU (--device cpu says so).')
-    return device
-
-
-def selected_tasks(settings: Settings) -> list[str]:
-    """The tasks that were named, else all."""
-    return list(settings.tasks) or list(registry.tasks())
-
-
-def models_to_apply(settings: Settings) -> Models:
-    """Task → (folder, card, participants it has learnt from). Raises MissingInput.
-
-    A model that was asked for and is not there is missing; with 'auto' a task without a model
-    simply gets no prediction.
-    """
-    wanted = selected_tasks(settings)
-    folders: dict[str, Path] = {}
-    if settings.model in ('auto', 'bundled'):
-        bundled = bundled_models()
-        for task in wanted:
-            newest = newest_model(settings.models, task) if settings.model == 'auto' else None
-            if folder := newest or bundled.get(task):
-                folders[task] = folder
-        if settings.model == 'bundled' and not folders:
-            raise MissingInput(
-                'This version bundles no model for ' + ', '.join(wanted) + '. Fine-tune one with '
-                '`group`, or give --model a folder with weights.safetensors and card.json.'
-            )
-    else:
-        folder = Path(settings.model).absolute()
-        heads = load_card(folder)['heads']
-        folders = {task: folder for task in wanted if task in heads}
-        if not folders:
-            raise MissingInput(
-                f'The model in {folder} was made for {", ".join(heads)}; this call is about '
-                f'{", ".join(wanted)}.'
-            )
-    here = {t: f.resolve().is_relative_to(settings.models.resolve()) for t, f in folders.items()}
-    return {
-        t: (f, dict(load_card(f)), training_participants(f) if here[t] else None)
-        for t, f in folders.items()
-    }
+def roots_of(settings: Settings) -> Mapping[str, Path]:
+    """The datasets that runs are of, by their names in BIDS URIs."""
+    return {'raw': settings.bids_dir, **dict(settings.derivatives)}
 
 
 def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
@@ -165,10 +89,15 @@ def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
                 log.info('  %s: no reference label: %s', name, made.unavailable[name])
             if name in made.inapplicable:
                 log.info('  %s: no prediction: %s', name, made.inapplicable[name])
-        steps = ['preprocessing'] * made.todo.preproc
-        steps += [f'{name} label ({source})' for name, source in made.todo.references.items()]
-        steps += [f'{name} prediction' for name in made.todo.predictions]
-        log.info('  to do: %s', ', '.join(steps) or 'nothing, all is there')
+        for part, why in made.todo.again.items():
+            if why != UNKNOWN:
+                log.info('  %s again: %s', part, why)
+        log.info('  to do: %s', ', '.join(made.todo.parts) or 'nothing, all is there')
+    if old := sum(UNKNOWN in made.todo.again.values() for made in plans):
+        log.info(
+            'Outputs of %d runs do not say what they were made from, as those of earlier versions '
+            'do not: they are made again.', old,
+        )  # fmt: skip
     without = [name for name in selected_tasks(settings) if name not in models]
     if never := [name for name in without if registry.task(name).label is None]:
         log.info('No model for %s, which `pretrain` alone can make.', ', '.join(never))
@@ -202,7 +131,7 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     logs = settings.output_dir / 'logs'
     configure(work / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
     place = Place(
-        roots={'raw': settings.bids_dir, **dict(settings.derivatives)},
+        roots=roots_of(settings),
         out_root=settings.output_dir,
         seed=settings.seed,
         device=device,
@@ -212,14 +141,19 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     graph = init_participant_wf(known, work, place)
     for made in active:  # another call may be at work on other runs in the same place
         clear_problems(run_folder(work, made.run))
+        remove_stale(settings.output_dir, made.run, made.todo)
+    if settings.force or 'preprocessing' in settings.redo:
+        clear_runs(work, [made.run for made in active])
     log.info('Working on %d runs in %s', len(active), work)
     log_memory(graph.largest_need(), plugin)
     failure = run_graph(graph, plugin)
     for made in active:
-        if not made.missing(settings.output_dir) and not stale(made, settings.output_dir):
-            continue
-        found = problems_left(run_folder(work, made.run))
-        made.problem = found or failure or Problem('it was not finished; the log says more')
+        made.problem = problems_left(run_folder(work, made.run))
+    if settings.stop_on_first_crash and (first := [p for p in active if p.problem is not None]):
+        failure = Problem(f'not finished: --stop-on-first-crash, and {first[0].run.name} failed')
+    for made in active:
+        if made.problem is None and made.missing(settings.output_dir):
+            made.problem = failure or Problem('it was not finished; the log says more')
 
 
 def log_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> None:

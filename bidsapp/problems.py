@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import zlib
 from typing import ClassVar
@@ -70,6 +71,8 @@ class TryAgain(Problem):
     exit_code = 75
 
 
+#: What a user is told where a disk is full.
+MAKE_ROOM = 'Make room, or give -w or OUTPUT_DIR a place on another disk; the same call goes on.'
 #: What a user is told then.
 OUT_OF_MEMORY = 'Out of memory. Give the job more, or lower --nprocs.'
 
@@ -99,8 +102,12 @@ def problem_of(error: Exception, about: str) -> Problem:
         return MissingInput(f'{about}: {error.filename or error} is not there.')
     if isinstance(error, EOFError | UnicodeError | zlib.error | gzip.BadGzipFile):
         return BadData(f'{about}: its content cannot be read ({error}). Copy or convert it again.')
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputOutputError(f'{about}: the disk is full ({error}). {MAKE_ROOM}')
     if isinstance(error, OSError):
-        return InputOutputError(f'{about}: reading failed: {error}. See who may read it.')
+        return InputOutputError(
+            f'{about}: reading or writing failed: {error}. See who may read it, and the disk.'
+        )
     return Problem(
         f'{about}: {type(error).__name__}: {error}. This is a defect of TransferMRI; please report '
         'it.'

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
 from bidsapp.bids.write import explained
+from bidsapp.core import PARTS
 from bidsapp.problems import InputOutputError, MissingInput, WrongUsage
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Settings:
     dry_run: bool = False
     reports_only: bool = False
     clean_workdir: bool = False
+    force: bool = False
+    redo: tuple[str, ...] = ()  #: parts and tasks, as `redo` has read them
     seed: int = 0
     verbose: int = 0
     init: str = 'auto'
@@ -147,6 +150,18 @@ def labels(values: list[str] | None, prefix: str) -> tuple[str, ...]:
         else:
             found.append(value)
     return tuple(dict.fromkeys(value.removeprefix(prefix) for value in found))
+
+
+def redo(values: list[str]) -> tuple[str, ...]:
+    """What shall be made again, though it is there. Raises WrongUsage for what is no part."""
+    known = (*PARTS, *registry.tasks())
+    for value in values:
+        if value not in known:
+            raise WrongUsage(
+                f'--redo {value}: expected one or several of {", ".join(known)}. Each is made '
+                'again with what depends on it.'
+            )
+    return tuple(dict.fromkeys(values))
 
 
 def derivatives(values: list[str]) -> tuple[tuple[str, Path], ...]:

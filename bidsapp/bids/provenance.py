@@ -1,10 +1,9 @@
 """What an output was made from, as a record for its sidecar, and whether that still holds.
 
 A file that exists proves nothing: its scan may have been replaced, its gradient table mended, a
-step's results have changed. So there is a record for sidecars (`MadeFrom`), which no writer puts
-there yet: the sources, the version of each step, the options that matter, the model. An output that
-rests on another names the digest of that one's record, so that a new preprocessed scan never stands
-beside old labels unnoticed.
+step's results have changed. So each sidecar holds a record (`MadeFrom`): the sources, the version
+of each step, the options that matter, the model. An output that rests on another names the digest
+of that one's record, so that a new preprocessed scan never stands beside old labels unnoticed.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,7 +77,12 @@ def size_and_time(path: Path) -> tuple[int, float]:
 
 
 def sha256(path: Path) -> str:
-    """Of the bytes of a file."""
+    """Of the bytes of a file; read once in a call, for many outputs are made from one scan."""
+    return _sha256(path, *size_and_time(path))
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, time: float) -> str:
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -85,8 +90,12 @@ def sha256(path: Path) -> str:
 def digest(written: Mapping[str, Any]) -> str:
     """Of a record: of what was in its sources, not of when; 64 hexadecimal digits."""
     sources = {uri: seen.get('SHA256') for uri, seen in written.get('Sources', {}).items()}
-    text = json.dumps({**written, 'Sources': sources}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return of_values({**written, 'Sources': sources})
+
+
+def of_values(values: Any) -> str:
+    """SHA-256 of plain values, such as metadata, in whatever order their keys stand."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def recorded(sidecar: Path) -> dict[str, Any] | None:
@@ -129,7 +138,7 @@ def same(seen: Mapping[str, Any], path: Path) -> bool:
     try:
         if (seen.get('Size'), seen.get('ModificationTime')) == size_and_time(path):
             return True
-        return seen.get('Size') == path.stat().st_size and seen.get('SHA256') == sha256(path)
+        return bool(seen.get('SHA256') == sha256(path))
     except OSError:
         return False
 
@@ -138,7 +147,7 @@ def difference(what: str, name: str, before: Any, now: Any) -> str:
     """A step or an option that is not what it was, in words."""
     if what == 'Steps':
         return f'the step {name} gives other results in this version'
-    if isinstance(before, str) and isinstance(now, str) and len(now) == 64:
+    if before is None or now is None or (isinstance(now, str) and len(now) == 64):
         return f'{name} has changed'
     return f'{name} is {now}, and was {before}'
 

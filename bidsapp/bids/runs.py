@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bidsapp.bids.names import stem
+from bidsapp.bids.provenance import of_values
 from bidsapp.core import A
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class Run:
     def path(self) -> Path:
         """The raw file that it is known by: the first of its files."""
         return next(iter(self.case.files.values()))
+
+    def sources(self) -> tuple[Path, ...]:
+        """The raw files that its preparation reads; a T1w image serves labels."""
+        return tuple(path for kind, path in self.case.files.items() if kind != 't1w')
+
+    def told(self) -> dict[str, Any]:
+        """Plain values beside the files, by names for people, that its preparation follows from."""
+        return {'the JSON of the scan': of_values(self.metadata)}
 
 
 R = TypeVar('R', bound=Run)
@@ -86,6 +95,7 @@ class Prepared:
     main: str  #: the kind of file that a run is known by: 'dwi', 'field', 'image'
     names: Mapping[str, Mapping[str, str]]  #: kind of file → its entities beside the run's own
     outputs: tuple[tuple[Output, str], ...] = ()  #: promised besides, with their source
+    sometimes: tuple[tuple[Output, str], ...] = ()  #: left where they can be, and not promised
     besides: Callable[[Any], tuple[Mapping[str, str], ...]] = _nothing  #: of a Run: entities of
     #: further files that not every run leaves
     words: str = 'prepared run'  #: what a main file is, for people: 'preprocessed dMRI'

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, traits
 
 from bidsapp.bids.images import load_volume, open_image
-from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.base import Step, StepInput
 from bidsapp.interfaces.files import save_like
 from bidsapp.problems import BadData
 
@@ -17,7 +17,7 @@ from bidsapp.problems import BadData
 FEW_AGREE = 8
 
 
-class _T1w(BaseInterfaceInputSpec):
+class _T1w(StepInput):
     t1w = File(exists=True, mandatory=True)
 
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -17,15 +17,9 @@ from nipype.interfaces.base import (
     traits,
 )
 
+from bidsapp.bids.provenance import FIELD, basis, record
 from bidsapp.core import Case
-from bidsapp.problems import (
-    OUT_OF_MEMORY,
-    InputOutputError,
-    Problem,
-    TryAgain,
-    Unavailable,
-    ran_out_of_memory,
-)
+from bidsapp.problems import Problem, Unavailable, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +28,13 @@ if TYPE_CHECKING:
 PROBLEM = 'problem.json'
 
 
-class ComputingInput(BaseInterfaceInputSpec):
+class StepInput(BaseInterfaceInputSpec):
+    """What every step is told: its own version, so that a raised one goes on from nothing."""
+
+    version = traits.Int(1, usedefault=True)
+
+
+class ComputingInput(StepInput):
     """Where and with how many threads a step computes; neither changes what comes out.
 
     ``use_gpu`` follows from the device: by it Nipype lets one step at a time onto a card.
@@ -53,7 +53,16 @@ class Step(SimpleInterface):
 
     A Problem is written as ``problem.json`` before it goes on to Nipype, because Nipype keeps of
     an exception only its text. A step that says ``n_threads`` gets as many from torch.
+
+    ``version`` is raised when the results of a step change: what was made by an earlier one is then
+    made again, and nothing else is.
     """
+
+    version: ClassVar[int] = 1
+
+    def __init__(self, **inputs: Any) -> None:
+        super().__init__(**inputs)
+        self.inputs.version = self.version
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Do the work; new files go to ``folder``."""
@@ -78,19 +87,26 @@ class Step(SimpleInterface):
         try:
             with temporary_files_in(folder):
                 self._results.update(self.told(folder))
-        except Problem as problem:
-            note(folder, problem)
-            raise
         except Unavailable as reason:
             note(folder, Problem(f'a label that the table promised cannot be derived: {reason}'))
             raise
         except Exception as error:
-            if ran_out_of_memory(error):
-                note(folder, TryAgain(OUT_OF_MEMORY))
-            elif isinstance(error, OSError):
-                note(folder, InputOutputError(f'Reading or writing failed: {error}'))
+            note(folder, problem_of(error, type(self).__name__))
             raise
         return runtime
+
+
+class RecordingInput(StepInput):
+    """What a writer is told of what its outputs are made from: a `bids.provenance.Basis`, plain.
+
+    It changes no voxel, and a writer that is in a graph runs in any case.
+    """
+
+    basis = traits.Dict(nohash=True)
+
+    def made_from(self) -> dict[str, Any]:
+        """The field of a sidecar; empty where nothing was told."""
+        return {FIELD: record(basis(self.basis))} if self.basis else {}
 
 
 class CaseInput(DynamicTraitedSpec, ComputingInput):

@@ -12,7 +12,7 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, trai
 from bidsapp import registry
 from bidsapp.bids.derivatives import own_uri
 from bidsapp.bids.outputs import write_output
-from bidsapp.interfaces.base import CaseInput, CaseStep, ComputingInput, Step
+from bidsapp.interfaces.base import CaseInput, CaseStep, ComputingInput, RecordingInput, Step
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.ranges import has_ranges, outside
@@ -52,7 +52,7 @@ class _Outputs(TraitedSpec):
     out_files = traits.List(File(exists=True))
 
 
-class _ReferenceInput(CaseInput):
+class _ReferenceInput(CaseInput, RecordingInput):
     task = traits.Str(mandatory=True)
     source = traits.Str(mandatory=True)
     out_root = traits.Str(mandatory=True)
@@ -75,7 +75,8 @@ class WriteReference(CaseStep):
         root, like = Path(self.inputs.out_root), main_file(case, task.modality)
         arrays = task.label.derive(case)
         sidecar: dict[str, Any] = {
-            'Sources': [own_uri(like, root), *(self.inputs.more_sources or [])]
+            'Sources': [own_uri(like, root), *(self.inputs.more_sources or [])],
+            **self.inputs.made_from(),
         }
         if isdefined(self.inputs.quality):
             sidecar |= self.inputs.quality
@@ -139,7 +140,7 @@ class ApplyModel(Step):
         }
 
 
-class _PredictionInput(CaseInput):
+class _PredictionInput(CaseInput, RecordingInput):
     network_input = Directory(exists=True, mandatory=True)
     model = Directory(exists=True, mandatory=True)
     model_sha256 = traits.Str(mandatory=True, desc='so that another model is another step')
@@ -169,6 +170,7 @@ class WritePrediction(CaseStep):
         sidecar = {
             'Sources': [own_uri(path, root) for path in sources_of(case, task.modality)],
             **self.about_model(task.modality, case, sample),
+            **self.inputs.made_from(),
         }
         further = task.details(arrays)
         written = [

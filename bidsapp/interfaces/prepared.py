@@ -12,13 +12,13 @@ from bidsapp import registry
 from bidsapp.bids.images import load_volume
 from bidsapp.bids.prepared import prepared_files
 from bidsapp.bids.write import whole, write_image, write_json
-from bidsapp.interfaces.base import CaseInput, CaseStep
+from bidsapp.interfaces.base import CaseInput, CaseStep, RecordingInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class _PreparedInput(CaseInput):
+class _PreparedInput(CaseInput, RecordingInput):
     out_root = traits.Str(mandatory=True)
     like = File(exists=True, mandatory=True, desc='the image whose grid and header are kept')
     sidecars = traits.Dict(desc='kind → fields beside Sources')
@@ -47,14 +47,15 @@ class WritePrepared(CaseStep):
         """Where an image is, its sidecar is; where the main file is, all are."""
         prepared = registry.files(self.inputs.modality).prepared
         case, root = self.case(), Path(self.inputs.out_root)
-        found = prepared_files(prepared, case.entities)
+        found, made_from = prepared_files(prepared, case.entities), self.inputs.made_from()
         for kind in sorted(case.files, key=lambda kind: kind == prepared.main):
             given, target = case.files[kind], root / found[kind]
             if not target.name.endswith('.nii.gz'):
                 with whole(target) as hidden:
                     shutil.copyfile(given, hidden)
                 continue
-            sidecar = {'Sources': list(self.inputs.sources), **self.inputs.sidecars.get(kind, {})}
+            own = self.inputs.sidecars.get(kind, {})
+            sidecar = {'Sources': list(self.inputs.sources), **own, **made_from}
             write_json(target.with_name(target.name.replace('.nii.gz', '.json')), sidecar)
             array = load_volume(given)
             dtype = 'uint8' if target.name.endswith('_mask.nii.gz') else 'float32'

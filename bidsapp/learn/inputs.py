@@ -75,6 +75,7 @@ class Input:
     parts: Callable[[Case, Use], Sequence[Part]] = whole  #: a run enters once for each: halves
     turned: Turned = only_voxels
     about: Callable[[Sequence[Sample]], Mapping[str, Any]] = nothing_special  #: for a card
+    version: int = 1  #: raised when what ``sample`` gives changes: predictions are then made again
 
 
 def save_input(sample: Sample, folder: Path) -> Path:

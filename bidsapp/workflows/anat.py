@@ -5,7 +5,10 @@ from __future__ import annotations
 from nipype import Node, Workflow
 from nipype.interfaces.utility import IdentityInterface
 
-from bidsapp.interfaces.anat import RegisterT1w, SegmentTissue
+from bidsapp.interfaces.anat import CorrectT1w, RegisterT1w, SegmentTissue
+
+#: The steps from a raw T1w image to the tissues, the correction before this graph among them.
+ANATOMY = (CorrectT1w, RegisterT1w, SegmentTissue)
 
 
 def init_anat_wf(seed: int, name: str = 'anat_wf') -> Workflow:

@@ -149,8 +149,9 @@ def run_graph(graph: Workflow, engine: Engine) -> Problem | None:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
         log.debug('Nipype: %s', error)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return Problem(f'a step failed: {lines[-1] if lines else type(error).__name__}')
+        cause = error.__cause__ or error  # Nipype's own only counts those that failed
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        return Problem(f'a step failed: {lines[-1] if lines else type(cause).__name__}')
     return None
 
 
@@ -196,11 +197,11 @@ class Watch:
 
 
 def problems_left(folder: Path) -> Problem | None:
-    """The problem that a step under ``folder`` noted, the newest if several."""
+    """The problem that a step under ``folder`` noted, the first if several: it may be the cause."""
     notes = sorted(folder.rglob('problem.json'), key=lambda path: path.stat().st_mtime)
     if not notes:
         return None
-    note = json.loads(notes[-1].read_text(encoding='utf-8'))
+    note = json.loads(notes[0].read_text(encoding='utf-8'))
     return KINDS.get(note['exit_code'], Problem)(note['message'])
 
 

@@ -60,6 +60,18 @@ def clear_runs(work: Path, runs: Sequence[Run]) -> None:
             folder.parent.parent.rmdir()
 
 
+def remove_stale(root: Path, run: Run, todo: Todo) -> None:
+    """Remove what is made again and what rests on it: a call cut off leaves no old beside new.
+
+    The page too, where all of a run is made again: it shows what is gone.
+    """
+    gone = [root / path for path in todo.remove]
+    if todo.preproc and gone:
+        gone.append(root / f'sub-{run.case.subject}.html')
+    for path in gone:
+        path.unlink(missing_ok=True)
+
+
 class ParticipantWorkflow(Workflow):
     """One graph for all runs, in which each participant's steps work in a folder of their own."""
 

@@ -1,24 +1,34 @@
-"""What a run promises, from its header and table alone, and what of it is still to be made."""
+"""What a run promises, from its header and table alone, and what of it is to be made."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
-from bidsapp.bids.outputs import files_of
+from bidsapp.bids.outputs import files_of, output_path
 from bidsapp.bids.prepared import promised_files
+from bidsapp.bids.provenance import changed
 from bidsapp.learn.ranges import outside
-from bidsapp.problems import Problem, Unavailable
+from bidsapp.problems import Problem, Unavailable, problem_of
+from bidsapp.workflows.basis import (
+    PREPROCESSING,
+    label_basis,
+    label_of,
+    prediction_basis,
+    prediction_of,
+    preparation_basis,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bidsapp.bids.provenance import Basis
     from bidsapp.bids.runs import Files, Run, Survey
     from bidsapp.core import Task
+    from bidsapp.workflows.basis import Asked
 
 #: Task → (folder of its model, card, labels of the participants that it has learnt from; None where
 #: labels say nothing, for the model is not of these derivatives).
@@ -27,14 +37,25 @@ Models = Mapping[str, tuple[Path, Mapping[str, Any], set[str] | None]]
 
 @dataclass(frozen=True, slots=True)
 class Todo:
-    """What is missing for one run."""
+    """What is to be made for one run; its parts have the names of `basis`."""
 
     preproc: bool = False
     references: Mapping[str, str] = field(default_factory=dict)  #: task → source of its label
     predictions: Mapping[str, Model] = field(default_factory=dict)  #: task → model to apply
+    bases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: part → what is recorded
+    again: Mapping[str, str] = field(default_factory=dict)  #: part that is there → why it is not
+    #: left as it is
+    remove: tuple[Path, ...] = ()  #: files, below the root, that must be gone before that, first
+    #: those without which the others count for nothing
 
     def __bool__(self) -> bool:
         return bool(self.preproc or self.references or self.predictions)
+
+    @property
+    def parts(self) -> list[str]:
+        """What is to be made, for people."""
+        labels = [f'{label_of(task)} ({source})' for task, source in self.references.items()]
+        return [PREPROCESSING] * self.preproc + labels + [*map(prediction_of, self.predictions)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,54 +85,128 @@ class RunPlan:
         return [path for path in self.promised if not (root / path).is_file()]
 
 
-def plan_run(found: Run, root: Path, wanted: Sequence[str], models: Models) -> RunPlan:
-    """See what one run can give under ``root``, and what of it is not there yet.
+@dataclass(slots=True)
+class Review:
+    """Looks at each part of a run: whether it is there, and what would be made now."""
 
-    Of the ``wanted`` tasks those of the run's modality count.
+    run: Run
+    asked: Asked
+    preproc: bool = False
+    bases: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    again: dict[str, str] = field(default_factory=dict)
+    remove: list[Path] = field(default_factory=list)
+
+    def due(self, part: str, named: set[str], files: Sequence[Path], basis: Basis) -> bool:
+        """Whether a part, known to ``--redo`` by the names ``named``, is to be made.
+
+        Its ``files`` are below the root; those that are there and stale are noted for removal.
+        """
+        root = self.asked.root
+        there = [path for path in files if (root / path).is_file()]
+        why = None
+        if self.preproc:
+            why = 'the preprocessed run is made again'
+        elif self.asked.redo & named:
+            why = 'asked for'
+        elif len(there) == len(files):
+            reasons = (changed(root / path, basis) for path in sidecars(files))
+            why = next((reason for reason in reasons if reason), None)
+            if why is None:
+                return False
+        if why is not None and there:
+            self.again[part] = why
+        self.bases[part] = basis.plain()
+        self.remove += sorted(there, key=lambda path: not path.name.endswith('.nii.gz'))
+        return True
+
+
+def plan_run(found: Run, asked: Asked, models: Models) -> RunPlan:
+    """See what one run can give, and what of it is not there yet, or stale.
+
+    Of the tasks that are asked for those of the run's modality count.
     """
     files: Files[Any, Any] = registry.files(found.modality)
     made = RunPlan(found, problem=found.problem)
     made.promised = promised_files(files.prepared, found)
-    if made.problem is None:
-        try:
-            made.survey = files.survey(found)
-        except Problem as problem:
-            made.problem = problem
-    if made.survey is not None:
+    if made.problem is not None:
+        return made
+    try:
+        made.survey = files.survey(found)
         made.warnings += made.survey.warnings
-        own = [registry.task(name) for name in wanted]
-        promise(made, root, [task for task in own if task.modality == found.modality], models)
+        own = [registry.task(name) for name in asked.tasks]
+        promise(made, asked, [task for task in own if task.modality == found.modality], models)
+    except Exception as error:  # whatever it is, the other runs go on
+        made.survey, made.problem = None, problem_of(error, found.name)
     return made
 
 
-def promise(made: RunPlan, root: Path, wanted: Sequence[Task[Any]], models: Models) -> None:
+def promise(made: RunPlan, asked: Asked, wanted: Sequence[Task[Any]], models: Models) -> None:
     """Fill in what this run promises, and what of it has to be made."""
-    entities = made.run.case.entities
     assert made.survey is not None
-    acquisition = made.survey.acquisition
+    run, acquisition, review = made.run, made.survey.acquisition, Review(made.run, asked)
+    entities = run.case.entities
     references: dict[str, str] = {}
     predictions: dict[str, Model] = {}
-    redo = not all((root / path).is_file() for path in made.promised)
+    basis = preparation_basis(run, asked)
+    review.preproc = review.due(PREPROCESSING, {PREPROCESSING}, list(made.promised), basis)
     for task in wanted:
         if task.label is not None:
             try:
                 source = task.label.source(acquisition)
                 files = [p for o, s in task.labels(source) for p in files_of(entities, o, s)]
                 made.promised += files
-                if redo or not all((root / path).is_file() for path in files):
+                basis = label_basis(run, task.name, asked)
+                if review.due(label_of(task.name), {'labels', task.name}, files, basis):
                     references[task.name] = source
             except Unavailable as reason:
                 made.unavailable[task.name] = str(reason)
+                if not review.preproc:
+                    made.warnings += left_over(made, task, asked.root)
         if task.name in models and _applies(made, task):
             folder, card, learnt_from = models[task.name]
             files = predicted_files(entities, task.name)
             made.promised += files
             strange = outside(card, acquisition.quantities())
             made.warnings += [text for text in strange if text not in made.warnings]
-            if redo or not all(written_by(root / p, card['sha256']) for p in files):
-                seen = None if learnt_from is None else made.run.case.subject in learnt_from
+            basis = prediction_basis(run, task.name, card['sha256'], asked)
+            if review.due(prediction_of(task.name), {'predictions', task.name}, files, basis):
+                seen = None if learnt_from is None else run.case.subject in learnt_from
                 predictions[task.name] = Model(folder, card['sha256'], seen)
-    made.todo = Todo(redo, references, predictions)
+    remove = review.remove + (everything_of(run) if review.preproc else [])
+    made.todo = Todo(
+        review.preproc, references, predictions, review.bases, review.again,
+        tuple(path for path in dict.fromkeys(remove) if (asked.root / path).is_file()),
+    )  # fmt: skip
+
+
+def left_over(made: RunPlan, task: Task[Any], root: Path) -> list[str]:
+    """That a label stands there which this call would not make."""
+    found = [output_path(made.run.case.entities, o, s, '.nii.gz')
+             for o in task.learnt for s in o.references]  # fmt: skip
+    reason = made.unavailable[task.name]
+    return [
+        f'{path.name} is of an earlier call and is left as it is; this one would not make it: '
+        f'{reason}' for path in found if (root / path).is_file()
+    ]  # fmt: skip
+
+
+def everything_of(run: Run) -> list[Path]:
+    """Every file, below the root, that may have been made of a prepared run or rests on it."""
+    prepared, entities = registry.files(run.modality).prepared, run.case.entities
+    outputs = list(prepared.sometimes)
+    for task in registry.tasks_of(run.modality):
+        outputs += [(o, source) for o in task.writes for source in (*o.references, 'unet')]
+        outputs += task.label.beside if task.label else []
+    rest = [
+        path for output, source in outputs for path in reversed(files_of(entities, output, source))
+    ]
+    return [*rest, *promised_files(prepared, run)]
+
+
+def sidecars(files: Sequence[Path]) -> list[Path]:
+    """The JSONs among ``files`` that stand beside an image: those hold a record."""
+    images = {path.name.removesuffix('.nii.gz') for path in files if path.name.endswith('.nii.gz')}
+    return [path for path in files if path.suffix == '.json' and path.stem in images]
 
 
 def _applies(made: RunPlan, task: Task[Any]) -> bool:
@@ -137,25 +232,3 @@ def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:
     """Every file, below the root, that applying a model of ``task`` to one run leaves."""
     outputs = registry.task(task).writes
     return [path for output in outputs for path in files_of(entities, output, 'unet')]
-
-
-def written_by(path: Path, sha256: str) -> bool:
-    """Is the file there and, as far as it can tell, made by this model?"""
-    if not path.is_file():
-        return False
-    if path.suffix != '.json':
-        return True
-    try:
-        sidecar: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError:
-        return False
-    return sidecar.get('ModelSHA256') == sha256
-
-
-def stale(made: RunPlan, root: Path) -> bool:
-    """Is a prediction still that of another model?"""
-    return not all(
-        written_by(root / path, model.sha256)
-        for name, model in made.todo.predictions.items()
-        for path in predicted_files(made.run.case.entities, name)
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nipype import Workflow
 
     from bidsapp.bids.runs import Size
+    from bidsapp.interfaces.base import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,23 @@ class Place:
     omp_nthreads: int
 
 
-#: Makes a file that several labels rest on: (entities, size, place) → a workflow. Fields of its
-#: ``inputnode`` are connected by their names to the prepared files, to ``t1w`` and to other aids
-#: that are there; its ``outputnode`` has the aid's own name and may have ``quality``, for sidecars.
-Aid = Callable[[Mapping[str, str], 'Size', Place], 'Workflow']
+#: The steps of a graph by their classes, whose versions say which results it gives.
+Steps = Sequence['type[Step]']
+
+
+@dataclass(frozen=True, slots=True)
+class Aid:
+    """Makes a file that several labels rest on.
+
+    ``graph`` makes a workflow of (entities, size, place). Fields of its ``inputnode`` are connected
+    by their names to the prepared files and to what it ``reads``; its ``outputnode`` has the aid's
+    own name and may have ``quality``, for sidecars.
+    """
+
+    graph: Callable[[Mapping[str, str], Size, Place], Workflow]
+    steps: Steps
+    needs_t1w: bool = False  #: there is none of it without a T1w image
+    reads: tuple[str, ...] = ()  #: other aids, where they are there
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +55,5 @@ class Preparation:
     """
 
     graph: Callable[[Any, Any, Place], Workflow]
+    steps: Callable[[Any], Steps]  #: of a Run, every step that its graph may hold
     aids: Mapping[str, Aid] = field(default_factory=dict)  #: by the kind of file that they make

@@ -15,8 +15,11 @@ from bidsapp.bids.prepared import prepared_files
 from bidsapp.interfaces.anat import CorrectT1w
 from bidsapp.interfaces.labels import ApplyModel, NetworkInput, WritePrediction, WriteReference
 from bidsapp.networks.registry import architecture
+from bidsapp.workflows.basis import PREPROCESSING, aids_for, label_of, prediction_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bidsapp.bids.runs import Run, Survey
     from bidsapp.workflows.plan import Todo
     from bidsapp.workflows.preparation import Place, Preparation
@@ -33,7 +36,8 @@ class Parts:
     preprocessed: Node  #: an output for each kind of the prepared files
     kinds: tuple[str, ...]
     correct_t1w: Node | None
-    aids: dict[str, Workflow | None] = field(default_factory=dict)  #: those made so far
+    bases: Mapping[str, Mapping[str, Any]]  #: what writers record, by part
+    aids: dict[str, Workflow] = field(default_factory=dict)  #: those made so far
 
     def prepared(self) -> list[tuple[str, str]]:
         """Connections of all prepared files to a step that takes them by their own names."""
@@ -61,10 +65,11 @@ def init_run_wf(name: str, run: Run, todo: Todo, survey: Survey[Any], place: Pla
     if 't1w' in case.files and (todo.preproc or todo.references):
         t1w = str(case.files['t1w'])
         correct_t1w = Node(CorrectT1w(t1w=t1w), name='correct_t1w', mem_gb=1.5)
-    parts = Parts(workflow, run, survey, place, preprocessed, kinds, correct_t1w)
+    parts = Parts(workflow, run, survey, place, preprocessed, kinds, correct_t1w, todo.bases)
     if todo.preproc:
         preparation: Preparation = registry.preparation(run.modality)
         graph = preparation.graph(run, survey, place)
+        record(graph, todo.bases.get(PREPROCESSING, {}))
         workflow.connect([(graph, preprocessed, [(f'outputnode.{kind}', kind) for kind in kinds])])
         if correct_t1w is not None and 't1w' in fields_of(graph, 'inputnode'):
             workflow.connect([(correct_t1w, graph, [('t1w', 'inputnode.t1w')])])
@@ -78,47 +83,40 @@ def init_run_wf(name: str, run: Run, todo: Todo, survey: Survey[Any], place: Pla
     return workflow
 
 
+def record(graph: Workflow, basis: Mapping[str, Any]) -> None:
+    """Tell each writer of ``graph`` what its outputs are made from."""
+    for name in graph.list_node_names():
+        inputs = graph.get_node(name).inputs
+        if 'basis' in inputs.copyable_trait_names():
+            inputs.basis = dict(basis)
+
+
 def fields_of(graph: Workflow, name: str) -> list[str]:
     """Fields of a workflow's input or output node; none if it has no such node."""
     node = graph.get_node(name)
     return [] if node is None else list(node.inputs.get())
 
 
-def aid_of(parts: Parts, kind: str) -> Workflow | None:
+def aid_of(parts: Parts, kind: str) -> Workflow:
     """The workflow that makes a file which labels rest on, made once and connected.
 
-    None where it needs a T1w image and there is none.
+    After those that it rests on, as `basis.aids_for` lists them.
     """
     if kind in parts.aids:
         return parts.aids[kind]
     preparation: Preparation = registry.preparation(parts.run.modality)
-    if kind not in preparation.aids:
-        return None
-    aid = preparation.aids[kind](parts.run.case.entities, parts.survey.size, parts.place)
-    wanted = fields_of(aid, 'inputnode')
-    if 't1w' in wanted and parts.correct_t1w is None:
-        parts.aids[kind] = None
-        return None
-    own = [(k, f'inputnode.{k}') for k in wanted if k in parts.kinds]
-    parts.workflow.connect([(parts.preprocessed, aid, own)])
-    if 't1w' in wanted:
+    own = preparation.aids[kind]
+    aid = own.graph(parts.run.case.entities, parts.survey.size, parts.place)
+    prepared = [k for k in fields_of(aid, 'inputnode') if k in parts.kinds]
+    parts.workflow.connect([(parts.preprocessed, aid, [(k, f'inputnode.{k}') for k in prepared])])
+    if own.needs_t1w:
         parts.workflow.connect([(parts.correct_t1w, aid, [('t1w', 'inputnode.t1w')])])
-    for other in (k for k in wanted if k not in (*parts.kinds, 't1w')):
-        if (source := aid_of(parts, other)) is not None:
+    for other in own.reads:
+        if other in parts.aids:
             connection = (f'outputnode.{other}', f'inputnode.{other}')
-            parts.workflow.connect([(source, aid, [connection])])
+            parts.workflow.connect([(parts.aids[other], aid, [connection])])
     parts.aids[kind] = aid
     return aid
-
-
-def rests_on(parts: Parts, kinds: tuple[str, ...]) -> dict[str, Workflow]:
-    """The aids of ``kinds`` that there are, and those that they rest on themselves."""
-    found: dict[str, Workflow] = {}
-    for kind in kinds:
-        if (aid := aid_of(parts, kind)) is not None:
-            more = tuple(f for f in fields_of(aid, 'inputnode') if f in parts.aids)
-            found |= {kind: aid, **rests_on(parts, more)}
-    return found
 
 
 def add_reference(parts: Parts, task: str, source: str) -> None:
@@ -126,7 +124,7 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
     label = registry.task(task).label
     assert label is not None
     run, place = parts.run, parts.place
-    aids = rests_on(parts, label.reads)
+    aids = {kind: aid_of(parts, kind) for kind in aids_for(run, label.reads)}
     write = WriteReference(
         parts.kinds,
         label.reads,
@@ -136,6 +134,7 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         out_root=str(place.out_root),
         entities=dict(run.case.entities),
         n_threads=place.omp_nthreads,
+        basis=parts.bases.get(label_of(task), {}),
     )
     node = Node(
         write, name=f'ds_{task}_reference', mem_gb=4 * parts.survey.size.run_gb + 0.8,
@@ -147,7 +146,7 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
             parts.workflow.connect([(aid, node, [(f'outputnode.{kind}', kind)])])
         if 'quality' in fields_of(aid, 'outputnode'):
             parts.workflow.connect([(aid, node, [('outputnode.quality', 'quality')])])
-        if 't1w' in fields_of(aid, 'inputnode'):
+        if registry.preparation(run.modality).aids[kind].needs_t1w:
             node.inputs.more_sources = [raw_uri(run.case.files['t1w'], place.roots['raw'])]
 
 
@@ -185,6 +184,7 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
                 parts.kinds,
                 task=task,
                 out_root=str(place.out_root),
+                basis=parts.bases.get(prediction_of(task), {}),
                 **shared,
                 **told,
             )

@@ -94,7 +94,10 @@ BROKEN = [
     (sidecar_that_is_no_json, 65, 'JSON'),
 ]
 #: Seen by a step.
-SPOILT = [(not_a_number, 65, '1 voxels that are not numbers'), (truncated, 65, 'Copy')]
+SPOILT = [
+    (not_a_number, 65, '1 voxels of sub-01_dwi.nii.gz are not numbers'),
+    (truncated, 65, 'Copy'),
+]
 
 
 def refused(called, root, out, code, message):

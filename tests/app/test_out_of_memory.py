@@ -9,10 +9,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from nipype.interfaces.base import BaseInterfaceInputSpec, TraitedSpec
+from nipype.interfaces.base import TraitedSpec
 
 from bidsapp import cli
-from bidsapp.interfaces.base import PROBLEM, Step
+from bidsapp.interfaces.base import PROBLEM, Step, StepInput
 from bidsapp.problems import ran_out_of_memory
 
 FAR_TOO_MANY = 10**15
@@ -40,7 +40,7 @@ SOURCES = [from_numpy, from_torch, from_a_cuda_device, from_the_system]
 @pytest.mark.parametrize('source', SOURCES)
 def test_a_step_that_runs_out_may_be_tried_again(source, tmp_path):
     class Hungry(Step):
-        input_spec = BaseInterfaceInputSpec
+        input_spec = StepInput
         output_spec = TraitedSpec
 
         def step(self, folder):

@@ -18,7 +18,7 @@ import pytest
 from bidsapp.learn.cards import bundled_models
 
 SUBJECTS = ('01', '02', '03')
-STEPS = 48
+STEPS = 12
 
 
 def call(*argv, check=0):

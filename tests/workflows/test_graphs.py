@@ -15,8 +15,10 @@ from bidsapp import registry
 from bidsapp.bids.prepared import prepared_files
 from bidsapp.bids.runs import Size, Survey
 from bidsapp.core import Case
+from bidsapp.interfaces.base import Step
 from bidsapp.modalities.dwi.bids.fieldmap_sources import FieldmapSource
 from bidsapp.modalities.dwi.bids.runs import DwiRun
+from bidsapp.modalities.dwi.interfaces.corrections import Denoise
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 from bidsapp.resources import Limit
 from bidsapp.stopping import Stopped
@@ -141,6 +143,46 @@ def test_steps_that_are_told_nothing_that_they_must_know_would_be_seen(place, mo
         told = {k for k, v in node.interface.inputs.get().items() if str(v) != '<undefined>'}
         needed = set(node.interface.inputs.traits(mandatory=True))
         assert needed <= given | told, (node.name, needed - given - told)
+
+
+@pytest.mark.parametrize('origin', ['raw', 'qsiprep'])
+def test_every_step_is_one_of_those_whose_versions_are_recorded(place, model, origin):
+    """Else a step could give other results, and outputs made by it would be taken for right."""
+    preparation = registry.preparation('dwi')
+    run = run_of(place, origin)
+    workflow = everything(place, model, origin=origin)
+    steps = {name: type(workflow.get_node(name).interface) for name in workflow.list_node_names()}
+    declared = {
+        'dwi_preproc_wf': set(preparation.steps(run)),
+        **{
+            f'{kind.partition("_")[0]}_wf': set(aid.steps) for kind, aid in preparation.aids.items()
+        },
+    }
+    for name, step in steps.items():
+        graph = name.partition('.')[0]
+        if graph in declared and issubclass(step, Step):
+            assert step in declared[graph], name
+    assert type(workflow.get_node('correct_t1w').interface) in declared['tissue_wf']
+
+
+def test_what_writers_record_is_the_basis_of_their_part(place):
+    bases = {'preprocessing': {'steps': {'a': 1}}, 'tissue label': {'steps': {'b': 2}}}
+    todo = Todo(preproc=True, references={'tissue': 'reference'}, bases=bases)
+    workflow = init_run_wf('run_wf', run_of(place), todo, SURVEY, place)
+    assert workflow.get_node('dwi_preproc_wf.ds_preproc').inputs.basis == {'steps': {'a': 1}}
+    assert workflow.get_node('ds_tissue_reference').inputs.basis == {'steps': {'b': 2}}
+
+
+def test_a_step_of_another_version_goes_on_from_nothing(place, model, monkeypatch):
+    """Nipype takes what lies in the work folder by a hash of the inputs: the version is in it."""
+
+    def hashed():
+        return everything(place, model).get_node('dwi_preproc_wf.denoise').inputs.get_hashval()[1]
+
+    before = hashed()
+    assert hashed() == before
+    monkeypatch.setattr(Denoise, 'version', 2)
+    assert hashed() != before
 
 
 def test_writers_run_again_whenever_they_are_in_the_graph(place, model):

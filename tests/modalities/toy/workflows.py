@@ -12,4 +12,4 @@ def graph(run, survey, place):
     return workflow
 
 
-preparation = Preparation(graph)
+preparation = Preparation(graph, lambda run: [WritePrepared])

@@ -49,6 +49,7 @@ PREPARED = Prepared(
         'dwi': {'desc': 'preproc', 'suffix': 'dwi', 'extension': '.nii.gz'},
     },
     outputs=WITH_PREPROCESSING,
+    sometimes=tuple((output, 'preproc') for output in NOISE),
     besides=confounds,
     words='preprocessed dMRI (*_desc-preproc_dwi.nii.gz with mask and gradients)',
 )

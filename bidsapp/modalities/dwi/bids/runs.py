@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from bidsapp.bids.annex import check_content
 from bidsapp.bids.dataset import choose_t1w
 from bidsapp.bids.names import flaw, parse, source_entities
+from bidsapp.bids.provenance import of_values
 from bidsapp.bids.runs import Run
 from bidsapp.bids.scans import inherited, read_scan
 from bidsapp.core import Case
 from bidsapp.modalities.dwi.bids.exclusion import excluding, exclusions
 from bidsapp.modalities.dwi.bids.fieldmap_sources import MEASURED, PAIRED
-from bidsapp.modalities.dwi.bids.fieldmaps import find_fieldmaps
+from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion, find_fieldmaps
 from bidsapp.modalities.dwi.bids.serving import serving_only
 from bidsapp.modalities.dwi.physics.gradients import B0_THRESHOLD
 from bidsapp.problems import BadData, InputOutputError, MissingInput, problem_of
@@ -40,6 +41,24 @@ class DwiRun(Run):
     doubts: tuple[str, ...] = ()  #: what of the metadata was left out, or read as something else
     b0_threshold: float = B0_THRESHOLD  #: s/mm², the greatest b that shall count as b = 0
     excluded: tuple[int, ...] = ()  #: volumes that the user leaves out, counted from 0
+
+    def sources(self) -> tuple[Path, ...]:
+        """Image and table, the files of field maps, and a T1w image that may guide."""
+        maps = [path for source in self.fieldmaps for path in source.files.values()]
+        guides = any(c.method == 't1w' for c in choose_distortion(self).candidates)
+        t1w = [self.case.files['t1w']] if guides else []
+        return tuple(dict.fromkeys([*Run.sources(self), *maps, *t1w]))
+
+    def told(self) -> dict[str, Any]:
+        """Metadata, field maps' too, and which volumes count and are left out."""
+        own: dict[str, Any] = {
+            '--b0-threshold': self.b0_threshold,
+            'what is excluded': [*self.excluded],
+        }
+        if self.fieldmaps:
+            maps = [dict(source.metadata) for source in self.fieldmaps]
+            own['the JSON of its field maps'] = of_values(maps)
+        return {**Run.told(self), **own}
 
 
 def runs_of(raw: Selection) -> list[DwiRun]:

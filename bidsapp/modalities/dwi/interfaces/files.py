@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, traits
 
 from bidsapp.bids.images import open_image
-from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.base import Step, StepInput
 from bidsapp.interfaces.files import save_like
 from bidsapp.modalities.dwi.bids.tables import b0_threshold_of, read_numbers
 from bidsapp.modalities.dwi.physics import gradients
@@ -36,7 +36,7 @@ def mean_b0(dwi: Path, bval: Path, b0_threshold: float) -> np.ndarray:
     return np.mean([np.asarray(voxels[..., int(v)], 'float32') for v in b0], axis=0)
 
 
-class B0Input(BaseInterfaceInputSpec):
+class B0Input(StepInput):
     """Which volumes count as not diffusion-weighted."""
 
     b0_threshold = traits.Float(
@@ -65,7 +65,7 @@ class CorrectedOutput(TraitedSpec):
     quality = traits.Dict(desc='what shall be said of it in the sidecar')
 
 
-class _MeanB0Input(BaseInterfaceInputSpec):
+class _MeanB0Input(StepInput):
     dwi = File(exists=True, mandatory=True)
     bval = File(exists=True, mandatory=True)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.images import load_volume
-from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.base import Step, StepInput
 from bidsapp.interfaces.files import save_like
 
 
-class _NoiseInput(BaseInterfaceInputSpec):
+class _NoiseInput(StepInput):
     noise = File(exists=True, desc='(X, Y, Z, 2) as Denoise has it; undefined where it is unknown')
     displacement = File(exists=True, desc='of susceptibility, in voxels')
     axis = traits.Int(desc='along which')

@@ -16,7 +16,7 @@ from bidsapp.bids.names import build, source_entities
 from bidsapp.bids.outputs import write_output
 from bidsapp.bids.prepared import main_sidecar, prepared_files
 from bidsapp.bids.write import remove_leftovers, whole, write_image, write_json
-from bidsapp.interfaces.base import Step
+from bidsapp.interfaces.base import RecordingInput, Step
 from bidsapp.interfaces.files import load_mask
 from bidsapp.modalities.dwi.bids.prepared import (
     CONFOUNDS,
@@ -71,7 +71,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-class _WriteInput(MaskedScanInput):
+class _WriteInput(MaskedScanInput, RecordingInput):
     fa = File(exists=True, mandatory=True)
     md = File(exists=True, mandatory=True)
     like = File(exists=True, mandatory=True, desc='the image whose grid and header are kept')
@@ -116,16 +116,16 @@ class WritePreprocessed(Step):
         root, like, entities = Path(given['out_root']), Path(given['like']), given['entities']
         files = {kind: root / path for kind, path in prepared_files(PREPARED, entities).items()}
         remove_leftovers(files['dwi'].parent)
+        made_from = self.inputs.made_from()
         for (output, source), key in zip(WITH_PREPROCESSING, ('mask', 'fa', 'md'), strict=True):
-            described: dict[str, Any] = {
-                'Sources': given['sources'] if output is MASK else [own_uri(files['dwi'], root)]
-            }
+            sources = given['sources'] if output is MASK else [own_uri(files['dwi'], root)]
+            described: dict[str, Any] = {'Sources': sources, **made_from}
             if output is MASK:
                 described |= {'Type': 'Brain', 'Warnings': given.get('mask_warnings', [])}
             array = load_volume(Path(given[key]))
             write_output(root, entities, output, source, array, like, described)
         if 'noise' in given:
-            given['denoising'] = {**given['denoising'], **write_noise(given)}
+            given['denoising'] = {**given['denoising'], **write_noise(given, made_from)}
         if 'confounds' in given:
             own = source_entities(entities)
             explained, table = (root / build({**own, **named}) for named in CONFOUNDS)
@@ -135,16 +135,16 @@ class WritePreprocessed(Step):
         for kind in ('bval', 'bvec'):
             with whole(files[kind]) as hidden:
                 shutil.copyfile(given[kind], hidden)
-        write_json(root / main_sidecar(PREPARED, entities), sidecar_of(given))
+        write_json(root / main_sidecar(PREPARED, entities), {**sidecar_of(given), **made_from})
         write_image(files['dwi'], load_volume(Path(given['dwi'])), like, 'float32')
         return {kind: str(files[kind]) for kind in ('dwi', 'bval', 'bvec', 'mask')}
 
 
-def write_noise(given: Mapping[str, Any]) -> dict[str, Any]:
+def write_noise(given: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, Any]:
     """Write the maps of the noise; what the run's own sidecar says of them."""
     root, like, entities = Path(given['out_root']), Path(given['like']), given['entities']
     both, brain = load_volume(Path(given['noise'])), load_mask(Path(given['mask']))
-    described = {'Sources': given['sources']}
+    described = {'Sources': given['sources'], **made_from}
     written = [
         write_output(root, entities, output, 'preproc', both[..., k], like, described)
         for k, output in enumerate(NOISE)

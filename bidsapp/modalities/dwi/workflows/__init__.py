@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bidsapp.modalities.dwi.workflows.aids import init_fibres_wf, init_tissue_wf
-from bidsapp.modalities.dwi.workflows.preparation import init_preparation_wf
+from bidsapp.modalities.dwi.workflows.aids import FIBRES, TISSUE
+from bidsapp.modalities.dwi.workflows.preparation import init_preparation_wf, steps_of
 from bidsapp.workflows.preparation import Preparation
 
 preparation = Preparation(
     graph=init_preparation_wf,
-    aids={'tissue_posteriors': init_tissue_wf, 'fibres': init_fibres_wf},
+    steps=steps_of,
+    aids={'tissue_posteriors': TISSUE, 'fibres': FIBRES},
 )

@@ -10,7 +10,8 @@ from nipype.interfaces.utility import IdentityInterface
 from bidsapp.modalities.dwi.bids.prepared import PREPARED
 from bidsapp.modalities.dwi.interfaces.fibres import FindFibres
 from bidsapp.modalities.dwi.interfaces.files import MeanB0
-from bidsapp.workflows.anat import init_anat_wf
+from bidsapp.workflows.anat import ANATOMY, init_anat_wf
+from bidsapp.workflows.preparation import Aid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,3 +76,7 @@ def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
         ]
     )
     return workflow
+
+
+TISSUE = Aid(init_tissue_wf, (MeanB0, *ANATOMY), needs_t1w=True)
+FIBRES = Aid(init_fibres_wf, (FindFibres,), reads=('tissue_posteriors',))

@@ -9,6 +9,7 @@ from nipype import Node, Workflow
 from nipype.interfaces.utility import IdentityInterface
 
 from bidsapp.bids.derivatives import linked_uri
+from bidsapp.interfaces.anat import CorrectT1w
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
 from bidsapp.modalities.dwi.interfaces.corrections import (
     BrainMask,
@@ -33,9 +34,15 @@ if TYPE_CHECKING:
     from bidsapp.modalities.dwi.bids.fieldmaps import Candidate
     from bidsapp.modalities.dwi.bids.runs import DwiRun
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
-    from bidsapp.workflows.preparation import Place
+    from bidsapp.workflows.preparation import Place, Steps
 
 OUTPUTS = ('dwi', 'bval', 'bvec', 'mask')
+#: Steps of a run that another pipeline has preprocessed, and of a raw one.
+INGESTED = (ExamineIngested, BrainMask, TensorMaps, WritePreprocessed)
+RAW = (
+    ExamineScan, Denoise, Unring, BrainMask, EstimateMotion, EstimateDistortion, ApplyCorrections,
+    CorrectBias, CarryNoise, TensorMaps, WritePreprocessed, CorrectT1w,
+)  # fmt: skip
 
 
 def init_dwi_preproc_wf(
@@ -222,6 +229,11 @@ def init_dwi_ingest_wf(
         (brain_mask, ds_preproc, [('mask', 'mask'), ('warnings', 'mask_warnings')]),
     ])  # fmt: skip
     return workflow
+
+
+def steps_of(run: DwiRun) -> Steps:
+    """Every step that the graph of ``run`` may hold."""
+    return RAW if run.taken_from is None else INGESTED
 
 
 def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) -> Workflow:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from bidsapp.bids.dataset import select
+from bidsapp.choice import select_runs
 from bidsapp.cli import parse
 from bidsapp.core import Case
 from bidsapp.modalities.dwi.bids.runs import DwiRun, runs_of
 from bidsapp.modalities.dwi.bids.survey import corrections
-from bidsapp.participant import select_runs
 from bidsapp.problems import MissingInput, NothingSelected
 
 
