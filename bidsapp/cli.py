@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sys
 import traceback
 from pathlib import Path
@@ -255,13 +256,13 @@ def run(settings: Settings) -> int:
         close_log()
 
 
-def set_up_log(settings: Settings) -> Path:
-    """Messages to the screen, and all of them to a file of this call under OUTPUT_DIR/logs."""
+def set_up_log(settings: Settings) -> Path | None:
+    """Messages to the screen, and all of them to a file of this call under OUTPUT_DIR/logs.
+
+    None for a dry run, which writes nothing.
+    """
     from datetime import UTC, datetime
 
-    stamp = datetime.now(UTC).strftime('%Y%m%dT%H%M%S')
-    path = settings.output_dir / 'logs' / f'{settings.level}-{stamp}-{os.getpid()}.log'
-    path.parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger('transfermri')
     logger.setLevel(logging.DEBUG)
     close_log()
@@ -269,9 +270,15 @@ def set_up_log(settings: Settings) -> Path:
     screen = logging.StreamHandler(sys.stdout)
     screen.setLevel(logging.DEBUG if settings.verbose else logging.INFO)
     screen.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    logger.addHandler(screen)
+    if settings.dry_run:
+        return None
+    stamp = datetime.now(UTC).strftime('%Y%m%dT%H%M%S')
+    name = f'{settings.level}-{stamp}-{secrets.token_hex(4)}.log'  # jobs of an array begin at once
+    path = settings.output_dir / 'logs' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding='utf-8')
     file.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
-    logger.addHandler(screen)
     logger.addHandler(file)
     logger.debug('TransferMRI %s: transfermri %s', __version__, ' '.join(settings.argv))
     return path

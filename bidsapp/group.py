@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger('transfermri')
 
 
-def run(settings: Settings, log_file: Path) -> int:
+def run(settings: Settings, log_file: Path | None) -> int:
     """Tell the story; returns the exit code."""
     wanted = list(settings.tasks) or [
         name for name in registry.tasks() if registry.task(name).label is not None

@@ -15,12 +15,15 @@ from bidsapp.bids.provenance import UNKNOWN
 from bidsapp.bids.write import write_text
 from bidsapp.choice import chosen_device, models_to_apply, select_runs, selected_tasks
 from bidsapp.core import PARTS
+from bidsapp.hidden import hidden
 from bidsapp.problems import MissingInput, Problem, TryAgain
 from bidsapp.workflows.basis import Asked
+from bidsapp.workflows.disk import look_at_disks
 from bidsapp.workflows.execution import (
     clear_problems,
     configure,
     engine,
+    hand_over,
     log_memory,
     problems_left,
     run_graph,
@@ -29,14 +32,14 @@ from bidsapp.workflows.participant import (
     clear_participant,
     clear_runs,
     init_participant_wf,
-    remove_stale,
+    make_room,
+    node_name,
     run_folder,
 )
 from bidsapp.workflows.plan import Models, RunPlan, plan_run, predicted_files, predictions_of
 from bidsapp.workflows.preparation import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from bidsapp.settings import Settings
@@ -44,16 +47,18 @@ if TYPE_CHECKING:
 log = logging.getLogger('transfermri')
 
 
-def run(settings: Settings, log_file: Path) -> int:
+def run(settings: Settings, log_file: Path | None) -> int:
     """Tell the story; returns the exit code."""
     device = chosen_device(settings)
     models = models_to_apply(settings)
     redo = frozenset(PARTS if settings.force else settings.redo)
-    roots = roots_of(settings)
     wanted = selected_tasks(settings)
-    asked = Asked(settings.output_dir, wanted, roots, settings.seed, redo)
+    asked = Asked(settings.output_dir, wanted, settings.roots, settings.seed, redo)
     plans = [plan_run(found, asked, models) for found in select_runs(settings)]
     describe(plans, settings, models)
+    if not settings.reports_only:
+        at_once = max(1, settings.nprocs // threads(plans, settings))
+        look_at_disks(plans, settings.work_dir, settings.output_dir, at_once)
     if settings.dry_run:
         return conclude_dry_run(plans)
     write_dataset(settings.output_dir, settings.bids_dir, dict(settings.derivatives))
@@ -66,11 +71,6 @@ def run(settings: Settings, log_file: Path) -> int:
     if settings.clean_workdir:
         clean(plans, settings)
     return code
-
-
-def roots_of(settings: Settings) -> Mapping[str, Path]:
-    """The datasets that runs are of, by their names in BIDS URIs."""
-    return {'raw': settings.bids_dir, **dict(settings.derivatives)}
 
 
 def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
@@ -121,6 +121,12 @@ def conclude_dry_run(plans: list[RunPlan]) -> int:
     return common_code(len(plans) - len(problems), problems)
 
 
+def threads(plans: list[RunPlan], settings: Settings) -> int:
+    """Threads of one step: what was asked for, else what ``--nprocs`` leaves for each run."""
+    active = sum(p.problem is None and bool(p.todo) for p in plans)
+    return settings.omp_nthreads or max(1, min(8, settings.nprocs // max(1, active)))
+
+
 def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     """Build one graph of all that is missing, run it, and collect what went wrong."""
     active = [p for p in plans if p.problem is None and p.todo]
@@ -129,24 +135,28 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     work = settings.work_dir
     plugin = engine(settings.plugin_file, settings.nprocs, settings.memory)
     logs = settings.output_dir / 'logs'
-    configure(work / 'cache' / 'nipype', logs, settings.stop_on_first_crash)
+    crashes = hidden(work / 'crashes')
+    configure(work / 'cache' / 'nipype', crashes, settings.stop_on_first_crash)
     place = Place(
-        roots=roots_of(settings),
+        roots=settings.roots,
         out_root=settings.output_dir,
         seed=settings.seed,
         device=device,
-        omp_nthreads=settings.omp_nthreads or max(1, min(8, settings.nprocs // len(active))),
+        omp_nthreads=threads(plans, settings),
     )
     known = [(p.run, p.todo, p.survey) for p in active if p.survey is not None]
     graph = init_participant_wf(known, work, place)
     for made in active:  # another call may be at work on other runs in the same place
         clear_problems(run_folder(work, made.run))
-        remove_stale(settings.output_dir, made.run, made.todo)
+        make_room(settings.output_dir, made.run, made.todo, made.promised)
     if settings.force or 'preprocessing' in settings.redo:
         clear_runs(work, [made.run for made in active])
     log.info('Working on %d runs in %s', len(active), work)
     log_memory(graph.largest_need(), plugin)
-    failure = run_graph(graph, plugin)
+    runs = {node_name(made.run): made.run for made in active}
+    failure = run_graph(graph, plugin, lambda name: clear_runs(work, [runs[name]]))
+    for report in hand_over(crashes, logs, settings.without_places):
+        log.info('what a step said when it failed: %s', report)
     for made in active:
         made.problem = problems_left(run_folder(work, made.run))
     if settings.stop_on_first_crash and (first := [p for p in active if p.problem is not None]):
@@ -179,7 +189,10 @@ def draw_pages(plans: list[RunPlan], settings: Settings) -> None:
 
     for subject in sorted({p.run.case.subject for p in plans}):
         own = [p for p in plans if p.run.case.subject == subject]
-        problems = {p.run.name: str(p.problem) for p in own if p.problem is not None}
+        problems = {
+            p.run.name: settings.without_places(str(p.problem))
+            for p in own if p.problem is not None
+        }  # fmt: skip
         try:
             page = participant_page(settings.output_dir, subject, problems)
             log.info('page: %s', page)
@@ -198,7 +211,7 @@ def common_code(n_finished: int, problems: list[Problem]) -> int:
     return codes.pop() if not n_finished and len(codes) == 1 else 1
 
 
-def conclude(plans: list[RunPlan], settings: Settings, log_file: Path) -> int:
+def conclude(plans: list[RunPlan], settings: Settings, log_file: Path | None) -> int:
     """Compare what is there with what was promised, and say it in the last lines."""
     for made in plans:
         if made.problem is None and (gone := made.missing(settings.output_dir)):

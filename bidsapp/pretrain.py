@@ -52,7 +52,7 @@ VALIDATION, CALIBRATION, TEST = 8, 12, 24
 VALIDATE_EVERY = 250
 
 
-def run(settings: Settings, log_file: Path) -> int:
+def run(settings: Settings, log_file: Path | None) -> int:
     """Tell the story; returns the exit code."""
     modality = modality_of(settings)
     name, objective = chosen_objective(settings, modality)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
+from bidsapp.bids.derivatives import APP
+from bidsapp.bids.text import text_of
 from bidsapp.bids.write import explained
 from bidsapp.core import PARTS
-from bidsapp.problems import InputOutputError, MissingInput, WrongUsage
+from bidsapp.hidden import hidden
+from bidsapp.problems import InputOutputError, MissingInput, Problem, WrongUsage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Bytes that must be free in the output folder before anything starts.
 MIN_FREE = 200 * 2**20
+#: The same in the work folder, even for the smallest scans.
+MIN_FREE_WORK = 100 * 2**20
+#: Files in the root of OUTPUT_DIR that are written over.
+ROOT = ('README.md', '.bidsignore')
 #: BIDS_DIR of pretrain on simulated brains.
 SIMULATED = Path('-')
 
@@ -69,6 +76,24 @@ class Settings:
         return self.output_dir / 'models'
 
     @property
+    def roots(self) -> dict[str, Path]:
+        """The datasets that runs are of, by their names in BIDS URIs."""
+        return {'raw': self.bids_dir, **dict(self.derivatives)}
+
+    def without_places(self, text: str) -> str:
+        """``text`` for others to read: of this call's folders their names, not where they are."""
+        places = {
+            self.work_dir: 'WORK_DIR', self.output_dir: 'OUTPUT_DIR',
+            **{path: 'BIDS_DIR' if name == 'raw' else name for name, path in self.roots.items()},
+            Path.home(): '~',
+        }  # fmt: skip
+        every = {form: name for path, name in places.items() for form in (path, path.resolve())}
+        for path in sorted(every, key=lambda path: -len(path.parts)):
+            if len(path.parts) > 1:
+                text = text.replace(str(path), every[path])
+        return text
+
+    @property
     def simulated(self) -> bool:
         """Whether no dataset is read."""
         return self.bids_dir == SIMULATED
@@ -90,14 +115,43 @@ def check_folders(settings: Settings) -> None:
             raise WrongUsage(
                 f'The output or work folder is that of -d {name}={path}. Choose another folder.'
             )
+    keep_what_is_not_ours(settings.output_dir)
+    if settings.dry_run:
+        return
     for folder in (out, work):
         prepare(folder)
-    free = shutil.disk_usage(out).free
-    if free < MIN_FREE:
-        raise InputOutputError(
-            f'{out} has {free / 2**20:.0f} MB free; at least {MIN_FREE / 2**20:.0f} MB are needed '
-            'to begin. Make room or choose another OUTPUT_DIR.'
+    for folder, name, needed in ((out, 'OUTPUT_DIR', MIN_FREE), (work, '-w', MIN_FREE_WORK)):
+        if (free := shutil.disk_usage(folder).free) < needed:
+            raise InputOutputError(
+                f'{folder} has {free / 2**20:.0f} MB free; at least {needed / 2**20:.0f} MB are '
+                f'needed to begin. Make room or give {name} a place on another disk.'
+            )
+
+
+def keep_what_is_not_ours(out: Path) -> None:
+    """Raises WrongUsage if the app would write over files in ``out`` that it did not make."""
+    path = out / 'dataset_description.json'
+    if path.is_file():
+        if APP not in (makers := made_by(path)):
+            raise WrongUsage(
+                f'OUTPUT_DIR {out} is the folder of {makers[0]}: its dataset_description.json '
+                f'says so. Expected an empty folder or one of {APP}. Choose another.'
+            )
+    elif foreign := sorted(p.name for p in out.glob('*') if p.match('sub-*') or p.name in ROOT):
+        raise WrongUsage(
+            f'OUTPUT_DIR {out} holds {foreign[0]}, and no dataset_description.json of {APP}: it is '
+            'not known whose it is. Expected an empty folder. Choose another.'
         )
+
+
+def made_by(description: Path) -> list[str]:
+    """The names in GeneratedBy, or what else a dataset is called."""
+    try:
+        said = json.loads(text_of(description))
+        made = [str(by['Name']) for by in said.get('GeneratedBy') or [] if 'Name' in by]
+        return made or [str(said.get('Name', 'somebody else'))]
+    except (ValueError, TypeError, AttributeError, Problem):
+        return ['somebody else']
 
 
 def keep_for_work(work: Path, others: Mapping[str, Path]) -> None:
@@ -129,7 +183,7 @@ def keep_apart(raw: Path, out: Path, work: Path) -> None:
 
 def prepare(folder: Path) -> None:
     """Make ``folder`` and see that it can be written. Raises CannotCreate."""
-    probe = folder / f'.{os.getpid()}.probe'
+    probe = hidden(folder / 'probe')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -207,7 +207,7 @@ def raw_scans(
     task: Task[Any], groups: Mapping[str, Sequence[Case]], settings: Settings
 ) -> dict[str, list[Scan]]:
     """Of each run of each split the raw scan, with the root of its dataset, where it is there."""
-    roots = roots_of(settings.output_dir, {'raw': settings.bids_dir, **dict(settings.derivatives)})
+    roots = roots_of(settings.output_dir, settings.roots)
     prepared = registry.files(task.modality).prepared
     return {s: [(c, raw_scan(c, prepared, roots)) for c in own] for s, own in groups.items()}
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from bidsapp import __version__, registry
 from bidsapp.bids.write import BIDS_VERSION, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
+#: The app's name in GeneratedBy, by which a folder is known as its own.
+APP = 'TransferMRI'
 #: What the validator's schema does not know. Folders stand without a trailing slash: with one,
 #: validator 3.0.2 still reports the folder itself.
 BIDSIGNORE = """\
@@ -42,14 +45,14 @@ def write_dataset(root: Path, raw: Path, derivatives: Mapping[str, Path] | None 
     """
     container = os.environ.get('TRANSFERMRI_CONTAINER')
     generated: dict[str, Any] = {
-        'Name': 'TransferMRI',
+        'Name': APP,
         'Version': __version__,
         'CodeURL': 'https://github.com/transfermri/transfermri',
     }
     if container:
         generated['Container'] = {'Type': 'docker', 'Tag': container}
     given = {'raw': raw, **(derivatives or {})}
-    links = known_links(root) | {name: path.resolve().as_uri() for name, path in given.items()}
+    links = known_links(root) | {name: link_to(path, root) for name, path in given.items()}
     every = scans(registry.modalities())
     description = {
         'Name': f'TransferMRI - preprocessed {every}, labels and predictions',
@@ -67,6 +70,14 @@ def write_dataset(root: Path, raw: Path, derivatives: Mapping[str, Path] | None 
         path = root / name
         if not path.is_file() or path.read_text() != text:
             write_text(path, text)
+
+
+def link_to(path: Path, root: Path) -> str:
+    """A dataset as DatasetLinks of ``root`` have it: the way there, nothing about a machine.
+
+    Derivatives and what they were made from are moved together, or mounted side by side.
+    """
+    return quote(Path(os.path.relpath(path.resolve(), root.resolve())).as_posix())
 
 
 def scans(modalities: Iterable[str]) -> str:

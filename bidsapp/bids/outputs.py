@@ -45,12 +45,14 @@ def write_output(
     """Write one output of one run: sidecar, table of classes where it has any, and last the image.
 
     So an image that is there has all that belongs to it. What the output has ``beside`` it is what
-    stands beside ``like``.
+    stands beside ``like``. BIDS requires of an image with ``space-`` to say which image defines it:
+    that is ``like`` where it is below ``root``, else the ``sidecar`` has to say it.
     """
     for path in files_of(entities, output, source):
         target = root / path
         if path.suffix == '.json':
-            space = spatial_reference(root, entities, like)
+            inside = 'space' in entities and like.is_relative_to(root)
+            space = {'SpatialReference': own_uri(like, root)} if inside else {}
             write_json(target, {**_described(output), **space, **sidecar})
         elif path.suffix == '.tsv':
             write_text(target, _table(output))
@@ -60,17 +62,6 @@ def write_output(
         else:
             write_image(target, array, like, output.dtype)
     return root / output_path(entities, output, source, '.nii.gz')
-
-
-def spatial_reference(root: Path, entities: Mapping[str, str], like: Path) -> dict[str, str]:
-    """What BIDS requires in the sidecar of an image with ``space-``: the image that defines it.
-
-    Empty for an image in the space of its raw run.
-    """
-    if 'space' not in entities:
-        return {}
-    inside = like.is_relative_to(root)
-    return {'SpatialReference': own_uri(like, root) if inside else like.resolve().as_uri()}
 
 
 def _described(output: Output) -> dict[str, Any]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bidsapp.bids.headers import mended
+from bidsapp.hidden import hidden
 from bidsapp.problems import CannotCreate, InputOutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 BIDS_VERSION = '1.10.0'
 
@@ -26,14 +26,14 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises CannotCreate or InputOutputError in place of the system's errors.
     """
-    hidden = path.with_name(f'.{os.getpid()}.{path.name}')
+    place = hidden(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield hidden
-            hidden.replace(path)
+            yield place
+            place.replace(path)
         finally:
-            hidden.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
     except OSError as error:
         raise explained(error, path) from error
 
@@ -48,18 +48,10 @@ def explained(error: OSError, path: Path) -> CannotCreate | InputOutputError:
     return InputOutputError(f'{path} could not be written: {reason}.')
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Take away hidden files that a killed process of this machine left in ``folder``."""
-    for path in folder.glob('.[0-9]*.*'):
-        pid = path.name[1:].partition('.')[0]
-        if pid.isdigit() and not Path(f'/proc/{pid}').exists():
-            path.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> Path:
     """Write ``text`` whole."""
-    with whole(path) as hidden:
-        hidden.write_text(text, encoding='utf-8')
+    with whole(path) as place:
+        place.write_text(text, encoding='utf-8')
     return path
 
 
@@ -88,8 +80,8 @@ def write_image(path: Path, array: np.ndarray, like: Path, dtype: str) -> Path:
             source.header.get_zooms()[3] if source.ndim == 4 and array.shape == source.shape else 1
         )
         image.header.set_zooms((*source.header.get_zooms()[:3], step))
-    with whole(path) as hidden:
-        nib.save(image, hidden)
+    with whole(path) as place:
+        nib.save(image, place)
     return path
 
 

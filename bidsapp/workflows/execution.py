@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import re
+import shutil
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
@@ -12,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.write import write_text
 from bidsapp.problems import (
+    MAKE_ROOM,
     BadData,
     CannotCreate,
     InputOutputError,
@@ -24,7 +29,7 @@ from bidsapp.resources import Limit
 from bidsapp.stopping import Stopped, heard, look
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from nipype import Workflow
@@ -132,9 +137,12 @@ def configure(folder: Path, crash_folder: Path, stop_on_first_crash: bool) -> No
     os.environ['NIPYPE_CONFIG_DIR'] = str(folder)
 
 
-def run_graph(graph: Workflow, engine: Engine) -> Problem | None:
+def run_graph(
+    graph: Workflow, engine: Engine, finished: Callable[[str], None] = lambda name: None
+) -> Problem | None:
     """Run; a failure that is not a step's own note comes back as a Problem.
 
+    ``finished`` hears the name of each run's workflow of which every step has succeeded.
     Steps that fail do not stop steps that do not depend on them. Raises Stopped on SIGTERM,
     which Nipype does not take for a step's failure; what it raised is looked for after each step.
     """
@@ -142,7 +150,7 @@ def run_graph(graph: Workflow, engine: Engine) -> Problem | None:
         ask_slurm(graph, str(engine.args.get('sbatch_args', '')))
     try:
         with heard():
-            graph.run(**engine.told(Watch(graph)))
+            graph.run(**engine.told(Watch(graph, finished)))
             look()
     except Stopped:
         end_workers()
@@ -151,7 +159,10 @@ def run_graph(graph: Workflow, engine: Engine) -> Problem | None:
         log.debug('Nipype: %s', error)
         cause = error.__cause__ or error  # Nipype's own only counts those that failed
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        return Problem(f'a step failed: {lines[-1] if lines else type(cause).__name__}')
+        said = lines[-1] if lines else type(cause).__name__
+        if full := [line for line in lines if os.strerror(errno.ENOSPC) in line]:
+            return InputOutputError(f'{full[-1]}: the disk of the work folder is full. {MAKE_ROOM}')
+        return Problem(f'a step failed: {said}')
     return None
 
 
@@ -178,9 +189,11 @@ def end_workers() -> None:
 class Watch:
     """Says each step that ends, with how many are done of how many."""
 
-    def __init__(self, graph: Workflow) -> None:
-        self.total = len(graph._create_flat_graph().nodes())
+    def __init__(self, graph: Workflow, finished: Callable[[str], None]) -> None:
+        self.left = Counter(run_of(node) for node in graph._create_flat_graph().nodes())
+        self.total = self.left.total()
         self.done = 0
+        self.finished = finished
 
     def __call__(self, node: Any, status: str) -> None:
         """Nipype calls this with 'start', 'end' or 'exception'."""
@@ -192,8 +205,29 @@ class Watch:
         where = node.fullname.split('.', 1)[-1].replace('_wf', '')
         if status == 'exception':
             log.error('[%d/%d] %s failed', self.done, self.total, where)
-        elif not where.endswith(('inputnode', 'outputnode', 'preprocessed')):
+            return
+        if not where.endswith(('inputnode', 'outputnode', 'preprocessed')):
             log.info('[%d/%d] %s', self.done, self.total, where)
+        self.left[run_of(node)] -= 1
+        if not self.left[run_of(node)]:
+            self.finished(run_of(node))
+
+
+def run_of(node: Any) -> str:
+    """The name of the workflow of one run that a node belongs to."""
+    return str(node.fullname.split('.')[1])
+
+
+def hand_over(crashes: Path, logs: Path, without_places: Callable[[str], str]) -> list[Path]:
+    """Move Nipype's reports of steps that failed to ``logs``, without places, login and host."""
+    found = []
+    for report in sorted(crashes.glob('*.txt')):
+        text = without_places(report.read_text(encoding='utf-8', errors='replace'))
+        step = re.sub(r'\W', '_', text.partition('\n')[0].removeprefix('Node: '))
+        step = step.removeprefix('transfermri_wf_').replace('_wf', '')
+        found.append(write_text(logs / f'crash-{step}-{report.stem[-8:]}.txt', text))
+    shutil.rmtree(crashes, ignore_errors=True)
+    return found
 
 
 def problems_left(folder: Path) -> Problem | None:

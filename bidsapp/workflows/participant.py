@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nipype import Workflow
 
 from bidsapp import __version__
+from bidsapp.hidden import remove_old
 from bidsapp.workflows.run import init_run_wf
 
 if TYPE_CHECKING:
@@ -60,16 +61,19 @@ def clear_runs(work: Path, runs: Sequence[Run]) -> None:
             folder.parent.parent.rmdir()
 
 
-def remove_stale(root: Path, run: Run, todo: Todo) -> None:
+def make_room(root: Path, run: Run, todo: Todo, promised: Sequence[Path]) -> None:
     """Remove what is made again and what rests on it: a call cut off leaves no old beside new.
 
-    The page too, where all of a run is made again: it shows what is gone.
+    The page too, where all of a run is made again: it shows what is gone. And what calls that were
+    killed long ago left where files are ``promised``, below ``root``.
     """
     gone = [root / path for path in todo.remove]
     if todo.preproc and gone:
         gone.append(root / f'sub-{run.case.subject}.html')
     for path in gone:
         path.unlink(missing_ok=True)
+    for folder in {path.parent for path in (root / own for own in promised)}:
+        remove_old(folder)
 
 
 class ParticipantWorkflow(Workflow):

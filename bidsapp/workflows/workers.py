@@ -104,6 +104,15 @@ class WorkersPlugin(MultiProcPlugin):
             for worker in [*self._idle, *(worker for worker, _ in self._at_work.values())]:
                 worker.end()
 
+    def _sort_jobs(self, jobids: Any, scheduler: str = 'tsort') -> Any:
+        """Steps of runs that come first go first, so that few are under way and lie on the disk."""
+        if scheduler == 'mem_thread':
+            return super()._sort_jobs(jobids, scheduler)
+        first: dict[str, int] = {}
+        for number, node in enumerate(self.procs):
+            first.setdefault(node.fullname.split('.')[1], number)
+        return sorted(jobids, key=lambda k: (first[self.procs[k].fullname.split('.')[1]], k))
+
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
         worker = self._idle.pop() if self._idle else None

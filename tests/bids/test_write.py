@@ -10,7 +10,7 @@ import pytest
 
 from bidsapp.bids.derivatives import write_dataset
 from bidsapp.bids.outputs import files_of, write_output
-from bidsapp.bids.write import remove_leftovers, whole, write_image
+from bidsapp.bids.write import whole, write_image
 from bidsapp.modalities.dwi.tasks.orientation import DIRECTION, UNCERTAINTY
 from bidsapp.modalities.dwi.tasks.restore import RESTORED
 from bidsapp.modalities.dwi.tasks.tissue import DSEG, ENTROPY, PROBSEG
@@ -60,18 +60,6 @@ def test_what_cannot_be_written_says_so(tmp_path):
         whole(tmp_path / 'file' / 'x'),
     ):
         raise AssertionError('not reached')
-
-
-def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(tmp_path):
-    import os
-
-    living = tmp_path / f'.{os.getpid()}.a.nii.gz'
-    dead = tmp_path / '.999999999.a.nii.gz'
-    other = tmp_path / '.bidsignore'
-    for path in (living, dead, other):
-        path.touch()
-    remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([living.name, other.name])
 
 
 def test_an_output_has_its_sidecar_and_table(raw, tmp_path):

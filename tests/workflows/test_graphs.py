@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -21,12 +23,13 @@ from bidsapp.modalities.dwi.bids.runs import DwiRun
 from bidsapp.modalities.dwi.interfaces.corrections import Denoise
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 from bidsapp.resources import Limit
-from bidsapp.stopping import Stopped
-from bidsapp.workflows.execution import Engine, engine, run_graph
+from bidsapp.stopping import Stopped, heard
+from bidsapp.workflows.execution import Engine, Watch, engine, run_graph
 from bidsapp.workflows.participant import init_participant_wf, node_name, run_folder
 from bidsapp.workflows.plan import Model, Todo
 from bidsapp.workflows.preparation import Place
 from bidsapp.workflows.run import init_run_wf
+from bidsapp.workflows.workers import WorkersPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -247,3 +250,36 @@ def test_every_step_that_computes_on_a_card_says_so(place, model):
         assert bool(told) == expected
         assert [s for s in steps if s.is_gpu_node()] == told
     assert engine(None, 4, Limit(8, 'x')).args['n_gpu_procs'] == 1
+
+
+def test_steps_of_the_first_run_go_first(place, model):
+    """Else all runs are under way together, and lie on the disk together."""
+    plugin = WorkersPlugin({}, Limit(8, 'x'))
+    named = ['wf.b_wf.one', 'wf.a_wf.one', 'wf.a_wf.two', 'wf.b_wf.two']
+    plugin.procs = [SimpleNamespace(fullname=name) for name in named]
+    assert plugin._sort_jobs([1, 2, 3]) == [3, 1, 2]
+
+
+def test_a_run_is_finished_when_all_its_steps_have_succeeded():
+    nodes = [SimpleNamespace(fullname=f'wf.{name}') for name in ('a.one', 'a.two', 'b.one')]
+    graph = SimpleNamespace(_create_flat_graph=lambda: SimpleNamespace(nodes=lambda: nodes))
+    found = []
+    watch = Watch(graph, found.append)
+    with heard():
+        for node, status in zip(nodes, ('end', 'end', 'exception'), strict=True):
+            watch(node, 'start')
+            watch(node, status)
+    assert found == ['a']
+
+
+def test_a_full_disk_that_only_nipype_met_is_said_so(monkeypatch):
+    class Graph:
+        def run(self, **options):
+            raise RuntimeError('4 raised') from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def _create_flat_graph(self):
+            return nx.DiGraph()
+
+    problem = run_graph(Graph(), Engine('Linear', {}, Limit(8, 'x')))
+    assert problem.exit_code == 74
+    assert 'Make room' in str(problem)

@@ -15,7 +15,7 @@ from bidsapp.bids.images import load_volume
 from bidsapp.bids.names import build, source_entities
 from bidsapp.bids.outputs import write_output
 from bidsapp.bids.prepared import main_sidecar, prepared_files
-from bidsapp.bids.write import remove_leftovers, whole, write_image, write_json
+from bidsapp.bids.write import whole, write_image, write_json
 from bidsapp.interfaces.base import RecordingInput, Step
 from bidsapp.interfaces.files import load_mask
 from bidsapp.modalities.dwi.bids.prepared import (
@@ -115,17 +115,17 @@ class WritePreprocessed(Step):
         given = {k: v for k, v in self.inputs.get().items() if v is not Undefined}
         root, like, entities = Path(given['out_root']), Path(given['like']), given['entities']
         files = {kind: root / path for kind, path in prepared_files(PREPARED, entities).items()}
-        remove_leftovers(files['dwi'].parent)
         made_from = self.inputs.made_from()
+        space = {'SpatialReference': given['sources'][0]} if 'space' in entities else {}
         for (output, source), key in zip(WITH_PREPROCESSING, ('mask', 'fa', 'md'), strict=True):
             sources = given['sources'] if output is MASK else [own_uri(files['dwi'], root)]
-            described: dict[str, Any] = {'Sources': sources, **made_from}
+            described: dict[str, Any] = {'Sources': sources, **space, **made_from}
             if output is MASK:
                 described |= {'Type': 'Brain', 'Warnings': given.get('mask_warnings', [])}
             array = load_volume(Path(given[key]))
             write_output(root, entities, output, source, array, like, described)
         if 'noise' in given:
-            given['denoising'] = {**given['denoising'], **write_noise(given, made_from)}
+            given['denoising'] = {**given['denoising'], **write_noise(given, space | made_from)}
         if 'confounds' in given:
             own = source_entities(entities)
             explained, table = (root / build({**own, **named}) for named in CONFOUNDS)
@@ -140,11 +140,11 @@ class WritePreprocessed(Step):
         return {kind: str(files[kind]) for kind in ('dwi', 'bval', 'bvec', 'mask')}
 
 
-def write_noise(given: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the maps of the noise; what the run's own sidecar says of them."""
+def write_noise(given: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the maps of the noise, ``more`` in their sidecars; what the run's own says of them."""
     root, like, entities = Path(given['out_root']), Path(given['like']), given['entities']
     both, brain = load_volume(Path(given['noise'])), load_mask(Path(given['mask']))
-    described = {'Sources': given['sources'], **made_from}
+    described = {'Sources': given['sources'], **more}
     written = [
         write_output(root, entities, output, 'preproc', both[..., k], like, described)
         for k, output in enumerate(NOISE)
