@@ -190,7 +190,7 @@ class Watch:
     """Says each step that ends, with how many are done of how many."""
 
     def __init__(self, graph: Workflow, finished: Callable[[str], None]) -> None:
-        self.left = Counter(run_of(node) for node in graph._create_flat_graph().nodes())
+        self.left = Counter(run_of(node) for node in steps_of(graph))
         self.total = self.left.total()
         self.done = 0
         self.finished = finished
@@ -206,11 +206,18 @@ class Watch:
         if status == 'exception':
             log.error('[%d/%d] %s failed', self.done, self.total, where)
             return
-        if not where.endswith(('inputnode', 'outputnode', 'preprocessed')):
-            log.info('[%d/%d] %s', self.done, self.total, where)
+        log.info('[%d/%d] %s', self.done, self.total, where)
         self.left[run_of(node)] -= 1
         if not self.left[run_of(node)]:
             self.finished(run_of(node))
+
+
+def steps_of(graph: Workflow) -> list[Any]:
+    """The nodes that are run: Nipype takes those away that only hand on what they are given."""
+    from nipype.interfaces.utility import IdentityInterface
+
+    every = graph._create_flat_graph().nodes()
+    return [node for node in every if not isinstance(node.interface, IdentityInterface)]
 
 
 def run_of(node: Any) -> str:

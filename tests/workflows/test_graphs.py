@@ -261,7 +261,8 @@ def test_steps_of_the_first_run_go_first(place, model):
 
 
 def test_a_run_is_finished_when_all_its_steps_have_succeeded():
-    nodes = [SimpleNamespace(fullname=f'wf.{name}') for name in ('a.one', 'a.two', 'b.one')]
+    named = ('a.one', 'a.two', 'b.one')
+    nodes = [SimpleNamespace(fullname=f'wf.{name}', interface=None) for name in named]
     graph = SimpleNamespace(_create_flat_graph=lambda: SimpleNamespace(nodes=lambda: nodes))
     found = []
     watch = Watch(graph, found.append)

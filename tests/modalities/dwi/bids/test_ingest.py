@@ -216,7 +216,7 @@ def test_links_to_datasets_stay(tmp_path, raw, qsiprep):
     write_dataset(out, raw, {'qsiprep': qsiprep})
     write_dataset(out, raw)
     description = json.loads((out / 'dataset_description.json').read_text())
-    assert description['DatasetLinks'] == {'raw': raw.as_uri(), 'qsiprep': qsiprep.as_uri()}
+    assert description['DatasetLinks'] == {'raw': f'../{raw.name}', 'qsiprep': '../qsiprep'}
     assert len(description['SourceDatasets']) == 2
 
 
@@ -228,7 +228,8 @@ def test_outputs_keep_the_space_and_the_validator_agrees(tmp_path, raw, qsiprep)
     (run,) = runs_of(raw, qsiprep)
     out, entities, like = tmp_path / 'out', run.case.entities, run.case.files['dwi']
     write_dataset(out, raw, {'qsiprep': qsiprep})
-    sources = {'Sources': [linked_uri(like, 'qsiprep', qsiprep)]}
+    uri = linked_uri(like, 'qsiprep', qsiprep)
+    sources = {'Sources': [uri], 'SpatialReference': uri}
     for task in registry.tasks_of('dwi'):
         for output in task.writes:
             suffix = output.entities['suffix']
@@ -241,8 +242,9 @@ def test_outputs_keep_the_space_and_the_validator_agrees(tmp_path, raw, qsiprep)
     start = out / 'sub-01' / 'dwi' / 'sub-01_space-ACPC'
     for end in ('desc-preproc_dwi', 'desc-brain_mask'):
         image(start.with_name(f'{start.name}_{end}.nii.gz'), (4, 5, 6, 4)[: 4 - (end[-1] == 'k')])
-        said = {'SkullStripped': False, 'SpatialReference': run.metadata['SpatialReference']}
-        write_json(start.with_name(f'{start.name}_{end}.json'), said | sources)
+        said = {'SkullStripped': False, **sources}
+        said['SpatialReference'] = run.metadata['SpatialReference']
+        write_json(start.with_name(f'{start.name}_{end}.json'), said)
     for end in ('desc-preproc_dwi.bval', 'desc-preproc_dwi.bvec'):
         write_text(
             start.with_name(f'{start.name}_{end}'), '0 0 0 0\n' * (3 if end.endswith('vec') else 1)
