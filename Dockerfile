@@ -27,7 +27,7 @@ RUN case "${VARIANT}" in \
     esac \
     && pip install --requirement requirements.lock
 
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE.md ./
 COPY bidsapp bidsapp
 ARG VERSION=0.1.0
 # What packages carry for their own tests, and libraries to link against, are a tenth of the image.

@@ -33,6 +33,17 @@ UNFIT = {
 }
 #: The least that a number may be.
 LEAST = {'nprocs': 1, 'omp_nthreads': 1, 'steps': 1, 'random_seed': 0}
+#: The end of ``--help``.
+EXAMPLES = """\
+examples:
+  transfermri /data/bids /data/out participant --participant-label 01 02 --nprocs 8
+  transfermri /data/bids /data/out group --tasks tissue orientation --device cuda
+  transfermri - /data/out pretrain --objective supervised --random-seed 1
+
+exit codes: 0 all that was promised is there; 1 some of it; 16 no valid dataset; 17 no such level;
+18 nothing selected; 64 wrong usage; 65 bad data; 66 an input is missing; 73 cannot write; 74 disk
+full; 75 try again
+"""
 #: Given alone, prints the Boutiques descriptor.
 DESCRIBE = '--bids-exec-spec'
 
@@ -95,9 +106,11 @@ def build_parser() -> Parser:
     parser = Parser(
         prog='transfermri',
         description='Preprocess diffusion MRI, derive labels and apply a 3D U-Net (participant), '
-        'fine-tune it on the labels (group), or make its first weights (pretrain). '
+        'fine-tune it on the\nlabels (group), or make its first weights (pretrain). '
         'Not for clinical use.',
         allow_abbrev=False,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -107,7 +120,11 @@ def build_parser() -> Parser:
         help='raw dataset (read only); pretrain: an auxiliary one, or - for simulated brains',
     )
     add('output_dir', type=Path, metavar='OUTPUT_DIR', help='where the derivatives go')
-    add('level', metavar='{participant,group,pretrain}', help='what to do')
+    add(
+        'level',
+        metavar='{participant,group,pretrain}',
+        help='what to do: prepare, label and predict; fine-tune; make first weights',
+    )
     add('--version', action='version', version=f'TransferMRI {__version__}')
     add(
         DESCRIBE,
@@ -119,10 +136,14 @@ def build_parser() -> Parser:
     _add_execution(parser.add_argument_group('how to run'))
     _add_learning(parser.add_argument_group('models and learning'))
     ignored = parser.add_argument_group('accepted because scripts pass them')
-    ignored.add_argument('--notrack', action='store_true')
-    ignored.add_argument('--low-mem', action='store_true')
-    ignored.add_argument('--bids-database-dir', type=Path, metavar='DIR')
-    ignored.add_argument('--fs-license-file', type=Path, metavar='FILE')
+    ignored.add_argument('--notrack', action='store_true', help=ACCEPTED['notrack'])
+    ignored.add_argument('--low-mem', action='store_true', help=ACCEPTED['low_mem'])
+    ignored.add_argument(
+        '--bids-database-dir', type=Path, metavar='DIR', help=ACCEPTED['bids_database_dir']
+    )
+    ignored.add_argument(
+        '--fs-license-file', type=Path, metavar='FILE', help=ACCEPTED['fs_license_file']
+    )
     return parser
 
 
@@ -130,13 +151,19 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     many: dict[str, Any] = {'nargs': '+', 'metavar': 'LABEL'}
     add('--participant-label', '--participant_label', **many,
-        help='with or without sub-, or a text file with one a line')  # fmt: skip
+        help='with or without sub-, or a text file with one a line; default: all')  # fmt: skip
     add('--session-label', '--session-id', '--session_label', **many,
         help='the same for sessions')  # fmt: skip
-    add('--bids-filter-file', type=Path, metavar='FILE', help="fMRIPrep's JSON filter format")
+    add(
+        '--bids-filter-file',
+        type=Path,
+        metavar='FILE',
+        help="fMRIPrep's JSON filter format; default: none",
+    )
     add('--tasks', nargs='+', metavar='TASK', help='default: every task the dataset can serve')
     add('-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
-        help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH")  # fmt: skip
+        help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH; "
+        'default: none')  # fmt: skip
     add('--skip-bids-validation', action='store_true', help='do not look at the dataset as a whole')
 
 
@@ -153,7 +180,12 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     )
     add('--mem', '--mem-mb', metavar='SIZE', help='such as 8G; a bare number is MB; default, '
         'and at most, nine tenths of what machine, cgroup and SLURM allow')  # fmt: skip
-    add('--use-plugin', type=Path, metavar='FILE', help='Nipype plugin, YAML')
+    add(
+        '--use-plugin',
+        type=Path,
+        metavar='FILE',
+        help='Nipype plugin, YAML; default: processes of this machine',
+    )
     add('--stop-on-first-crash', action='store_true', help='start nothing after a failure')
     add('--dry-run', action='store_true', help='say what was found and what would run')
     add('--reports-only', action='store_true', help='draw the pages from the files that are there')
@@ -166,18 +198,54 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
     add('--redo', nargs='+', action='extend', default=[], metavar='PART',
         help='participant: make again, with what depends on it: '
         f'{", ".join(PARTS)}, or a task')  # fmt: skip
-    add('--random-seed', type=int, default=0, metavar='N')
+    add('--random-seed', type=int, default=0, metavar='N', help='default 0')
 
 
 def _add_learning(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add('--model', default='auto', metavar='auto|bundled|PATH', help='which model to apply')
-    add('--device', default='auto', metavar='auto|cpu|cuda|cuda:N')
-    add('--init', default='auto', metavar='bundled|scratch|PATH', help='group: where to start from')
-    add('--freeze', default='none', choices=['none', 'encoder', 'body'], help='group: what to keep')
-    add('--steps', type=int, metavar='N', help='group, pretrain: optimisation steps')
-    add('--split-file', type=Path, metavar='TSV', help='group: participant_id, split')
-    add('--compare', nargs='+', default=[], choices=['scratch', 'autoencoder'], help='group')
+    add(
+        '--model',
+        default='auto',
+        metavar='auto|bundled|PATH',
+        help='which model to apply; default auto: the newest that `group` made, else the bundled',
+    )
+    add(
+        '--device',
+        default='auto',
+        metavar='auto|cpu|cuda|cuda:N',
+        help='default auto: CUDA where there is any',
+    )
+    add(
+        '--init',
+        default='auto',
+        metavar='bundled|scratch|PATH',
+        help='group: where to start from; default: bundled where there is one, else scratch',
+    )
+    add(
+        '--freeze',
+        default='none',
+        choices=['none', 'encoder', 'body'],
+        help='group: what to keep as it was; default none',
+    )
+    add(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='optimisation steps; default: 1000 (group), 3200 (pretrain)',
+    )
+    add(
+        '--split-file',
+        type=Path,
+        metavar='TSV',
+        help='group: columns participant_id, split; default: drawn by --random-seed',
+    )
+    add(
+        '--compare',
+        nargs='+',
+        default=[],
+        choices=['scratch', 'autoencoder'],
+        help='group: other starts to compare with; default: none',
+    )
     for option in modality_options().values():
         add(option.flag, type=option.type, metavar=option.metavar, help=option.help)
     add('--objective', choices=objectives(), help=f'pretrain to {words_of_objectives()}')

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,17 @@ def test_the_licence_is_the_same_everywhere(project):
     assert yaml.safe_load(text('CITATION.cff'))['license'] == 'Apache-2.0'
     assert 'org.opencontainers.image.licenses="Apache-2.0"' in final_stage()
     assert 'Apache License\n' in text('LICENSE')
+
+
+def test_what_is_under_other_licences_than_permissive_ones_is_named():
+    """By what the packages say of themselves."""
+    for name in pins('requirements.lock'):
+        about = metadata.metadata(name)
+        said = [about['License-Expression'] or '', *(about.get_all('Classifier') or [])]
+        if re.search(r'GPL|MPL|General Public|Mozilla', ' '.join(said)):
+            assert f'| {name} |' in text('NOTICE.md'), name
+    assert 'nilearn' in text('NOTICE.md')
+    assert 'NOTICE.md' in text('Dockerfile')
 
 
 class TestLockFiles:

@@ -45,6 +45,18 @@ def test_help_is_quick_and_loads_no_torch():
     assert time.perf_counter() - start < 10  # the promise is 0.5 s; this only catches torch
 
 
+def test_help_says_of_every_option_what_it_does_and_of_steps_what_is_so():
+    from bidsapp import pretrain, training
+    from bidsapp.arguments import LEVELS, build_parser
+
+    parser = build_parser()
+    assert all(action.help for action in parser._actions)
+    said = parser.format_help()
+    assert f'{training.STEPS} (group), {pretrain.STEPS} (pretrain)' in said
+    for level in LEVELS:
+        assert f'/data/out {level}' in said
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         run('--version')
