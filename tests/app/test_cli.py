@@ -51,7 +51,7 @@ def test_help_says_of_every_option_what_it_does_and_of_steps_what_is_so():
 
     parser = build_parser()
     assert all(action.help for action in parser._actions)
-    said = parser.format_help()
+    said = ' '.join(parser.format_help().split())
     assert f'{training.STEPS} (group), {pretrain.STEPS} (pretrain)' in said
     for level in LEVELS:
         assert f'/data/out {level}' in said

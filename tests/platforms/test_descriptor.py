@@ -27,6 +27,7 @@ OPTIONS = """
     --stop-on-first-crash --dry-run --reports-only --random-seed --version --notrack --low-mem
     --clean-workdir --bids-database-dir --fs-license-file --init --freeze --steps --split-file
     --compare --input-directions --b0-threshold --exclude-volumes --objective --resume --help
+    --force --redo
 """
 #: The contract's exit codes but 0.
 CODES = [1, 16, 17, 18, 64, 65, 66, 73, 74, 75]
@@ -49,6 +50,8 @@ INVOCATIONS = {
         'DryRun': True,
         'ReportsOnly': True,
         'CleanWorkdir': True,
+        'Force': True,
+        'Redo': ['preprocessing', 'tissue'],
         'RandomSeed': 7,
         'Model': 'bundled',
         'Device': 'cuda:1',
@@ -190,7 +193,8 @@ class TestOptions:
 
     def test_what_is_a_list(self, inputs):
         assert {name for name, one in inputs.items() if one.get('list')} == {
-            'InputDataset', 'SubjectLabel', 'SessionLabel', 'Tasks', 'Derivatives', 'Compare',
+            'InputDataset', 'SubjectLabel', 'SessionLabel', 'Tasks', 'Derivatives', 'Redo',
+            'Compare',
         }  # fmt: skip
 
     def test_numbers_are_integers_with_the_least_that_is_accepted(self, inputs):
