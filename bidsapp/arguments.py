@@ -162,7 +162,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )
     add('--tasks', nargs='+', metavar='TASK', help='default: every task the dataset can serve')
     add('-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
-        help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH; "
+        help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH; brain "
+        'masks of your own, <scan>_desc-brain_mask: masks=PATH; '
         'default: none')  # fmt: skip
     add('--skip-bids-validation', action='store_true', help='do not look at the dataset as a whole')
 
@@ -247,7 +248,10 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
         help='group: other starts to compare with; default: none',
     )
     for option in modality_options().values():
-        add(option.flag, type=option.type, metavar=option.metavar, help=option.help)
+        add(
+            option.flag, type=option.type, metavar=option.metavar, help=option.help,
+            choices=option.choices,
+        )  # fmt: skip
     add('--objective', choices=objectives(), help=f'pretrain to {words_of_objectives()}')
     add('--resume', action='store_true', help='pretrain: go on where a run was stopped')
 

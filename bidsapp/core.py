@@ -277,6 +277,7 @@ class Option:
     help: str
     levels: tuple[str, ...]  #: analysis levels at which it has a meaning
     least: float | None = None
+    choices: tuple[str, ...] | None = None  #: values that there are, where they can be listed
 
     @property
     def name(self) -> str:

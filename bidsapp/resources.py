@@ -76,7 +76,9 @@ def here() -> tuple[Limit, Limit]:
     import psutil
 
     memory = memory_limit(os.environ, psutil.virtual_memory().total / 2**30)
-    return memory, processor_limit(os.environ, len(os.sched_getaffinity(0)))
+    affinity = getattr(os, 'sched_getaffinity', None)  # Linux alone has it
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return memory, processor_limit(os.environ, allowed)
 
 
 def own_cgroups(controller: str, root: Path) -> Iterator[Path]:

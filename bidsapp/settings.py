@@ -219,12 +219,12 @@ def redo(values: list[str]) -> tuple[str, ...]:
 
 
 def derivatives(values: list[str]) -> tuple[tuple[str, Path], ...]:
-    """'qsiprep=PATH' → (name, path). Raises WrongUsage, MissingInput or InvalidDataset."""
-    known = {
-        name: registry.files(m)
-        for m in registry.modalities()
-        for name in registry.files(m).pipelines
-    }
+    """'qsiprep=PATH' or 'masks=PATH' → (name, path).
+
+    Raises WrongUsage, MissingInput or InvalidDataset.
+    """
+    parts = [registry.files(m) for m in registry.modalities()]
+    known = {name: files for files in parts for name in (*files.pipelines, *files.helps)}
     found: dict[str, Path] = {}
     for value in values:
         name, equals, path = value.partition('=')
@@ -240,7 +240,10 @@ def derivatives(values: list[str]) -> tuple[tuple[str, Path], ...]:
         if name in found:
             raise WrongUsage(f'-d {name} is given twice; expected one folder for each name.')
         found[name] = Path(path).absolute()
-        if (check := known[name].check_pipeline) is not None:
+        if name in known[name].helps:
+            if not found[name].is_dir():
+                raise MissingInput(f'-d {name}: {found[name]} is no folder. Is it mounted?')
+        elif (check := known[name].check_pipeline) is not None:
             check(name, found[name])
     return tuple(found.items())
 

@@ -121,4 +121,6 @@ class Files(Generic[R, A]):
     pipelines: Mapping[str, str] = field(default_factory=dict)  #: name in ``-d`` → its own name
     check_pipeline: Callable[[str, Path], str] | None = None  #: name, root → pipeline and version;
     #: raises WrongUsage, MissingInput or InvalidDataset
+    helps: Mapping[str, str] = field(default_factory=dict)  #: name in ``-d`` → what a folder of the
+    #: user's holds for raw runs, for people; no pipeline need have written it
     ignored: tuple[str, ...] = ()  #: lines of .bidsignore

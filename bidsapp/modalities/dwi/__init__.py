@@ -31,6 +31,11 @@ OPTIONS = (
         'from 0: 3,7-9)', levels=('participant',),
     ),
     Option(
+        '--anat', str, 't1w|none',
+        'whether a T1w image serves labels and the correction of distortion; default t1w',
+        levels=('participant',), choices=('t1w', 'none'),
+    ),
+    Option(
         '--input-directions', int, 'N', 'group: directions that the network sees of each run',
         levels=('group',), least=6,
     ),

@@ -8,6 +8,7 @@ from bidsapp.modalities.dwi.bids.ingest import (
     check_derivative,
     runs_with_preprocessed,
 )
+from bidsapp.modalities.dwi.bids.masks import HELPS
 from bidsapp.modalities.dwi.bids.prepared import PREPARED
 from bidsapp.modalities.dwi.bids.survey import acquisition_of, examine_run, survey
 
@@ -21,5 +22,6 @@ files = Files(
     looked_for='sub-*/[ses-*/]dwi/*_dwi.nii.gz',
     pipelines=SUPPORTED,
     check_pipeline=check_derivative,
+    helps=HELPS,
     ignored=('*.bval', '*.bvec', '*_dwimap.*', '*_timeseries.*'),
 )

@@ -14,7 +14,8 @@ from bidsapp.bids.metadata import understood
 from bidsapp.bids.names import parse, source_entities, stem
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Case
-from bidsapp.modalities.dwi.bids.runs import DwiRun, b0_asked, runs_of
+from bidsapp.modalities.dwi.bids.masks import MASKS, with_masks
+from bidsapp.modalities.dwi.bids.runs import DwiRun, anatomies_asked, b0_asked, runs_of
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl
 from bidsapp.physics.geometry import grid_axes
@@ -72,10 +73,11 @@ def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> l
     """The selected runs; a session that a derivative dataset holds is taken from there whole.
 
     ``derivatives`` are the roots of such datasets by name; QSIPrep may have merged what are several
-    raw runs. Names of pipelines that mean nothing here are passed by. Raises what
+    raw runs; 'masks' are the user's own. Names that mean nothing here are passed by. Raises what
     `check_derivative` raises.
     """
     own = runs_of(raw)
+    masks = derivatives.get(MASKS)
     derivatives = {name: root for name, root in derivatives.items() if name in SUPPORTED}
     taken: dict[tuple[str, str | None], list[DwiRun]] = {}
     for name, root in derivatives.items():
@@ -94,6 +96,8 @@ def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> l
         if any(run.excluded for run in before):
             note.append('--exclude-volumes has no effect on what is preprocessed already')
         runs += [replace(run, notes=(*run.notes, *note)) for run in ingested]
+    if masks is not None:
+        runs = with_masks(runs, masks)
     return sorted(runs, key=lambda run: run.name)
 
 
@@ -109,7 +113,7 @@ def find_ingested(name: str, root: Path, raw: Selection) -> list[DwiRun]:
     """
     pipeline = check_derivative(name, root)
     filtered = {k: v for k, v in raw.filters.get('dwi', {}).items() if k == 'session'}
-    anatomies = raw.anatomies()
+    anatomies = anatomies_asked(raw)
     runs = []
     for subject in raw.subjects:
         for path in _preprocessed(root / f'sub-{subject}'):

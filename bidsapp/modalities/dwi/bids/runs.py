@@ -74,13 +74,14 @@ def _of_participant(raw: Selection) -> list[DwiRun]:
     scans = raw.files('dwi', suffix='dwi', datatype='dwi')
     if not scans:
         return []
-    anatomies = raw.anatomies()
+    anatomies = anatomies_asked(raw)
     maps = raw.beside('fmap', suffix=[*PAIRED, *MEASURED], datatype='fmap')
     maps += raw.beside('', suffix=list(PAIRED), datatype='dwi')
     others = [read_scan(raw.root, path) for path in maps]
     near = [s for s in others if s.path.parent.name == 'dwi']
     serving = serving_only(near, b0_asked(raw))
-    lost = [str(problem_of(e, p.name)) for p, e in raw.unreadable('anat')]
+    closed = raw.unreadable('anat') if t1w_asked(raw) else []
+    lost = [str(problem_of(e, p.name)) for p, e in closed]
     without = [str(problem_of(e, p.name)) for p, e in raw.unreadable('fmap')]
     around = Around(raw.root, anatomies, others, b0_asked(raw))
     runs = []
@@ -112,6 +113,16 @@ def _recordings(root: Path, scans: Sequence[Path]) -> list[list[Path]]:
 def b0_asked(raw: Selection) -> float:
     """The greatest b (s/mm²) that shall count as b = 0, as the call has it."""
     return float(raw.options.get('b0_threshold', B0_THRESHOLD))
+
+
+def t1w_asked(raw: Selection) -> bool:
+    """Whether a T1w image may serve runs."""
+    return raw.options.get('anat', 't1w') == 't1w'
+
+
+def anatomies_asked(raw: Selection) -> list[Path]:
+    """T1w images of the participants, if one may serve."""
+    return raw.anatomies() if t1w_asked(raw) else []
 
 
 @dataclass(frozen=True, slots=True)

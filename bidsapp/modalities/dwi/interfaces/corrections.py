@@ -10,7 +10,7 @@ from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.core import Case
-from bidsapp.interfaces.base import ComputingInput, Step
+from bidsapp.interfaces.base import ComputingInput, Step, StepInput
 from bidsapp.interfaces.files import load_mask, save_like
 from bidsapp.modalities.dwi.bids.tables import (
     check_lengths,
@@ -215,6 +215,32 @@ class BrainMask(Step):
             'mask': str(save_like(folder / 'mask.nii', mask, path, 'uint8')),
             'warnings': [doubt] if doubt else [],
         }
+
+
+class _GivenMaskInput(StepInput):
+    mask = File(exists=True, mandatory=True, desc='brain, on the grid of the raw run')
+    displacement = File(exists=True, desc='of susceptibility, in voxels')
+    axis = traits.Int(desc='along which')
+
+
+class GivenMask(Step):
+    """The brain as the user has drawn it on the raw run; susceptibility moves it as the run."""
+
+    input_spec = _GivenMaskInput
+    output_spec = _Masked
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """Raises BadData if nothing of it is left in the image."""
+        from bidsapp.physics.resampling import resampled_cubic
+
+        path = Path(self.inputs.mask)
+        mask = load_mask(path)
+        if isdefined(self.inputs.displacement):
+            shift, axis = load_volume(Path(self.inputs.displacement)), self.inputs.axis
+            mask = resampled_cubic(mask.astype('float32'), np.eye(4), shift, axis) > 0.5
+        if not mask.any():
+            raise BadData(f'{path}: nothing of it is left where the run is corrected')
+        return {'mask': str(save_like(folder / 'mask.nii', mask, path, 'uint8')), 'warnings': []}
 
 
 class _BiasInput(B0Input):

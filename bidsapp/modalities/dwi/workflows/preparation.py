@@ -11,12 +11,14 @@ from nipype.interfaces.utility import IdentityInterface
 from bidsapp.bids.derivatives import linked_uri
 from bidsapp.interfaces.anat import CorrectT1w
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
+from bidsapp.modalities.dwi.bids.masks import MASKS
 from bidsapp.modalities.dwi.interfaces.corrections import (
     BrainMask,
     CorrectBias,
     Denoise,
     ExamineIngested,
     ExamineScan,
+    GivenMask,
     TensorMaps,
     Unring,
 )
@@ -25,6 +27,7 @@ from bidsapp.modalities.dwi.interfaces.motion import ApplyCorrections, EstimateM
 from bidsapp.modalities.dwi.interfaces.noise import CarryNoise
 from bidsapp.modalities.dwi.interfaces.outputs import NONE, WritePreprocessed
 from bidsapp.physics.ringing import interpolated, may_unring, slice_axes
+from bidsapp.workflows.basis import uris
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,8 +43,8 @@ OUTPUTS = ('dwi', 'bval', 'bvec', 'mask')
 #: Steps of a run that another pipeline has preprocessed, and of a raw one.
 INGESTED = (ExamineIngested, BrainMask, TensorMaps, WritePreprocessed)
 RAW = (
-    ExamineScan, Denoise, Unring, BrainMask, EstimateMotion, EstimateDistortion, ApplyCorrections,
-    CorrectBias, CarryNoise, TensorMaps, WritePreprocessed, CorrectT1w,
+    ExamineScan, Denoise, Unring, BrainMask, GivenMask, EstimateMotion, EstimateDistortion,
+    ApplyCorrections, CorrectBias, CarryNoise, TensorMaps, WritePreprocessed, CorrectT1w,
 )  # fmt: skip
 
 
@@ -54,6 +57,7 @@ def init_dwi_preproc_wf(
     seed: int,
     device: str,
     omp_nthreads: int,
+    mask: Path | None = None,
     name: str = 'dwi_preproc_wf',
 ) -> Workflow:
     """Examine → denoise → unring → mask → motion, eddy, distortion at once → bias → write.
@@ -68,6 +72,7 @@ def init_dwi_preproc_wf(
     reasons : why better ones are not among them
     written : constant inputs of the writer (roots, entities, metadata, notes)
     size_gb : memory of the run's voxels as float32
+    mask : the brain on the raw run, where the user has drawn it
 
     Inputs
     ------
@@ -86,7 +91,7 @@ def init_dwi_preproc_wf(
     denoise = Node(Denoise(**many), name='denoise', mem_gb=4 * size_gb + 0.6, n_procs=omp_nthreads)
     if (finer := interpolated(metadata)) is not None:
         denoise.inputs.interpolated = finer
-    brain_mask = Node(BrainMask(), name='brain_mask', mem_gb=3 * size_gb + 0.5)
+    brain_mask, final_mask = _masks(mask, size_gb)
     motion = Node(
         EstimateMotion(slice_axis=_slice_axis(metadata), **many),
         name='motion', mem_gb=6 * size_gb + 0.6, n_procs=omp_nthreads,
@@ -104,7 +109,6 @@ def init_dwi_preproc_wf(
         ApplyCorrections(n_threads=omp_nthreads),
         name='correct', mem_gb=4 * size_gb + 0.6, n_procs=omp_nthreads,
     )  # fmt: skip
-    final_mask = Node(BrainMask(), name='final_mask', mem_gb=3 * size_gb + 0.5)
     bias = Node(CorrectBias(), name='bias', mem_gb=3 * size_gb + 0.5)
     noise = Node(CarryNoise(), name='noise', mem_gb=0.5)
     maps = Node(TensorMaps(), name='maps', mem_gb=3 * size_gb + 0.8)
@@ -115,8 +119,6 @@ def init_dwi_preproc_wf(
     workflow.connect([
         (inputnode, examine, [('dwi', 'dwi'), ('bval', 'bval'), ('bvec', 'bvec')]),
         (examine, denoise, [('dwi', 'dwi')]),
-        (examine, brain_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
-        (clean, brain_mask, [('dwi', 'dwi')]),
         (clean, motion, [('dwi', 'dwi')]),
         (examine, motion, [(k, k) for k in ('bval', 'bvec', 'kept', 'left_out')]),
         (brain_mask, motion, [('mask', 'mask')]),
@@ -124,8 +126,6 @@ def init_dwi_preproc_wf(
         (brain_mask, distortion, [('mask', 'mask')]),
         (motion, correct, [('dwi', 'dwi'), ('motion', 'motion')]),
         (distortion, correct, [('displacement', 'displacement'), ('axis', 'axis')]),
-        (correct, final_mask, [('dwi', 'dwi')]),
-        (motion, final_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
         (correct, bias, [('dwi', 'dwi')]),
         (motion, bias, [('bval', 'bval')]),
         (final_mask, bias, [('mask', 'mask')]),
@@ -149,9 +149,29 @@ def init_dwi_preproc_wf(
         (maps, ds_preproc, [('fa', 'fa'), ('md', 'md'), ('warnings', 'map_warnings')]),
         (ds_preproc, outputnode, [(k, k) for k in OUTPUTS]),
     ])  # fmt: skip
+    if mask is None:
+        workflow.connect([
+            (examine, brain_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
+            (clean, brain_mask, [('dwi', 'dwi')]),
+            (correct, final_mask, [('dwi', 'dwi')]),
+            (motion, final_mask, [('bval', 'bval'), ('bvec', 'bvec')]),
+        ])  # fmt: skip
+    else:
+        moved = [('displacement', 'displacement'), ('axis', 'axis')]
+        workflow.connect([(distortion, final_mask, moved)])
     if any(c['method'] == 't1w' for c in candidates):
         workflow.connect([(inputnode, distortion, [('t1w', 't1w')])])
     return workflow
+
+
+def _masks(given: Path | None, size_gb: float) -> tuple[Node, Node]:
+    """The nodes of the brain before and after the correction."""
+    steps = [BrainMask() if given is None else GivenMask(mask=str(given)) for _ in range(2)]
+    first, last = (
+        Node(step, name=name, mem_gb=3 * size_gb + 0.5)
+        for step, name in zip(steps, ('brain_mask', 'final_mask'), strict=True)
+    )
+    return first, last
 
 
 def _slice_axis(metadata: Mapping[str, Any]) -> int:
@@ -240,10 +260,13 @@ def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) 
     """All corrections of ``run``, or none where another pipeline has corrected it."""
     files, size_gb = run.case.files, survey.size.run_gb
     origin = run.taken_from or 'raw'
+    sources = [linked_uri(files['dwi'], origin, place.roots[origin])]
+    if MASKS in place.roots and 'mask' in files:
+        sources += [u for u in uris([files['mask']], place.roots) if u.startswith(f'bids:{MASKS}:')]
     written = {
         'out_root': str(place.out_root),
         'entities': dict(run.case.entities),
-        'sources': [linked_uri(files['dwi'], origin, place.roots[origin])],
+        'sources': sources,
         'metadata': dict(run.metadata),
         'notes': list(run.notes),
     }
@@ -259,6 +282,7 @@ def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) 
         place.seed,
         place.device,
         place.omp_nthreads,
+        files.get('mask'),
     )
     for kind in ('dwi', 'bval', 'bvec'):
         setattr(workflow.inputs.inputnode, kind, str(files[kind]))
