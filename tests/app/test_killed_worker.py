@@ -16,6 +16,7 @@ from nipype import Function, Node, Workflow, config
 
 from bidsapp.problems import Problem, TryAgain
 from bidsapp.resources import Limit
+from bidsapp.stopping import Stopped
 from bidsapp.workflows.execution import configure, engine, problems_left, run_graph
 
 
@@ -26,6 +27,17 @@ def end_by(number):
     if number:
         os.kill(os.getpid(), number)
     return os.getpid()
+
+
+def work_on(started):
+    """A step that takes for ever."""
+    import os
+    import time
+    from pathlib import Path
+
+    Path(started).write_text(str(os.getpid()))
+    time.sleep(600)
+    return 0
 
 
 def after(pid):
@@ -90,6 +102,28 @@ def test_no_process_is_left(graph):
     left = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
     # The server that forks workers and the one that tracks semaphores stay for the next graph.
     assert not [c for c in left if c.parent().pid != os.getpid()]
+
+
+@pytest.mark.timeout(120)
+def test_sigterm_does_not_wait_for_a_worker_that_is_busy(graph, tmp_path):
+    del graph  # it has configured Nipype
+    started = tmp_path / 'started'
+    workflow = Workflow(name='graph', base_dir=str(tmp_path))
+    step = Node(Function(['started'], ['out'], work_on), name='busy', mem_gb=0.2)
+    step.inputs.started = str(started)
+    workflow.add_nodes([step])
+
+    def end_it():
+        while not (started.exists() and started.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_it).start()
+    begun = time.monotonic()
+    with pytest.raises(Stopped, match='goes on'):
+        run_graph(workflow, engine(None, 1, Limit(3, 'the test')))
+    assert time.monotonic() - begun < 60
+    assert not psutil.pid_exists(int(started.read_text()))
 
 
 def workers_of(process):
