@@ -248,6 +248,9 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
         help='group: other starts to compare with; default: none',
     )
     for option in modality_options().values():
+        if option.type is bool:
+            add(option.flag, action='store_true', default=None, help=option.help)
+            continue
         add(
             option.flag, type=option.type, metavar=option.metavar, help=option.help,
             choices=option.choices,

@@ -272,7 +272,7 @@ class Option:
     """A command-line option that means something to one modality only."""
 
     flag: str  #: '--input-directions'
-    type: type[int] | type[float] | type[str]
+    type: type[int] | type[float] | type[str] | type[bool]  #: bool: given or not
     metavar: str
     help: str
     levels: tuple[str, ...]  #: analysis levels at which it has a meaning

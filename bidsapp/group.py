@@ -120,7 +120,7 @@ def labelled(settings: Settings, wanted: Sequence[str]) -> dict[str, list[Case]]
         raise problems[0]
     own = {name: registry.task(name) for name in wanted}
     return {
-        name: with_references(settings.output_dir, cases.get(task.modality, []), task.learnt)
+        name: with_references(settings.output_dir, cases.get(task.modality, []), task)
         if task.label
         else []
         for name, task in own.items()

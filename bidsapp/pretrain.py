@@ -149,7 +149,7 @@ def auxiliary_cases(
         ) from problem
     why = f'a {registry.files(modality).prepared.words}'
     if objective.labels:
-        cases = with_references(settings.output_dir, cases, registry.task(objective.labels).learnt)
+        cases = with_references(settings.output_dir, cases, registry.task(objective.labels))
         why = objective.labels_words
     split = divide([case.subject for case in cases], settings.seed, why, settings.output_dir)
     return {name: [c for c in cases if split[c.subject] == name] for name in SPLITS}

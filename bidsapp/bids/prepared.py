@@ -10,7 +10,8 @@ from bidsapp.bids.dataset import images_of, participants_of
 from bidsapp.bids.filters import matches
 from bidsapp.bids.names import build, parse, source_entities
 from bidsapp.bids.outputs import files_of, output_path
-from bidsapp.bids.scans import read_object
+from bidsapp.bids.provenance import stands
+from bidsapp.bids.scans import read_object, sidecar_of
 from bidsapp.core import Case
 from bidsapp.problems import MissingInput, NothingSelected, Problem
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from bidsapp.bids.filters import Filters
     from bidsapp.bids.runs import Prepared, Run
-    from bidsapp.core import Output
+    from bidsapp.core import Output, Task
 
 log = logging.getLogger('transfermri')
 
@@ -103,14 +104,26 @@ def _selected(root: Path, prepared: Prepared, case: Case, query: Mapping[str, An
     return matches(query, {**own, **parse(path)})
 
 
-def with_references(root: Path, cases: Sequence[Case], outputs: Sequence[Output]) -> list[Case]:
-    """The runs that have a reference of all ``outputs``, each with those among its files."""
-    found = []
+def with_references(root: Path, cases: Sequence[Case], task: Task[Any]) -> list[Case]:
+    """The runs that have every reference that ``task`` learns from, with those among their files.
+
+    A label that was derived from another preparation of its run than is there is named and left.
+    """
+    prepared, found = registry.files(task.modality).prepared, []
     for case in cases:
-        references = {o.name: find_reference(root, case, o) for o in outputs}
-        labels = {key: reference[1] for key, reference in references.items() if reference}
-        if len(labels) == len(outputs):
+        references = [find_reference(root, case, output) for output in task.learnt]
+        labels = {o.name: r[1] for o, r in zip(task.learnt, references, strict=True) if r}
+        if len(labels) < len(task.learnt):
+            continue
+        below = root / main_sidecar(prepared, case.entities)
+        if all(stands(sidecar_of(path), below) for path in labels.values()):
             found.append(case.with_files(**labels))
+        else:
+            first = next(iter(labels.values()))
+            log.warning(
+                '%s is left out: it was derived from another preparation of its run. Call '
+                'participant again.', first.name,
+            )  # fmt: skip
     return found
 
 

@@ -133,6 +133,17 @@ def changed(sidecar: Path, made_from: Basis) -> str | None:
     return None
 
 
+def stands(sidecar: Path, below: Path) -> bool:
+    """Whether what ``sidecar`` is beside was derived from what ``below`` is beside, as that is now.
+
+    What says nothing of it, a label drawn by hand for example, is believed.
+    """
+    written = recorded(sidecar)
+    if written is None or 'RestsOn' not in written:
+        return True
+    return bool(written['RestsOn'] == digest(recorded(below) or {}))
+
+
 def same(seen: Mapping[str, Any], path: Path) -> bool:
     """Whether a source is what it was."""
     try:

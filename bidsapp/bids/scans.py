@@ -75,8 +75,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def said_beside(image: Path) -> dict[str, Any]:
     """What the JSON beside an image says, nothing inherited; nothing where there is none."""
-    sidecar = image.with_name(image.name.partition('.')[0] + '.json')
+    sidecar = sidecar_of(image)
     return read_object(sidecar) if sidecar.is_file() else {}
+
+
+def sidecar_of(image: Path) -> Path:
+    """The JSON beside an image, whether there or not."""
+    return image.with_name(image.name.partition('.')[0] + '.json')
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,7 +320,7 @@ def runs(auxiliary, tmp_path_factory):
     """The runs with what is known of their shells."""
     folder = tmp_path_factory.mktemp('kept')
     cases = choose_prepared(auxiliary[1], 'dwi', (), (), {})
-    cases = with_references(auxiliary[1], cases, task('microstructure').learnt)
+    cases = with_references(auxiliary[1], cases, task('microstructure'))
     return [open_run(cache_run(case, folder)) for case in cases]
 
 

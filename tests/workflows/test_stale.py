@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from bidsapp import registry
 from bidsapp.bids.dataset import select, subjects_of
 from bidsapp.bids.outputs import files_of
+from bidsapp.bids.prepared import find_prepared, with_references
 from bidsapp.bids.provenance import FIELD, basis, record
 from bidsapp.bids.search import find_runs
 from bidsapp.core import PARTS
@@ -173,6 +175,23 @@ def test_a_label_of_an_earlier_preparation_is_made_again(there):
     found = again(there)
     assert set(found) == {*LABELS, prediction_of('tissue')}
     assert set(found.values()) == {'sub-01_desc-preproc_dwi was made again'}
+
+
+def test_group_learns_from_no_label_of_an_earlier_preparation(there, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger('transfermri'), 'propagate', True)
+    (case,) = find_prepared(there.root, 'dwi')
+    task = registry.task('orientation')
+    assert with_references(there.root, [case], task)
+    beside = there.root / 'sub-01/dwi/sub-01_desc-preproc_dwi.json'
+    content = json.loads(beside.read_text())
+    content[FIELD]['Options']['--random-seed'] = 9
+    beside.write_text(json.dumps(content))
+    with caplog.at_level('WARNING', 'transfermri'):
+        assert not with_references(there.root, [case], task)
+    assert 'another preparation of its run' in caplog.text
+    for path in there.root.rglob('*direction_dwimap.json'):
+        path.write_text('{"Description": "drawn by hand"}')
+    assert with_references(there.root, [case], task)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ OPTIONS = (
         levels=('participant',), choices=('t1w', 'none'),
     ),
     Option(
+        '--combine-runs', bool, '',
+        'join runs of a session that differ only in dir- or run- and share a grid, after each is '
+        'corrected; default: runs are never merged', levels=('participant',),
+    ),
+    Option(
         '--input-directions', int, 'N', 'group: directions that the network sees of each run',
         levels=('group',), least=6,
     ),

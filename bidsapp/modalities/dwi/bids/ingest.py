@@ -14,6 +14,7 @@ from bidsapp.bids.metadata import understood
 from bidsapp.bids.names import parse, source_entities, stem
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Case
+from bidsapp.modalities.dwi.bids.combining import combined
 from bidsapp.modalities.dwi.bids.masks import MASKS, with_masks
 from bidsapp.modalities.dwi.bids.runs import DwiRun, anatomies_asked, b0_asked, runs_of
 from bidsapp.modalities.dwi.bids.tables import read_numbers
@@ -98,6 +99,8 @@ def runs_with_preprocessed(raw: Selection, derivatives: Mapping[str, Path]) -> l
         runs += [replace(run, notes=(*run.notes, *note)) for run in ingested]
     if masks is not None:
         runs = with_masks(runs, masks)
+    if raw.options.get('combine_runs'):
+        runs = combined(sorted(runs, key=lambda run: run.name))
     return sorted(runs, key=lambda run: run.name)
 
 

@@ -41,9 +41,12 @@ class DwiRun(Run):
     doubts: tuple[str, ...] = ()  #: what of the metadata was left out, or read as something else
     b0_threshold: float = B0_THRESHOLD  #: s/mm², the greatest b that shall count as b = 0
     excluded: tuple[int, ...] = ()  #: volumes that the user leaves out, counted from 0
+    parts: tuple[DwiRun, ...] = ()  #: runs that are corrected each and then joined to this one
 
     def sources(self) -> tuple[Path, ...]:
         """Image and table, the files of field maps, and a T1w image that may guide."""
+        if self.parts:
+            return tuple(dict.fromkeys(path for part in self.parts for path in part.sources()))
         maps = [path for source in self.fieldmaps for path in source.files.values()]
         guides = any(c.method == 't1w' for c in choose_distortion(self).candidates)
         t1w = [self.case.files['t1w']] if guides else []
@@ -51,6 +54,9 @@ class DwiRun(Run):
 
     def told(self) -> dict[str, Any]:
         """Metadata, field maps' too, and which volumes count and are left out."""
+        if self.parts:
+            told = [part.told() for part in self.parts]
+            return {'what is told of its parts': of_values(told), '--combine-runs': len(told)}
         own: dict[str, Any] = {
             '--b0-threshold': self.b0_threshold,
             'what is excluded': [*self.excluded],

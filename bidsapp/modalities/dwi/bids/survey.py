@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.bids.runs import Size, Survey
 from bidsapp.core import Finding
@@ -98,6 +100,8 @@ def examine_metadata(run: DwiRun) -> list[Finding]:
 
 def survey(run: DwiRun) -> Survey[Acquisition]:
     """Read header and table: cheap, and enough to know what can be promised. Raises Problem."""
+    if run.parts:
+        return _survey_of_parts(run)
     files = run.case.files
     image, table = open_image(files['dwi']), table_of(run)
     if table.errors:
@@ -110,6 +114,25 @@ def survey(run: DwiRun) -> Survey[Acquisition]:
         Size(prod(image.shape[:3]), image.shape[3]),
         (*run.doubts, *(f.message for f in table.findings)),
         tuple(will),
+    )
+
+
+def _survey_of_parts(run: DwiRun) -> Survey[Acquisition]:
+    """The joined run has the volumes of all parts on the first one's grid."""
+    image = open_image(run.path)
+    several = [survey(part) for part in run.parts]
+    tables = [table_of(part) for part in run.parts]
+    gtab = from_fsl(
+        np.concatenate([t.bvecs for t in tables], axis=1),
+        np.concatenate([t.bvals for t in tables]), image.affine,
+        max(t.b0_threshold for t in tables),
+    )  # fmt: skip
+    each = list(zip(run.parts, several, strict=True))
+    return Survey(
+        acquisition(gtab, 't1w' in run.case.files, voxel_sizes(image.affine)),
+        Size(prod(image.shape[:3]), sum(s.size.volumes for s in several)),
+        tuple(f'{part.name}: {text}' for part, s in each for text in s.warnings),
+        tuple(f'{part.name}: {text}' for part, s in each for text in s.will),
     )
 
 

@@ -75,7 +75,7 @@ class _WriteInput(MaskedScanInput, RecordingInput):
     fa = File(exists=True, mandatory=True)
     md = File(exists=True, mandatory=True)
     like = File(exists=True, mandatory=True, desc='the image whose grid and header are kept')
-    out_root = traits.Str(mandatory=True)
+    out_root = traits.Str(mandatory=True, desc="'': in the step's own folder")
     entities = traits.Dict(mandatory=True)
     sources = traits.List(traits.Str, mandatory=True, desc='BIDS URIs')
     metadata = traits.Dict(desc='of the sidecar that came with the run')
@@ -113,6 +113,7 @@ class WritePreprocessed(Step):
     def step(self, folder: Path) -> dict[str, Any]:
         """The dMRI comes last: where it is, the rest is."""
         given = {k: v for k, v in self.inputs.get().items() if v is not Undefined}
+        given['out_root'] = given['out_root'] or str(folder)
         root, like, entities = Path(given['out_root']), Path(given['like']), given['entities']
         files = {kind: root / path for kind, path in prepared_files(PREPARED, entities).items()}
         made_from = self.inputs.made_from()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bidsapp.modalities.dwi.workflows.aids import FIBRES, TISSUE
-from bidsapp.modalities.dwi.workflows.preparation import init_preparation_wf, steps_of
+from bidsapp.modalities.dwi.workflows.combined import init_dwi_wf, steps
 from bidsapp.workflows.preparation import Preparation
 
 preparation = Preparation(
-    graph=init_preparation_wf,
-    steps=steps_of,
+    graph=init_dwi_wf,
+    steps=steps,
     aids={'tissue_posteriors': TISSUE, 'fibres': FIBRES},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nipype import Node, Workflow
@@ -31,7 +32,6 @@ from bidsapp.workflows.basis import uris
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from bidsapp.bids.runs import Survey
     from bidsapp.modalities.dwi.bids.fieldmaps import Candidate
@@ -256,15 +256,20 @@ def steps_of(run: DwiRun) -> Steps:
     return RAW if run.taken_from is None else INGESTED
 
 
-def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) -> Workflow:
-    """All corrections of ``run``, or none where another pipeline has corrected it."""
+def init_preparation_wf(
+    run: DwiRun, survey: Survey[Acquisition], place: Place, name: str = 'dwi_preproc_wf'
+) -> Workflow:
+    """All corrections of ``run``, or none where another pipeline has corrected it.
+
+    Where ``place.out_root`` is Path(), the writer writes into its own folder.
+    """
     files, size_gb = run.case.files, survey.size.run_gb
     origin = run.taken_from or 'raw'
     sources = [linked_uri(files['dwi'], origin, place.roots[origin])]
     if MASKS in place.roots and 'mask' in files:
         sources += [u for u in uris([files['mask']], place.roots) if u.startswith(f'bids:{MASKS}:')]
     written = {
-        'out_root': str(place.out_root),
+        'out_root': '' if place.out_root == Path() else str(place.out_root),
         'entities': dict(run.case.entities),
         'sources': sources,
         'metadata': dict(run.metadata),
@@ -283,6 +288,7 @@ def init_preparation_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) 
         place.device,
         place.omp_nthreads,
         files.get('mask'),
+        name,
     )
     for kind in ('dwi', 'bval', 'bvec'):
         setattr(workflow.inputs.inputnode, kind, str(files[kind]))
