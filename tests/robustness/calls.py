@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
@@ -84,9 +83,8 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
     return f'{len(names)} files differ: {", ".join(names[:4])}' if names else ''
 
 
-@cache
 def refused(*needed: str) -> str:
-    """Why this machine does not let us do what a check needs; empty where it does."""
+    """Do what a check needs; why this machine does not let us, or nothing where it does."""
     try:
         done = subprocess.run(needed, capture_output=True, text=True)
     except OSError as error:
