@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from tests.robustness.calls import WORK, alone, command, differing, refused, results, write_heads
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 #: Rounds of calls that end at once with 65, and of real work.
 CHEAP, REAL = 50, 3
+#: Times that two processes write everybody's files, without pause.
+WRITES = 300
+WRITE = (
+    'import sys; from pathlib import Path; from bidsapp.participant import write_citation; '
+    'from bidsapp.bids.derivatives import write_dataset; '
+    'bids, out, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n'
+    'for _ in range(number): write_dataset(out, bids, {}); write_citation(out)'
+)
 APART = ('unshare', '--pid', '--fork', '--mount-proc')
 LABELS = ('01', '02')
 #: What every call writes.
@@ -31,6 +40,7 @@ def lines(scratch: Path) -> Iterator[Line]:
         yield Line(f'skipped, for two numberings of processes are not permitted here: {why}')
         return
     bids = write_heads(scratch / 'bids', 2)
+    yield Line(f'{WRITES} times what every call writes', at_the_same(bids, scratch / 'written'))
     yield Line(f'{REAL} rounds of two calls at work', at_work(bids, scratch))
     for table in bids.glob('sub-*/dwi/*.bvec'):
         table.write_text('')
@@ -51,6 +61,16 @@ def at_work(bids: Path, scratch: Path) -> str:
         wrong.append('' if len(images) == len(LABELS) else f'images of {sorted(images)} only')
         wrong.append(differing(found[0], found[-1]))
     return next(filter(None, wrong), '')
+
+
+def at_the_same(bids: Path, out: Path) -> str:
+    """What goes wrong where two processes write the same files again and again."""
+    argv = [*APART, sys.executable, '-c', WRITE, str(bids), str(out), str(WRITES)]
+    both = [subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=alone()) for _ in LABELS]
+    said = [process.communicate()[1].strip() for process in both]
+    failed = [words.splitlines()[-1] for words in said if words]
+    lost = [f'{name} is lost or not whole' for name in ROOT if not whole(out / name)]
+    return '; '.join([*failed, *lost])
 
 
 def at_once(bids: Path, out: Path, expected: int) -> str:
