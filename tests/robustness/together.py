@@ -97,8 +97,8 @@ def left(out: Path) -> str:
     if len(logs) != len(LABELS):
         lost.append(f'{len(logs)} logs of {len(LABELS)} calls')
     lost += [f'{log.name} has not its last line' for log in logs if 'log: ' not in log.read_text()]
-    hidden = [p.name for p in out.rglob('.[0-9]*.*') if '.work' not in p.parts]
-    return '; '.join([*lost, *(f'{name} is left' for name in hidden)])
+    hidden = [p for p in out.rglob('.*') if '.work' not in p.parts and p.name != '.bidsignore']
+    return '; '.join([*lost, *(f'{path.name} is left' for path in hidden)])
 
 
 def whole(path: Path) -> bool:
