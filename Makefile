@@ -42,7 +42,7 @@ test: lint  ## lint, types, layers, then pytest
 fast: lint  ## what a developer runs at every change: lint, types, layers and the quick tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not whole and not slow'
 
-robustness: $(TEST)  ## long checks against bad input, one line each (half an hour)
+robustness: $(TEST)  ## long checks against bad input, one line each (two hours)
 	$(BIN)/python -m tests.robustness
 
 lint: $(TEST)  ## everything of `make test` but pytest

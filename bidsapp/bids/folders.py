@@ -22,6 +22,7 @@ class Listing:
 
     folders: tuple[str, ...]  #: and links to folders
     files: tuple[str, ...]  #: and links that lead to nothing
+    odd: tuple[str, ...] = ()  #: those of ``folders`` with a dot in the name, as only files have it
 
 
 def listing(folder: Path) -> Listing:
@@ -39,7 +40,8 @@ def _list(folder: str) -> Listing:
         for entry in entries:
             if not entry.name.startswith('.'):
                 (folders if _leads_on(entry) else files).append(entry.name)
-    return Listing(tuple(sorted(folders)), tuple(sorted(files)))
+    odd = [name for name in folders if '.' in name]
+    return Listing(*(tuple(sorted(names)) for names in (folders, files, odd)))
 
 
 def _leads_on(entry: os.DirEntry[str]) -> bool:

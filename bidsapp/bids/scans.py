@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 def inherited(root: Path, scan: Path, extension: str) -> list[Path]:
     """Files of ``extension`` that apply to ``scan``, the most specific last (BIDS inheritance).
 
-    One applies if it stands in the scan's folder or above, and all its entities are the scan's.
+    One applies if it stands in the scan's folder or above, and all its entities are the scan's. A
+    folder that is named so is among them, for who reads it to refuse.
     """
     own = parse(scan.name)
     folders = [scan.parent, *scan.parent.parents]
     folders = folders[: folders.index(root) + 1]
     found: list[Path] = []
     for folder in reversed(folders):
+        seen = listing(folder)
         here = [
             (len(wanted), name)
-            for name, wanted in _by_end(listing(folder).files).get(own['suffix'] + extension, ())
+            for name, wanted in _by_end(seen.files + seen.odd).get(own['suffix'] + extension, ())
             if all(own.get(k) == v for k, v in wanted.items())
         ]
         found += [folder / name for _, name in sorted(here)]

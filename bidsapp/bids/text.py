@@ -16,6 +16,8 @@ def text_of(path: Path) -> str:
 
     Raises BadData for anything else.
     """
+    if path.is_dir():
+        raise BadData(f'{path} is a folder; expected a text file. Move or rename it.')
     content = path.read_bytes()
     try:
         return content.decode(json.detect_encoding(content))

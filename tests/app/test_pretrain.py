@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from bidsapp.problems import BadData, WrongUsage
 from bidsapp.registry import task
 from bidsapp.simulate import template_head
 from bidsapp.simulate.material import Request
+from tests.robustness.killed import SMALL
 
 FEW = ('--steps', 4, '--device', 'cpu', '--nprocs', 1)
 #: Means of the b-values; the first is no round number.
@@ -202,6 +204,17 @@ class TestSimulated:
         assert run('-', out, 'pretrain', *FEW, '--resume', '--random-seed', 1) == 64
         assert 'seed was 0, is 1' in capsys.readouterr().err
         assert not (out / 'models').exists()
+        assert run('-', out, 'pretrain', *FEW, '--resume') == 0
+        assert same_weights(model(out), model(pretrained))
+
+    def test_killed_and_resumed_is_as_if_it_had_not_been(self, out, pretrained):
+        command = [sys.executable, '-c', SMALL, '-', out, 'pretrain', *FEW]
+        process = subprocess.Popen([str(arg) for arg in command], cwd=Path(__file__).parents[2])
+        while process.poll() is None and not list((out / '.work').rglob('state.safetensors')):
+            time.sleep(0.05)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, 'it ended before it could be killed'
+        assert not list((out / 'models').rglob('v*'))
         assert run('-', out, 'pretrain', *FEW, '--resume') == 0
         assert same_weights(model(out), model(pretrained))
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bidsapp.bids.scans import inherited, metadata_of, phase_encoding, readout_time
+from bidsapp.bids.scans import (
+    inherited,
+    metadata_of,
+    phase_encoding,
+    read_scan,
+    readout_time,
+)
+from bidsapp.problems import BadData
 
 
 def test_a_file_of_another_acquisition_is_not_inherited(tmp_path):
@@ -22,6 +29,15 @@ def test_metadata_are_inherited_and_the_nearest_wins(tmp_path):
     (tmp_path / 'MEGRE.json').write_text('{"EchoTime": 0.08, "Manufacturer": "A"}')
     scan.with_name('sub-02_acq-x_MEGRE.json').write_text('{"Manufacturer": "B"}')
     assert metadata_of(tmp_path, scan) == {'EchoTime': 0.08, 'Manufacturer': 'B'}
+
+
+@pytest.mark.parametrize('name', ['sub-02_MEGRE.json', '../../MEGRE.json'])
+def test_a_folder_in_place_of_a_sidecar_is_refused(tmp_path, name):
+    scan = tmp_path / 'sub-02/anat/sub-02_MEGRE.nii.gz'
+    (scan.parent / name).mkdir(parents=True)
+    trouble = read_scan(tmp_path, scan).trouble
+    assert isinstance(trouble, BadData)
+    assert 'MEGRE.json is a folder; expected a text file' in str(trouble)
 
 
 @pytest.mark.parametrize(
