@@ -89,6 +89,13 @@ class Unavailable(Exception):
     """A reference label cannot be derived from this scan; the message says why."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an exception says that a disk is full, as NumPy does without the system's number."""
+    short = 'requested and' in str(error) and 'written' in str(error)
+    known = getattr(error, 'errno', None)
+    return isinstance(error, OSError) and (known in (errno.ENOSPC, errno.EDQUOT) or short)
+
+
 def problem_of(error: Exception, about: str) -> Problem:
     """What an exception over one run's files means to a user; ``about`` says which files.
 
@@ -102,7 +109,7 @@ def problem_of(error: Exception, about: str) -> Problem:
         return MissingInput(f'{about}: {error.filename or error} is not there.')
     if isinstance(error, EOFError | UnicodeError | zlib.error | gzip.BadGzipFile):
         return BadData(f'{about}: its content cannot be read ({error}). Copy or convert it again.')
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return InputOutputError(f'{about}: the disk is full ({error}). {MAKE_ROOM}')
     if isinstance(error, OSError):
         return InputOutputError(

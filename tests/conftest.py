@@ -168,12 +168,29 @@ def _written(scans, **design):
 
 @pytest.fixture(scope='session')
 def small_dataset(once):
-    """Three heads at 4.5 mm with T1w, two shells: enough for labels to be near the truth."""
+    """One head at 4.5 mm with T1w, two shells: enough for labels to be near the truth."""
     from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
 
     scans = DwiDesign(4.5, 2.25, directions=30, bval=(1000.0, 2000.0), snr=25)
-    design = {'participants': 3, 't1w_voxel_size': 2.5, 'template_voxel_size': 2.0}
+    design = {'participants': 1, 't1w_voxel_size': 2.5, 'template_voxel_size': 2.0}
     return once('small', _written(scans, **design))
+
+
+@pytest.fixture(scope='session')
+def three_heads(once, small_dataset):
+    """That head, and two at 6 mm of the same scheme: as many as a fit needs."""
+    from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
+
+    scans = DwiDesign(6.0, 3.0, directions=30, bval=(1000.0, 2000.0), snr=25)
+    write = _written(scans, participants=3, t1w_voxel_size=4.0, template_voxel_size=3.0)
+
+    def make(folder):
+        write(folder)
+        for own in ('sub-01', 'derivatives/truth/sub-01'):
+            shutil.rmtree(folder / own)
+            shutil.copytree(small_dataset / own, folder / own)
+
+    return once('three', make)
 
 
 @pytest.fixture(scope='session')

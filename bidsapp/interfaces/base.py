@@ -91,7 +91,7 @@ class Step(SimpleInterface):
             note(folder, Problem(f'a label that the table promised cannot be derived: {reason}'))
             raise
         except Exception as error:
-            note(folder, problem_of(error, type(self).__name__))
+            note(folder, problem_of(error, f'{type(self).__name__} in {folder}'))
             raise
         return runtime
 

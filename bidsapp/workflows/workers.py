@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
 
 from bidsapp.interfaces.base import note
-from bidsapp.problems import Problem, TryAgain
+from bidsapp.problems import Problem, TryAgain, is_full, problem_of
 from bidsapp.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -77,9 +77,23 @@ def serve(pipe: Connection, folder: str) -> None:
     while True:
         try:
             job = pipe.recv()
-            pipe.send(run_node(*job))
+            pipe.send(answer_to(*job))
         except (EOFError, ConnectionError):  # nobody waits for more
             return
+
+
+def answer_to(node: Any, updatehash: bool, taskid: int) -> dict[str, Any]:
+    """What Nipype's `run_node` gives; where its own files cannot be written, why."""
+    try:
+        answer: dict[str, Any] = run_node(node, updatehash, taskid)
+    except Exception as error:
+        before = error.__context__  # Nipype looks for a result that it could not write
+        cause = before if isinstance(before, OSError) and is_full(before) else error
+        problem = problem_of(cause, f'{node.name} in {node.output_dir()}')
+        with suppress(OSError):  # as likely where the disk is full: it is said without a file too
+            note(Path(node.output_dir()), problem)
+        return {'result': None, 'traceback': [str(problem)], 'taskid': taskid}
+    return answer
 
 
 class WorkersPlugin(MultiProcPlugin):
@@ -132,7 +146,8 @@ class WorkersPlugin(MultiProcPlugin):
             problem = self._explained(node, death.exit_code)
             folder = Path(node.output_dir())
             folder.mkdir(parents=True, exist_ok=True)
-            note(folder, problem)
+            with suppress(OSError):
+                note(folder, problem)
             return {'result': None, 'traceback': [str(problem)], 'taskid': taskid}
         if result is not None:
             self._idle.append(worker)
