@@ -24,6 +24,7 @@ from bidsapp.problems import (
     Problem,
     TryAgain,
     WrongUsage,
+    is_full,
 )
 from bidsapp.resources import Limit
 from bidsapp.stopping import Stopped, heard, look
@@ -155,15 +156,20 @@ def run_graph(
     except Stopped:
         end_workers()
         raise
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
         log.debug('Nipype: %s', error)
-        cause = error.__cause__ or error  # Nipype's own only counts those that failed
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        said = lines[-1] if lines else type(cause).__name__
-        if full := [line for line in lines if os.strerror(errno.ENOSPC) in line]:
-            return InputOutputError(f'{full[-1]}: the disk of the work folder is full. {MAKE_ROOM}')
-        return Problem(f'a step failed: {said}')
+        return failure_of(error.__cause__ or error, str(graph.base_dir))
     return None
+
+
+def failure_of(cause: BaseException, work: str) -> Problem:
+    """What ended a graph; Nipype's own exception only counts the steps that failed."""
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    full = [line for line in lines if os.strerror(errno.ENOSPC) in line]
+    if full or is_full(cause):
+        return InputOutputError(f'{work}: its disk is full ({(full or lines)[-1]}). {MAKE_ROOM}')
+    said = lines[-1] if lines else type(cause).__name__
+    return Problem(f'a step failed: {said}')
 
 
 def ask_slurm(graph: Workflow, said: str) -> None:

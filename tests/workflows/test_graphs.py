@@ -273,14 +273,22 @@ def test_a_run_is_finished_when_all_its_steps_have_succeeded():
     assert found == ['a']
 
 
-def test_a_full_disk_that_only_nipype_met_is_said_so(monkeypatch):
+@pytest.mark.parametrize('inside', [True, False])
+def test_a_full_disk_that_only_nipype_met_is_said_so(inside):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     class Graph:
+        base_dir = '/scratch/work'
+
         def run(self, **options):
-            raise RuntimeError('4 raised') from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if inside:
+                raise RuntimeError('4 raised') from full
+            raise full
 
         def _create_flat_graph(self):
             return nx.DiGraph()
 
     problem = run_graph(Graph(), Engine('Linear', {}, Limit(8, 'x')))
     assert problem.exit_code == 74
+    assert '/scratch/work' in str(problem)
     assert 'Make room' in str(problem)
