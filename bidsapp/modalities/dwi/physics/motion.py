@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bidsapp.modalities.dwi.physics import outliers, realignment
-from bidsapp.modalities.dwi.physics.placement import Placement, placed
+from bidsapp.modalities.dwi.physics.placement import UNKNOWN, Placement, placed
 from bidsapp.physics.distortion import jacobian
 from bidsapp.physics.resampling import N_RIGID, RADIUS, Warp, resampled_cubic, voxel_matrices
 
@@ -45,7 +45,7 @@ class Motion:
     residual_before: FloatArray  #: (N,) RMS difference from prediction over RMS, in the mask
     residual_after: FloatArray  #: (N,), both of images smoothed by a voxel
     outliers: outliers.Outliers  #: slices to replace
-    placement: Placement = Placement()  #: of the weighted volumes against b = 0
+    placement: Placement = UNKNOWN  #: of the weighted volumes against b = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -62,17 +62,21 @@ class Placement:
     moved: bool = False  #: whether they were moved by it: not by less than the doubt
 
 
+UNKNOWN = Placement()
+
+
 def placed(scan: CroppedRun, parameters: FloatArray) -> tuple[np.ndarray, Placement]:
     """``parameters`` (N, 6 + K) with the weighted volumes moved together, and what was found."""
     weighted = ~scan.gtab.b0
     found, covariance = _found(scan, parameters, weighted)
     if found is None:
-        return np.array(parameters), Placement()
+        return np.array(parameters), UNKNOWN
     extent = _extent(scan)
     parts = halves(scan.turned(parameters)) if weighted.sum() > 1 else []
-    ends = [_found(scan, parameters, _among(part, weighted), found)[0] for part in parts]
+    each = [_found(scan, parameters, _among(part, weighted), found)[0] for part in parts]
+    ends = [end for end in each if end is not None]
     variance = np.trace(extent @ covariance)
-    if len(ends) == 2 and all(end is not None for end in ends):
+    if len(ends) == 2:
         # Of the mean of two the variance is a fourth of that of their difference.
         apart = ends[0] - ends[1]
         variance += apart @ extent @ apart / 4
