@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from bidsapp.modalities.dwi.interfaces.motion import said_of
 from bidsapp.modalities.dwi.physics import realignment
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
-from bidsapp.modalities.dwi.physics.motion import estimate_motion
-from bidsapp.modalities.dwi.physics.placement import balanced, placed
+from bidsapp.modalities.dwi.physics.motion import Motion, estimate_motion
+from bidsapp.modalities.dwi.physics.outliers import none
+from bidsapp.modalities.dwi.physics.placement import Placement, balanced, placed
 from bidsapp.modalities.dwi.physics.subsets import halves
 from bidsapp.modalities.dwi.simulate.fibres import draw_bundles
 from bidsapp.modalities.dwi.simulate.protocol import Protocol
@@ -119,3 +121,21 @@ def test_weights_of_few_directions_follow_none():
     even = np.abs(np.einsum('ni,nj->ij', g, g) / 20 - np.eye(3) / 3).max()
     left = np.abs(np.einsum('n,ni,nj->ij', weights, gtab.bvecs, gtab.bvecs) - np.eye(3) / 3).max()
     assert left < 0.2 * even
+
+
+@pytest.mark.parametrize(
+    ('found', 'doubt', 'words'),
+    [
+        (Placement(1.2, 0.25, moved=True), 0.25, 'corrected'),
+        (Placement(0.1, 0.25), 0.25, 'kept'),
+        (Placement(), None, 'not found'),
+    ],
+)
+def test_the_doubt_stands_in_the_sidecar(found, doubt, words):
+    still = np.zeros(2)
+    table = GradientTable(np.zeros((2, 3)), still)
+    warp = Warp(np.zeros(3), np.zeros((0, 3, 3)))
+    motion = Motion(np.zeros((2, 6)), warp, table, still, still, still, none(2, 2), found)
+    said = said_of(motion, 'j')
+    assert said['PlacementDoubt'] == doubt
+    assert said['Placement'].startswith(words)
