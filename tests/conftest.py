@@ -27,7 +27,8 @@ WHOLE = ('app', 'robustness', 'modalities/test_toy.py', 'platforms/test_adapters
 SLOW = (
     'learn/test_fit.py', 'modalities/dwi/learn/test_bundled.py',
     'modalities/dwi/physics/test_motion.py', 'modalities/dwi/physics/test_motion_of_a_real_head.py',
-    'modalities/dwi/physics/test_whole_correction.py', 'modalities/dwi/simulate/test_dataset.py',
+    'modalities/dwi/physics/test_placement.py', 'modalities/dwi/physics/test_whole_correction.py',
+    'modalities/dwi/simulate/test_dataset.py',
     'physics/test_reversed_pair.py', 'physics/test_t1w_guided.py',
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
@@ -19,6 +19,7 @@ from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from bidsapp.modalities.dwi.physics.motion import Motion
+    from bidsapp.modalities.dwi.physics.placement import Placement
 
 #: mm from one volume to the next that are said.
 _JUMP = 15.0
@@ -49,6 +50,7 @@ class _MotionOutput(TraitedSpec):
 class EstimateMotion(Step):
     """Every volume registered to its prediction from the others; nothing is moved yet."""
 
+    version: ClassVar[int] = 2  # weighted volumes are placed against b = 0
     input_spec = _MotionInput
     output_spec = _MotionOutput
 
@@ -159,7 +161,19 @@ def said_of(motion: Motion, axis: str | None) -> dict[str, Any]:
         'ResidualAfter': round(float(np.mean(motion.residual_after)), 4),
         'OutlierSlices': len(motion.outliers.slices),
         'VolumesWithOutlierSlices': volumes,
+        **_placement(motion.placement),
         'Units': 'mm; residuals are relative to the signal',
+    }
+
+
+def _placement(found: Placement) -> dict[str, Any]:
+    """Where the weighted volumes lie against b = 0, as far as it was found."""
+    if not np.isfinite(found.doubt):
+        return {'Placement': 'not found', 'PlacementDoubt': None}
+    return {
+        'Placement': 'corrected' if found.moved else 'kept: found to be off by less than the doubt',
+        'PlacementShift': round(found.shift, 3),
+        'PlacementDoubt': round(found.doubt, 3),
     }
 
 

@@ -8,13 +8,14 @@ in volume n at M_n(x + d(x) e_p), M_n being where the head was and what its eddy
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from bidsapp.modalities.dwi.physics import outliers, realignment
+from bidsapp.modalities.dwi.physics.placement import UNKNOWN, Placement, placed
 from bidsapp.physics.distortion import jacobian
 from bidsapp.physics.resampling import N_RIGID, RADIUS, Warp, resampled_cubic, voxel_matrices
 
@@ -44,13 +45,14 @@ class Motion:
     residual_before: FloatArray  #: (N,) RMS difference from prediction over RMS, in the mask
     residual_after: FloatArray  #: (N,), both of images smoothed by a voxel
     outliers: outliers.Outliers  #: slices to replace
+    placement: Placement = UNKNOWN  #: of the weighted volumes against b = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MotionCorrection(Motion):
     """A corrected run, and how it had moved."""
 
-    data: FloatArray  #: (X, Y, Z, N) float32
+    data: FloatArray = field(kw_only=True)  #: (X, Y, Z, N) float32
 
 
 def estimate_motion(
@@ -72,8 +74,9 @@ def estimate_motion(
     Slices along grid ``slice_axis`` that dropped out are predicted, and the estimate is refined
     with them replaced; None looks for none.
     A run whose volumes hardly agree better afterwards, in the median, stays as it was, and so does
-    a volume that does not come nearer to its prediction (parameters 0). ``progress`` is called with
-    (rounds done, rounds). Raises BadData without a b = 0 volume or with an empty mask.
+    a volume that does not come nearer to its prediction (parameters 0). Last the weighted volumes
+    are placed together against b = 0 (`placement`). ``progress`` is called with (rounds done,
+    rounds). Raises BadData without a b = 0 volume or with an empty mask.
     """
     scan = realignment.prepare(data, affine, gtab, mask, phase_encoding, device)
     rest = np.zeros((len(gtab), scan.grid.warp.n_parameters))
@@ -87,6 +90,7 @@ def estimate_motion(
     # Of the medians: one empty volume, whose relative residual is without bounds, decides nothing.
     if np.median(scan.residual(parameters)) > np.sqrt(_GAIN) * np.median(before):
         parameters = rest
+    parameters, placement = placed(scan, parameters)
     if len(low.slices):
         low = outliers.replace_outliers(scan, parameters, low.axis, known=low)
     return Motion(
@@ -99,6 +103,7 @@ def estimate_motion(
         residual_before=before,
         residual_after=scan.residual(parameters),
         outliers=low,
+        placement=placement,
     )
 
 

@@ -21,6 +21,7 @@ from bidsapp.modalities.dwi.physics.motion import (
     head_motion,
 )
 from bidsapp.modalities.dwi.physics.outliers import none
+from bidsapp.modalities.dwi.physics.volumes import unusable
 from bidsapp.physics.resampling import Warp, stretches
 from bidsapp.problems import BadData
 
@@ -214,6 +215,21 @@ def test_weighted_volumes_that_all_moved_are_brought_to_the_b0(rng):
     run = scan(rng, parameters, gtab)
     distance, _ = errors(run, correct_motion(run.data, run.affine, gtab, run.mask, 'j'))
     assert distance.max() < 0.4
+
+
+def test_motion_is_corrected_beside_an_empty_volume(rng):
+    """An empty volume is left out before; what is left of the run is corrected as ever."""
+    gtab = table(n=15)
+    parameters = np.zeros((len(gtab), 9))
+    parameters[6:, 0] = 1.2  # mm, for the rest of the run
+    run = scan(rng, parameters, gtab)
+    run.data[..., 10] = 0
+    assert set(unusable(run.data, gtab)) == {10}
+    stay = np.setdiff1d(np.arange(len(gtab)), 10)
+    kept = replace(run, data=run.data[..., stay], gtab=gtab[stay], parameters=parameters[stay])
+    result = correct_motion(kept.data, run.affine, kept.gtab, run.mask, 'j', rounds=2)
+    assert errors(kept, result)[0].max() < 0.4
+    assert (result.parameters[6:, 0] > 0.8).all()
 
 
 @pytest.mark.parametrize('name', ['left-handed', 'oblique, axes swapped'])
