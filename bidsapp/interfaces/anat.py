@@ -59,6 +59,7 @@ class _Registered(TraitedSpec):
 class RegisterT1w(Step):
     """The rigid step from a run's world to the T1w's, and how well many starts agree on it."""
 
+    version = 2
     input_spec = _RegisterInput
     output_spec = _Registered
 
@@ -109,11 +110,12 @@ class _Segmented(TraitedSpec):
 class SegmentTissue(Step):
     """GM, WM and CSF probabilities from the T1w, on the grid of the run, which is the mask's."""
 
+    version = 2
     input_spec = _SegmentInput
     output_spec = _Segmented
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """(X, Y, Z, 3), zero outside the brain."""
+        """(X, Y, Z, 3), zero outside the brain and where the T1w does not show it."""
         from bidsapp.physics import anatomy
         from bidsapp.physics.template import template_maps
 
@@ -135,7 +137,7 @@ class SegmentTissue(Step):
         look = [
             f'{doubt}: look at the tissue picture before these labels are used' for doubt in doubts
         ]
-        said['Warnings'] = [*said.get('Warnings', []), *look]
+        said['Warnings'] = [*look, *said.get('Warnings', [])]  # first how much is labelled at all
         return {
             'posteriors': str(save_like(folder / 'posteriors.nii', array, like)),
             'quality': said,

@@ -20,8 +20,9 @@ class _Fibres(TraitedSpec):
 
 
 class FindFibres(CaseStep):
-    """Fibre directions in white matter, by T1w where there is one, else by anisotropy."""
+    """Fibre directions in white matter, by T1w where it shows the brain, else by anisotropy."""
 
+    version = 2
     output_spec = _Fibres
 
     def step(self, folder: Path) -> dict[str, Any]:
@@ -30,11 +31,13 @@ class FindFibres(CaseStep):
 
         case = self.case()
         brain = load_mask(case.files['mask'])
-        white = None
+        white = unseen = None
         if 'tissue_posteriors' in case.files:
             posteriors = load_volume(case.files['tissue_posteriors'])
-            white = (posteriors.argmax(-1) == 1) & (posteriors.sum(-1) > 0)
+            unseen = posteriors.sum(-1) == 0
+            white = (posteriors.argmax(-1) == 1) & ~unseen
         fibres = fibre_directions(
-            load_volume(case.files['dwi']), load_table(case), brain, white, self.inputs.device
-        )
+            load_volume(case.files['dwi']), load_table(case), brain, white, unseen,
+            self.inputs.device,
+        )  # fmt: skip
         return {'fibres': str(save_like(folder / 'fibres.nii', fibres, case.files['dwi']))}
