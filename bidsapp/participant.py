@@ -32,7 +32,14 @@ from bidsapp.workflows.participant import (
     remove_stale,
     run_folder,
 )
-from bidsapp.workflows.plan import Models, RunPlan, plan_run, predicted_files, predictions_of
+from bidsapp.workflows.plan import (
+    Models,
+    RunPlan,
+    labelled_files,
+    plan_run,
+    predicted_files,
+    predictions_of,
+)
 from bidsapp.workflows.preparation import Place
 
 if TYPE_CHECKING:
@@ -157,14 +164,17 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
 
 
 def log_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> None:
-    """What the sidecars of predictions warn of and could not be known before, such as the noise."""
+    """What the sidecars of labels and predictions warn of and could not be known before."""
     from bidsapp.reports.written import sidecar
 
     for made in plans:
+        entities = made.run.case.entities
+        files = labelled_files(entities, made.todo.references)
+        for name in predictions_of(made, models):
+            files += predicted_files(entities, name)
         said = {
             str(text): None
-            for name in predictions_of(made, models)
-            for path in predicted_files(made.run.case.entities, name)
+            for path in files
             if path.name.endswith('.nii.gz')
             for text in sidecar(settings.output_dir / path).get('Warnings', [])
         }  # fmt: skip

@@ -153,7 +153,7 @@ def promise(made: RunPlan, asked: Asked, wanted: Sequence[Task[Any]], models: Mo
         if task.label is not None:
             try:
                 source = task.label.source(acquisition)
-                files = [p for o, s in task.labels(source) for p in files_of(entities, o, s)]
+                files = labelled_files(entities, {task.name: source})
                 made.promised += files
                 basis = label_basis(run, task.name, asked)
                 if review.due(label_of(task.name), {'labels', task.name}, files, basis):
@@ -226,6 +226,12 @@ def predictions_of(made: RunPlan, models: Models) -> list[str]:
         return []
     own = [name for name in models if registry.task(name).modality == made.run.modality]
     return [name for name in own if name not in made.inapplicable]
+
+
+def labelled_files(entities: Mapping[str, str], sources: Mapping[str, str]) -> list[Path]:
+    """Every file, below the root, of the labels of one run, whose ``sources`` are told by task."""
+    labels = [registry.task(task).labels(source) for task, source in sources.items()]
+    return [path for own in labels for o, s in own for path in files_of(entities, o, s)]
 
 
 def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:

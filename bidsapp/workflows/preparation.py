@@ -51,7 +51,8 @@ class Preparation:
 
     ``graph`` makes a workflow of (run, survey, place) whose ``outputnode`` has the kinds of
     `bids.runs.Prepared.names`, written below ``place.out_root``. Where its ``inputnode`` has a
-    field ``t1w`` it gets the participant's T1w image, corrected for its receive field.
+    field ``t1w`` it gets the participant's T1w image, corrected for its receive field; where that
+    cannot be used, ``t1w_quality`` says why, as `interfaces.anat.T1wStep` does.
     """
 
     graph: Callable[[Any, Any, Place], Workflow]

@@ -72,7 +72,7 @@ def init_run_wf(name: str, run: Run, todo: Todo, survey: Survey[Any], place: Pla
         record(graph, todo.bases.get(PREPROCESSING, {}))
         workflow.connect([(graph, preprocessed, [(f'outputnode.{kind}', kind) for kind in kinds])])
         if correct_t1w is not None and 't1w' in fields_of(graph, 'inputnode'):
-            workflow.connect([(correct_t1w, graph, [('t1w', 'inputnode.t1w')])])
+            give_t1w(workflow, correct_t1w, graph)
     else:
         for kind, path in prepared_files(prepared, case.entities).items():
             setattr(preprocessed.inputs, kind, str(place.out_root / path))
@@ -97,6 +97,14 @@ def fields_of(graph: Workflow, name: str) -> list[str]:
     return [] if node is None else list(node.inputs.get())
 
 
+def give_t1w(workflow: Workflow, correct_t1w: Node | None, graph: Workflow) -> None:
+    """To ``graph`` the corrected T1w image and, where it takes that, why it cannot be used."""
+    taken = fields_of(graph, 'inputnode')
+    given = [('t1w', 't1w'), ('quality', 't1w_quality')]
+    wanted = [(name, f'inputnode.{field}') for name, field in given if field in taken]
+    workflow.connect([(correct_t1w, graph, wanted)])
+
+
 def aid_of(parts: Parts, kind: str) -> Workflow:
     """The workflow that makes a file which labels rest on, made once and connected.
 
@@ -110,7 +118,7 @@ def aid_of(parts: Parts, kind: str) -> Workflow:
     prepared = [k for k in fields_of(aid, 'inputnode') if k in parts.kinds]
     parts.workflow.connect([(parts.preprocessed, aid, [(k, f'inputnode.{k}') for k in prepared])])
     if own.needs_t1w:
-        parts.workflow.connect([(parts.correct_t1w, aid, [('t1w', 'inputnode.t1w')])])
+        give_t1w(parts.workflow, parts.correct_t1w, aid)
     for other in own.reads:
         if other in parts.aids:
             connection = (f'outputnode.{other}', f'inputnode.{other}')

@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from bidsapp.physics import alignment, anatomy, brain
+from bidsapp.physics.template import template_maps
 from bidsapp.problems import Unavailable
 
 GRID = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -265,3 +266,32 @@ def test_real_starts_agree_between_t1w_and_dmri(multivendor):
     assert found.agreement_mm < 1.5
     turn = Rotation.from_matrix(found.matrix[:3, :3]).magnitude()
     assert np.rad2deg(turn) < 5  # the same session: the head hardly moved
+
+
+def test_of_a_real_head_only_what_the_t1w_shows_is_labelled(multivendor):
+    """The T1w loses the right quarter of its field of view, as in a head that lies on its side."""
+    folder = multivendor / 'sub-prisma'
+    t1w = nib.load(folder / 'anat' / 'sub-prisma_T1w.nii.gz')
+    dwi = nib.load(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.nii.gz')
+    data = np.asarray(dwi.dataobj, np.float32)
+    weighted = np.loadtxt(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.bval') >= 50
+    mask = brain.brain_mask(data[..., ~weighted].mean(-1), data[..., weighted].mean(-1), dwi.affine)
+    shape, grid = alignment.coarser(t1w.shape, t1w.affine, 2.5)
+    head = alignment.resampled(t1w.get_fdata(), t1w.affine, shape, grid)
+    axis = int(np.abs(grid[0, :3]).argmax())
+    places = np.moveaxis(np.indices(shape), 0, -1)
+    right = alignment.apply(grid, places)[..., 0]
+    keep = np.flatnonzero(right.mean(tuple({0, 1, 2} - {axis})) < 35)
+    cut, moved = np.take(head, keep, axis), grid.copy()
+    moved[:3, 3] += grid[:3, axis] * keep[0]
+    maps = template_maps(3.0)
+    out, covered = anatomy.tissue_on_run(
+        anatomy.correct_t1w(cut, moved), moved, np.eye(4), mask, dwi.affine, maps,
+        np.random.default_rng(0),
+    )  # fmt: skip
+    labels = anatomy.dseg(out)
+    x = alignment.apply(dwi.affine, np.moveaxis(np.indices(mask.shape), 0, -1))[..., 0]
+    assert not labels[mask & (x > 42)].any()
+    assert (labels[mask & (x < 25)] > 0).mean() > 0.93
+    assert 0.75 < covered < 0.95
+    assert 'has no tissue label' in anatomy.doubts(out, covered)[0]
