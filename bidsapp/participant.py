@@ -18,6 +18,7 @@ from bidsapp.core import PARTS
 from bidsapp.problems import MissingInput, Problem, TryAgain
 from bidsapp.workflows.basis import Asked
 from bidsapp.workflows.execution import (
+    absences_left,
     clear_problems,
     configure,
     engine,
@@ -156,6 +157,8 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     failure = run_graph(graph, plugin)
     for made in active:
         made.problem = problems_left(run_folder(work, made.run))
+        for absent in absences_left(run_folder(work, made.run)):
+            log.warning('%s: %s', made.run.name, made.settle(**absent))
     if settings.stop_on_first_crash and (first := [p for p in active if p.problem is not None]):
         failure = Problem(f'not finished: --stop-on-first-crash, and {first[0].run.name} failed')
     for made in active:

@@ -12,7 +12,7 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, trai
 from bidsapp import registry
 from bidsapp.bids.derivatives import own_uri
 from bidsapp.bids.outputs import write_output
-from bidsapp.bids.provenance import name_in
+from bidsapp.bids.provenance import FIELD, INSTEAD, name_in
 from bidsapp.interfaces.base import (
     CaseInput,
     CaseStep,
@@ -20,12 +20,13 @@ from bidsapp.interfaces.base import (
     RecordingInput,
     Step,
     note,
+    note_absent,
 )
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.ranges import has_ranges, outside
 from bidsapp.learn.seen import was_seen
-from bidsapp.problems import BadData
+from bidsapp.problems import BadData, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +78,8 @@ class WriteReference(CaseStep):
     def step(self, folder: Path) -> dict[str, Any]:
         """Only outputs for which the task has a reference are written.
 
-        None where they rest on a T1w image that cannot be used, which is noted: the rest goes on.
+        None where they rest on a T1w image that cannot be used, or where the scan holds no such
+        label; both are noted, and the rest goes on.
         """
         task = registry.task(self.inputs.task)
         if task.label is None:
@@ -91,16 +93,25 @@ class WriteReference(CaseStep):
             t1w = ', '.join(map(name_in, more))
             note(folder, BadData(f'no {task.name} label, for {t1w} cannot be used: {unused}'))
             return {'out_files': []}
-        arrays = task.label.derive(case)
+        try:
+            arrays = task.label.derive(case)
+        except Unavailable as reason:
+            note_absent(folder, task.name, None, str(reason))
+            return {'out_files': []}
         more = [] if unused else more
+        source = quality.get('DerivedBy')
+        source = source if source in task.learnt[0].references else self.inputs.source
         sidecar: dict[str, Any] = {
             'Sources': [own_uri(like, root), *more],
             **self.inputs.made_from(),
             **quality,
         }
+        if source != self.inputs.source:
+            sidecar.setdefault(FIELD, {})[INSTEAD] = self.inputs.source
+            note_absent(folder, task.name, source, str(quality['Warnings'][-1]))
         written = [
-            write_output(root, case.entities, output, source, arrays[output.name], like, sidecar)
-            for output, source in task.labels(self.inputs.source)
+            write_output(root, case.entities, output, own, arrays[output.name], like, sidecar)
+            for output, own in task.labels(source)
         ]
         return {'out_files': [str(path) for path in written]}
 

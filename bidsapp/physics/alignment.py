@@ -206,6 +206,17 @@ def _agreeing(parameters: FloatArray, best: FloatArray) -> BoolArray:
     return np.asarray((shift < AGREE_MM) & (angle < AGREE_DEG))
 
 
+def _least_inside(start: Similarity) -> float:
+    """Of its points, the fraction that must lie inside the T1w; raises Unavailable if few do."""
+    shown = float(start.inside(apply(start.inverse, start.points)).mean())
+    if shown < LEAST_OVERLAP:
+        raise Unavailable(
+            f'{shown:.0%} of the head in the dMRI lies in the field of view of the T1w image; at '
+            f'least {LEAST_OVERLAP:.0%} is needed. Were both scanned in one session?'
+        )
+    return min(MIN_OVERLAP, OF_START * shown)
+
+
 def register_t1w(
     t1w: FloatArray,
     t1w_affine: FloatArray,
@@ -228,13 +239,7 @@ def register_t1w(
     images = (log_epi, epi_affine, region, *reduced(np.asarray(t1w, float), t1w_affine))
     coarse = similarity_of(*images, 4.0, 15_000, rng)
     fine = similarity_of(*images, 2.5, 50_000, rng)
-    shown = float(coarse.inside(apply(coarse.inverse, coarse.points)).mean())
-    if shown < LEAST_OVERLAP:
-        raise Unavailable(
-            f'{shown:.0%} of the head in the dMRI lies in the field of view of the T1w image; at '
-            f'least {LEAST_OVERLAP:.0%} is needed. Were both scanned in one session?'
-        )
-    coarse.least = fine.least = min(MIN_OVERLAP, OF_START * shown)
+    coarse.least = fine.least = _least_inside(coarse)
     fine.centre = coarse.centre = apply(epi_affine, np.argwhere(mask).mean(0))
     scale = SCATTER * np.repeat([1.0, HEAD_RADIUS * np.pi / 180], 3)
     starts = [k and rng.normal(0, scale) for k in range(N_STARTS)]

@@ -71,7 +71,12 @@ def _scratch() -> Iterator[str]:
 
 
 def _box(mask: BoolArray, affine: FloatArray, mm: float) -> tuple[tuple[slice, ...], FloatArray]:
-    """Slices around ``mask`` with a margin of ``mm``, and the affine of what they cut out."""
+    """Slices around ``mask`` with a margin of ``mm``, and the affine of what they cut out.
+
+    Raises Unavailable for an empty mask.
+    """
+    if not mask.any():
+        raise Unavailable('the T1w image shows nothing of the brain in the dMRI')
     where, margin = np.argwhere(mask), np.ceil(mm / voxel_sizes(affine)).astype(int)
     low = np.maximum(where.min(0) - margin, 0)
     high = np.minimum(where.max(0) + 1 + margin, mask.shape)
@@ -150,13 +155,10 @@ def template_priors(
 
     ``region`` (X, Y, Z) is about the brain, all or a slab of it; ``template`` a T1w without skull,
     ``maps`` (3, ...) its tissues. Affine by mutual information, then SyN (Avants et al. 2008) at
-    2 mm inside the region. Sums to 1 in the template's brain, 0 beyond. Raises Unavailable for an
-    empty region.
+    2 mm inside the region. Sums to 1 in the template's brain, 0 beyond.
     """
     import ants
 
-    if not region.any():
-        raise Unavailable('the T1w image shows nothing of the brain in the dMRI')
     box, box_affine = _box(region, affine, 12.0)
     flat = without_scalp(t1w[box], region[box], box_affine)
     known = (template, template_affine, rng)

@@ -36,7 +36,9 @@ class Aid:
 
     ``graph`` makes a workflow of (entities, size, place). Fields of its ``inputnode`` are connected
     by their names to the prepared files and to what it ``reads``; its ``outputnode`` has the aid's
-    own name and may have ``quality``, for sidecars.
+    own name and may have ``quality``, for sidecars, which holds what the ``quality`` of its
+    ``inputnode`` says of an aid that it reads. ``DerivedBy`` in it names the source of labels where
+    that is another than was expected.
     """
 
     graph: Callable[[Mapping[str, str], Size, Place], Workflow]

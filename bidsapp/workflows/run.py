@@ -115,14 +115,17 @@ def aid_of(parts: Parts, kind: str) -> Workflow:
     preparation: Preparation = registry.preparation(parts.run.modality)
     own = preparation.aids[kind]
     aid = own.graph(parts.run.case.entities, parts.survey.size, parts.place)
-    prepared = [k for k in fields_of(aid, 'inputnode') if k in parts.kinds]
+    taken = fields_of(aid, 'inputnode')
+    prepared = [k for k in taken if k in parts.kinds]
     parts.workflow.connect([(parts.preprocessed, aid, [(k, f'inputnode.{k}') for k in prepared])])
     if own.needs_t1w:
         give_t1w(parts.workflow, parts.correct_t1w, aid)
     for other in own.reads:
-        if other in parts.aids:
-            connection = (f'outputnode.{other}', f'inputnode.{other}')
-            parts.workflow.connect([(parts.aids[other], aid, [connection])])
+        if (read := parts.aids.get(other)) is not None:
+            given = fields_of(read, 'outputnode')
+            passed = [k for k in (other, 'quality') if k in given and k in taken]
+            connections = [(f'outputnode.{k}', f'inputnode.{k}') for k in passed]
+            parts.workflow.connect([(read, aid, connections)])
     parts.aids[kind] = aid
     return aid
 
@@ -149,11 +152,12 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         overwrite=True,
     )  # fmt: skip
     parts.workflow.connect([(parts.preprocessed, node, parts.prepared())])
+    if described := [aid for aid in aids.values() if 'quality' in fields_of(aid, 'outputnode')]:
+        # The last says what those that it reads have said.
+        parts.workflow.connect([(described[-1], node, [('outputnode.quality', 'quality')])])
     for kind, aid in aids.items():
         if kind in label.reads:
             parts.workflow.connect([(aid, node, [(f'outputnode.{kind}', kind)])])
-        if 'quality' in fields_of(aid, 'outputnode'):
-            parts.workflow.connect([(aid, node, [('outputnode.quality', 'quality')])])
         if registry.preparation(run.modality).aids[kind].needs_t1w:
             node.inputs.more_sources = [raw_uri(run.case.files['t1w'], place.roots['raw'])]
 

@@ -333,16 +333,17 @@ def fibre_directions(
     white: NDArray[Any] | None = None,
     unseen: NDArray[Any] | None = None,
     device: str = 'cpu',
+    deconvolve: bool = True,
 ) -> np.ndarray:
     """Unit vectors along fibres in the axes of ``gtab``, (X, Y, Z, 3n) float32, strongest first.
 
-    Up to three fibres by deconvolution where the table supports it, else one by the tensor; in
-    white matter (`white_matter`); zero where there is none.
+    Up to three fibres by deconvolution where the table supports it, else, or if that is not to be,
+    one by the tensor; in white matter (`white_matter`); zero where there is none.
     ``data`` (X, Y, Z, N) signals. Raises Unavailable where no single fibre is found to learn from.
     """
     tensor = fit_tensor(data, gtab, brain, device)
     inside = white_matter(tensor.fa, np.asarray(brain, bool), white, unseen)
-    if not supports_deconvolution(acquisition(gtab)):
+    if not (deconvolve and supports_deconvolution(acquisition(gtab))):
         return np.where(inside[..., None], tensor.direction, 0).astype(np.float32)
     response = single_fibre_response(data, gtab, inside, tensor, device)
     _, volumes = best_shell(gtab)

@@ -55,15 +55,18 @@ def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
     ------
     dwi, bval, bvec, mask : the preprocessed run
     tissue_posteriors : where there are any; without them white matter is found by anisotropy
+    quality : what to say of them
 
     Outputs
     -------
     fibres : (X, Y, Z, 3 or 9) unit vectors in world axes
+    quality : what to say of them too
     """
     workflow = Workflow(name='fibres_wf')
     kinds, aids = list(PREPARED.names), ['tissue_posteriors']
-    inputnode = Node(IdentityInterface(fields=[*kinds, *aids]), name='inputnode')
-    outputnode = Node(IdentityInterface(fields=['fibres']), name='outputnode')
+    fields = [*kinds, *aids, 'quality']
+    inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
+    outputnode = Node(IdentityInterface(fields=['fibres', 'quality']), name='outputnode')
     threads = place.omp_nthreads
     find = FindFibres(
         kinds, aids, modality='dwi', entities=dict(entities), device=place.device,
@@ -72,8 +75,8 @@ def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
     fibres = Node(find, name='fibres', mem_gb=4 * size.run_gb + 1, n_procs=threads)
     workflow.connect(
         [
-            (inputnode, fibres, [(kind, kind) for kind in (*kinds, *aids)]),
-            (fibres, outputnode, [('fibres', 'fibres')]),
+            (inputnode, fibres, [(field, field) for field in fields]),
+            (fibres, outputnode, [(k, k) for k in ('fibres', 'quality')]),
         ]
     )
     return workflow

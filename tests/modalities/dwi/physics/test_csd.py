@@ -330,6 +330,16 @@ def test_where_the_t1w_shows_no_brain_white_matter_is_found_by_anisotropy():
     assert np.array_equal(white_matter(fa, brain), brain & (fa > 0.25))
 
 
+def test_the_tensor_can_stand_in_where_no_single_fibre_is_found(block):
+    data, gtab = block
+    brain = np.ones(data.shape[:3], bool)
+    directions = fibre_directions(data, gtab, brain, brain, deconvolve=False)
+    assert directions.shape == (18, 10, 10, 3)
+    isotropic = data[12:]
+    with pytest.raises(Unavailable, match='single fibre'):
+        fibre_directions(isotropic, gtab, brain[12:], brain[12:])
+
+
 def test_few_directions_fall_back_to_the_tensor(block):
     data, gtab = block
     few = np.r_[0:14]
