@@ -87,6 +87,18 @@ def test_steps_after_it_pass_the_reason_on(tmp_path):
     assert segmented.quality == REASON
 
 
+def test_how_much_the_t1w_shows_is_the_first_warning_of_the_label(tmp_path, monkeypatch):
+    head, matrix = ball() > 0, tmp_path / 'run_to_t1w.txt'
+    np.savetxt(matrix, np.eye(4))
+    fractions = head * np.array([0.5, 0.4, 0.1])[:, None, None, None]
+    monkeypatch.setattr('bidsapp.physics.template.template_maps', lambda mm: None)
+    monkeypatch.setattr('bidsapp.physics.anatomy.tissue_on_run', lambda *all_: (fractions, 0.88))
+    image, said = saved(tmp_path / 't1w.nii', head), {'Warnings': ['only 3 of 15 starts agree']}
+    given = after(SegmentTissue, tmp_path, t1w=image, mask=image, matrix=str(matrix), quality=said)
+    assert 'covers 88% of the brain' in given.quality['Warnings'][0]
+    assert given.quality['Warnings'][1:] == said['Warnings']
+
+
 def test_the_distortion_goes_without_it_and_says_so(tmp_path):
     head = saved(tmp_path / 'b0.nii', ball())
     way = {'method': 't1w', 'words': 'registration to sub-01_T1w.nii.gz', 'axis': 1}
