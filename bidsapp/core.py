@@ -213,7 +213,8 @@ class Label(Generic[A]):
     """
 
     source: Callable[[A], str]  #: which source a run's label will have; raises Unavailable
-    derive: Callable[[Case], Arrays]  #: files → label, on the run's grid
+    derive: Callable[[Case], Arrays]  #: files → label, on the run's grid; raises Unavailable where
+    #: the scan turns out to hold none
     reads: tuple[str, ...] = ()  #: further files of the Case for it, which the modality's
     #: preparation knows how to make: 'tissue_posteriors', 'fibres'
     learns: int = 1  #: the task's first outputs, so many, are what is learnt

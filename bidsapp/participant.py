@@ -20,6 +20,7 @@ from bidsapp.problems import MissingInput, Problem, TryAgain
 from bidsapp.workflows.basis import Asked
 from bidsapp.workflows.disk import look_at_disks
 from bidsapp.workflows.execution import (
+    absences_left,
     clear_problems,
     configure,
     engine,
@@ -36,12 +37,20 @@ from bidsapp.workflows.participant import (
     node_name,
     run_folder,
 )
-from bidsapp.workflows.plan import Models, RunPlan, plan_run, predicted_files, predictions_of
+from bidsapp.workflows.plan import (
+    Models,
+    RunPlan,
+    labelled_files,
+    plan_run,
+    predicted_files,
+    predictions_of,
+)
 from bidsapp.workflows.preparation import Place
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bidsapp.bids.runs import Run
     from bidsapp.settings import Settings
 
 log = logging.getLogger('transfermri')
@@ -154,27 +163,40 @@ def execute(plans: list[RunPlan], settings: Settings, device: str) -> None:
     log.info('Working on %d runs in %s', len(active), work)
     log_memory(graph.largest_need(), plugin)
     runs = {node_name(made.run): made.run for made in active}
-    failure = run_graph(graph, plugin, lambda name: clear_runs(work, [runs[name]]))
+    failure = run_graph(graph, plugin, lambda name: clear_finished(work, runs[name]))
     for report in hand_over(crashes, logs, settings.without_places):
         log.info('what a step said when it failed: %s', report)
     for made in active:
         made.problem = problems_left(run_folder(work, made.run))
+        for absent in absences_left(run_folder(work, made.run)):
+            log.warning('%s: %s', made.run.name, made.settle(**absent))
     if settings.stop_on_first_crash and (first := [p for p in active if p.problem is not None]):
         failure = Problem(f'not finished: --stop-on-first-crash, and {first[0].run.name} failed')
     for made in active:
         if made.problem is None and made.missing(settings.output_dir):
             made.problem = failure or Problem('it was not finished; the log says more')
+    clear_runs(work, [made.run for made in active if made.problem is None])
+
+
+def clear_finished(work: Path, run: Run) -> None:
+    """Take away what a run's steps left, unless they have noted something still to be read."""
+    folder = run_folder(work, run)
+    if problems_left(folder) is None and not absences_left(folder):
+        clear_runs(work, [run])
 
 
 def log_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> None:
-    """What the sidecars of predictions warn of and could not be known before, such as the noise."""
+    """What the sidecars of labels and predictions warn of and could not be known before."""
     from bidsapp.reports.written import sidecar
 
     for made in plans:
+        entities = made.run.case.entities
+        files = labelled_files(entities, made.todo.references)
+        for name in predictions_of(made, models):
+            files += predicted_files(entities, name)
         said = {
             str(text): None
-            for name in predictions_of(made, models)
-            for path in predicted_files(made.run.case.entities, name)
+            for path in files
             if path.name.endswith('.nii.gz')
             for text in sidecar(settings.output_dir / path).get('Warnings', [])
         }  # fmt: skip

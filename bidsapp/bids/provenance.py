@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-#: Field of the sidecar.
-FIELD = 'MadeFrom'
+#: Field of the sidecar; and in it, where the scan could not give the label of the source that was
+#: expected, that source.
+FIELD, INSTEAD = 'MadeFrom', 'InsteadOf'
 #: What a sidecar without the field was made from.
 UNKNOWN = 'it does not say what it was made from'
 

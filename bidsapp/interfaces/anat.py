@@ -6,41 +6,77 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.interfaces.base import Step, StepInput
 from bidsapp.interfaces.files import save_like
-from bidsapp.problems import BadData
+from bidsapp.problems import BadData, InputOutputError, TryAgain, Unavailable, problem_of
 
 #: Of the 15 starts of the registration, fewer than this agreeing is said as a warning.
 FEW_AGREE = 8
 
 
+def why_not_used(error: Exception) -> str:
+    """What stopped a step on a T1w image. Raised again is what the same call may overcome."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    problem = problem_of(error, 'T1w image')
+    if isinstance(problem, TryAgain | InputOutputError):
+        raise error
+    return str(problem)
+
+
 class _T1w(StepInput):
-    t1w = File(exists=True, mandatory=True)
+    t1w = File(exists=True, desc='not defined where an earlier step could not use it')
+    quality = traits.Dict(desc='what earlier steps have said')
+
+
+class T1wStep(Step):
+    """A step on a T1w image, without which a run goes on: in words, not by failing.
+
+    Where the image cannot be used, ``quality`` says why as ``NotUsed``, and the other outputs of
+    this step and of those after it are not defined.
+    """
+
+    def told(self, folder: Path) -> dict[str, Any]:
+        """What the step gives, its ``quality`` after what earlier steps said."""
+        before = dict(self.inputs.quality) if isdefined(self.inputs.quality) else {}
+        if 'NotUsed' in before:
+            return {'quality': before}
+        try:
+            given = super().told(folder)
+        except Exception as error:
+            reason = why_not_used(error)
+            return {'quality': {'NotUsed': reason, 'Warnings': [f'T1w image not used: {reason}']}}
+        return {**given, 'quality': {**before, **given.get('quality', {})}}
 
 
 class _CorrectedT1w(TraitedSpec):
     t1w = File(exists=True)
+    quality = traits.Dict()
 
 
-class CorrectT1w(Step):
+class CorrectT1w(T1wStep):
     """N4 on the whole head."""
 
     input_spec = _T1w
     output_spec = _CorrectedT1w
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """Raises BadData for an image that is no volume or holds NaN."""
+        """What is not a number, as defacing leaves it around the head, is 0. Raises BadData."""
         from bidsapp.physics.anatomy import correct_t1w
 
         path = Path(self.inputs.t1w)
         data = np.squeeze(load_volume(path))
         if data.ndim != 3:
-            raise BadData(f'{path} has {data.ndim} dimensions; a T1w image has 3')
-        if not np.isfinite(data).all() or not data.any():
-            raise BadData(f'{path} holds values that are not numbers, or only zeros')
+            raise BadData(
+                f'{path.name} holds {data.ndim} dimensions, such as several echoes; a T1w image '
+                'has 3. Keep one volume of it.'
+            )
+        data = np.nan_to_num(data, posinf=0, neginf=0)
+        if not data.any():
+            raise BadData(f'{path.name} holds only zeros')
         corrected = correct_t1w(data, open_image(path).affine)
         return {'t1w': str(save_like(folder / 't1w.nii', corrected, path))}
 
@@ -56,9 +92,10 @@ class _Registered(TraitedSpec):
     quality = traits.Dict()
 
 
-class RegisterT1w(Step):
+class RegisterT1w(T1wStep):
     """The rigid step from a run's world to the T1w's, and how well many starts agree on it."""
 
+    version = 2
     input_spec = _RegisterInput
     output_spec = _Registered
 
@@ -95,9 +132,8 @@ class RegisterT1w(Step):
 
 
 class _SegmentInput(_T1w):
-    matrix = File(exists=True, mandatory=True)
+    matrix = File(exists=True)
     mask = File(exists=True, mandatory=True)
-    quality = traits.Dict(desc='what the registration said')
     seed = traits.Int(0, usedefault=True)
 
 
@@ -106,14 +142,15 @@ class _Segmented(TraitedSpec):
     quality = traits.Dict(desc='the same, and what is to be said of the segmentation')
 
 
-class SegmentTissue(Step):
+class SegmentTissue(T1wStep):
     """GM, WM and CSF probabilities from the T1w, on the grid of the run, which is the mask's."""
 
+    version = 2
     input_spec = _SegmentInput
     output_spec = _Segmented
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """(X, Y, Z, 3), zero outside the brain."""
+        """(X, Y, Z, 3), zero outside the brain and where the T1w does not show it."""
         from bidsapp.physics import anatomy
         from bidsapp.physics.template import template_maps
 
@@ -129,13 +166,13 @@ class SegmentTissue(Step):
             np.random.default_rng(self.inputs.seed),
         )
         array = np.moveaxis(posteriors, 0, -1)
-        said = dict(self.inputs.quality)
+        said = dict(self.inputs.quality) if isdefined(self.inputs.quality) else {}
         said['BrainOfT1wInBrainOfDwi'] = round(covered, 3)
         doubts = anatomy.doubts(posteriors, covered)
         look = [
             f'{doubt}: look at the tissue picture before these labels are used' for doubt in doubts
         ]
-        said['Warnings'] = [*said.get('Warnings', []), *look]
+        said['Warnings'] = [*look, *said.get('Warnings', [])]  # first how much is labelled at all
         return {
             'posteriors': str(save_like(folder / 'posteriors.nii', array, like)),
             'quality': said,

@@ -22,10 +22,10 @@ from bidsapp.core import Case
 from bidsapp.problems import Problem, Unavailable, problem_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-#: Written to the folder of a step that met a problem.
-PROBLEM = 'problem.json'
+#: Written to the folder of a step that met a problem, and of one whose label the scan cannot give.
+PROBLEM, ABSENT = 'problem.json', 'absent.json'
 
 
 class StepInput(BaseInterfaceInputSpec):
@@ -153,7 +153,15 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 def note(folder: Path, problem: Problem) -> None:
     """Leave a problem's text and exit code in ``folder``."""
-    content = {'message': str(problem), 'exit_code': problem.exit_code}
+    _leave(folder, PROBLEM, {'message': str(problem), 'exit_code': problem.exit_code})
+
+
+def note_absent(folder: Path, task: str, source: str | None, reason: str) -> None:
+    """Leave in ``folder`` that a promised label is not there, but that of ``source`` or none."""
+    _leave(folder, ABSENT, {'task': task, 'source': source, 'reason': reason})
+
+
+def _leave(folder: Path, name: str, content: Mapping[str, Any]) -> None:
     with tempfile.NamedTemporaryFile('w', dir=folder, delete=False, encoding='utf-8') as file:
         json.dump(content, file)
-    Path(file.name).replace(folder / PROBLEM)
+    Path(file.name).replace(folder / name)

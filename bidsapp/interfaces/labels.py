@@ -12,12 +12,21 @@ from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, trai
 from bidsapp import registry
 from bidsapp.bids.derivatives import own_uri
 from bidsapp.bids.outputs import write_output
-from bidsapp.interfaces.base import CaseInput, CaseStep, ComputingInput, RecordingInput, Step
+from bidsapp.bids.provenance import FIELD, INSTEAD, name_in
+from bidsapp.interfaces.base import (
+    CaseInput,
+    CaseStep,
+    ComputingInput,
+    RecordingInput,
+    Step,
+    note,
+    note_absent,
+)
 from bidsapp.learn.cards import load_card
 from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.ranges import has_ranges, outside
 from bidsapp.learn.seen import was_seen
-from bidsapp.problems import BadData
+from bidsapp.problems import BadData, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,22 +76,42 @@ class WriteReference(CaseStep):
     output_spec = _Outputs
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """Only outputs for which the task has a reference are written."""
+        """Only outputs for which the task has a reference are written.
+
+        None where they rest on a T1w image that cannot be used, or where the scan holds no such
+        label; both are noted, and the rest goes on.
+        """
         task = registry.task(self.inputs.task)
         if task.label is None:
             raise ValueError(f'task {task.name} derives no reference')
         case = self.case()
         root, like = Path(self.inputs.out_root), main_file(case, task.modality)
-        arrays = task.label.derive(case)
+        quality = dict(self.inputs.quality) if isdefined(self.inputs.quality) else {}
+        unused = quality.get('NotUsed')
+        more = list(self.inputs.more_sources or [])
+        if unused and not all(kind in case.files for kind in task.label.reads):
+            t1w = ', '.join(map(name_in, more))
+            note(folder, BadData(f'no {task.name} label, for {t1w} cannot be used: {unused}'))
+            return {'out_files': []}
+        try:
+            arrays = task.label.derive(case)
+        except Unavailable as reason:
+            note_absent(folder, task.name, None, str(reason))
+            return {'out_files': []}
+        more = [] if unused else more
+        source = quality.get('DerivedBy')
+        source = source if source in task.learnt[0].references else self.inputs.source
         sidecar: dict[str, Any] = {
-            'Sources': [own_uri(like, root), *(self.inputs.more_sources or [])],
+            'Sources': [own_uri(like, root), *more],
             **self.inputs.made_from(),
+            **quality,
         }
-        if isdefined(self.inputs.quality):
-            sidecar |= self.inputs.quality
+        if source != self.inputs.source:
+            sidecar.setdefault(FIELD, {})[INSTEAD] = self.inputs.source
+            note_absent(folder, task.name, source, str(quality['Warnings'][-1]))
         written = [
-            write_output(root, case.entities, output, source, arrays[output.name], like, sidecar)
-            for output, source in task.labels(self.inputs.source)
+            write_output(root, case.entities, output, own, arrays[output.name], like, sidecar)
+            for output, own in task.labels(source)
         ]
         return {'out_files': [str(path) for path in written]}
 

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from bidsapp.physics import brain
 from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +36,9 @@ SURROUNDINGS = 25.0
 #: mm; rotations are searched in arc length at this radius, so that all parameters are alike.
 HEAD_RADIUS = 80.0
 N_BINS = 32
-#: Of the points compared, the fraction that must lie inside the other image.
-MIN_OVERLAP = 0.5
+#: Of the points compared, the fraction that must lie inside the other image; of an image that shows
+#: part of the head, this share of what it shows at the start; and the least that is enough.
+MIN_OVERLAP, OF_START, LEAST_OVERLAP = 0.5, 0.8, 0.1
 #: mm; a T1w finer than this is averaged first, as dMRI voxels are no finer.
 T1W_VOXEL = 1.5
 
@@ -138,11 +140,16 @@ class Similarity:
         self.points, self.row = points, N_BINS * np.rint(_binned(values, 0.5, 99.5)).astype(int)
         self.moving = _binned(moving, 1, 99.5).astype(np.float32)
         self.inverse = np.linalg.inv(affine)
+        self.least = MIN_OVERLAP  #: of the points, the fraction that must lie inside
+
+    def inside(self, index: NDArray[Any]) -> BoolArray:
+        """(N,) which points, in voxels of the moving image (N, 3), lie inside it."""
+        return np.asarray(((index > -0.5) & (index < np.array(self.moving.shape) - 0.5)).all(1))
 
     def __call__(self, parameters: FloatArray) -> float:
         """Minus the normalised mutual information at ``parameters`` (6 or 9)."""
         index = apply(self.inverse @ motion_matrix(parameters, self.centre), self.points)
-        inside = ((index > -0.5) & (index < np.array(self.moving.shape) - 0.5)).all(1)
+        inside = self.inside(index)
         value = ndimage.map_coordinates(self.moving, index.T, order=1, mode='nearest')
         low = np.minimum(value.astype(int), N_BINS - 2)
         cell, upper = self.row + low, (value - low) * inside
@@ -150,7 +157,7 @@ class Similarity:
         joint += np.bincount(cell + 1, upper, N_BINS**2)
         p = ndimage.gaussian_filter(joint.reshape(N_BINS, N_BINS), 1.0, mode='nearest')
         p /= max(p.sum(), 1e-9)
-        if inside.mean() < MIN_OVERLAP:
+        if inside.mean() < self.least:
             return 0.0
         return -(_entropy(p.sum(0)) + _entropy(p.sum(1))) / _entropy(p)
 
@@ -199,6 +206,17 @@ def _agreeing(parameters: FloatArray, best: FloatArray) -> BoolArray:
     return np.asarray((shift < AGREE_MM) & (angle < AGREE_DEG))
 
 
+def _least_inside(start: Similarity) -> float:
+    """Of its points, the fraction that must lie inside the T1w; raises Unavailable if few do."""
+    shown = float(start.inside(apply(start.inverse, start.points)).mean())
+    if shown < LEAST_OVERLAP:
+        raise Unavailable(
+            f'{shown:.0%} of the head in the dMRI lies in the field of view of the T1w image; at '
+            f'least {LEAST_OVERLAP:.0%} is needed. Were both scanned in one session?'
+        )
+    return min(MIN_OVERLAP, OF_START * shown)
+
+
 def register_t1w(
     t1w: FloatArray,
     t1w_affine: FloatArray,
@@ -212,7 +230,8 @@ def register_t1w(
     Normalised mutual information of T1w and log b=0 over the dMRI brain ``mask`` and 25 mm around
     it, from 15 starts scattered about the scanner's coordinates. Of the largest group of starts
     that end alike, the best is refined. Few agreeing starts mean that the images do not determine
-    the transform, whatever its value of the metric.
+    the transform, whatever its value of the metric. A T1w of part of the head is no reason to
+    refuse; raises Unavailable where it has next to nothing of it in the scanner's coordinates.
     """
     epi = np.clip(np.nan_to_num(np.asarray(epi, float)), 0, None)
     log_epi = np.log(epi + 0.02 * np.percentile(epi, 99) + 1e-6)
@@ -220,6 +239,7 @@ def register_t1w(
     images = (log_epi, epi_affine, region, *reduced(np.asarray(t1w, float), t1w_affine))
     coarse = similarity_of(*images, 4.0, 15_000, rng)
     fine = similarity_of(*images, 2.5, 50_000, rng)
+    coarse.least = fine.least = _least_inside(coarse)
     fine.centre = coarse.centre = apply(epi_affine, np.argwhere(mask).mean(0))
     scale = SCATTER * np.repeat([1.0, HEAD_RADIUS * np.pi / 180], 3)
     starts = [k and rng.normal(0, scale) for k in range(N_STARTS)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from bidsapp.physics import brain
 from bidsapp.physics.alignment import (
     HEAD_RADIUS,
+    LEAST_OVERLAP,
     apply,
     coarser,
     motion_matrix,
@@ -24,6 +26,7 @@ from bidsapp.physics.alignment import (
     similarity_of,
 )
 from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,8 +38,10 @@ if TYPE_CHECKING:
 FAT = 1.4
 #: Share of the template's priors in Atropos' posteriors.
 PRIOR_WEIGHT = 0.25
-#: Less of the run's brain seen in the T1w is a doubt.
-COVERED = 0.9
+#: Less of the run's brain seen in the T1w is a doubt; with less than the second no labels are made.
+COVERED, LEAST_COVERED = 0.95, LEAST_OVERLAP
+#: Points along each edge of a voxel of the run at which the brain of the T1w is looked up.
+POINTS = 4
 #: Order of tissues, and the shares of a brain that heads of any age have.
 TISSUES = ('grey matter', 'white matter', 'fluid')
 USUAL_SHARES = ((0.25, 0.7), (0.15, 0.6), (0.01, 0.5))
@@ -66,7 +71,12 @@ def _scratch() -> Iterator[str]:
 
 
 def _box(mask: BoolArray, affine: FloatArray, mm: float) -> tuple[tuple[slice, ...], FloatArray]:
-    """Slices around ``mask`` with a margin of ``mm``, and the affine of what they cut out."""
+    """Slices around ``mask`` with a margin of ``mm``, and the affine of what they cut out.
+
+    Raises Unavailable for an empty mask.
+    """
+    if not mask.any():
+        raise Unavailable('the T1w image shows nothing of the brain in the dMRI')
     where, margin = np.argwhere(mask), np.ceil(mm / voxel_sizes(affine)).astype(int)
     low = np.maximum(where.min(0) - margin, 0)
     high = np.minimum(where.max(0) + 1 + margin, mask.shape)
@@ -245,6 +255,30 @@ def tissue(t1w: FloatArray, mask: BoolArray, affine: FloatArray, priors: FloatAr
     return out
 
 
+def share_seen(
+    inside: BoolArray,
+    t1w_affine: FloatArray,
+    matrix: FloatArray,
+    run_mask: BoolArray,
+    run_affine: FloatArray,
+) -> np.ndarray:
+    """(X, Y, Z) share of each voxel of ``run_mask`` that lies ``inside`` (on the T1w's grid).
+
+    Looked up at POINTS³ points of each voxel; beyond the T1w's field of view nothing is inside.
+    """
+    to_t1w = np.linalg.inv(t1w_affine) @ matrix @ run_affine
+    voxels = np.argwhere(run_mask)
+    within = (np.arange(POINTS) + 0.5) / POINTS - 0.5
+    count = np.zeros(len(voxels))
+    for offset in product(within, repeat=3):
+        index = np.rint(apply(to_t1w, voxels + np.array(offset))).astype(int)
+        there = ((index >= 0) & (index < inside.shape)).all(1)
+        count[there] += inside[tuple(index[there].T)]
+    share = np.zeros(run_mask.shape)
+    share[run_mask] = count / POINTS**3
+    return share
+
+
 def to_run_grid(
     posteriors: FloatArray,
     t1w_affine: FloatArray,
@@ -253,19 +287,22 @@ def to_run_grid(
     run_affine: FloatArray,
     run_mask: BoolArray,
 ) -> tuple[np.ndarray, float]:
-    """(3, X, Y, Z) tissue fractions on the run's grid, summing to 1 in ``run_mask``, 0 outside.
+    """(3, X, Y, Z) tissue fractions on the run's grid, and the share of ``run_mask`` that has any.
 
-    Each of its voxels holds the average over its own extent. Where the mask reaches beyond the
-    tissue that was found, it is CSF; how much of it does not is returned as well.
+    Each of its voxels holds the average over its own extent. Fractions sum to 1 where at least half
+    of a voxel of the mask is brain in the T1w. Elsewhere, beyond the T1w's field of view or its
+    brain, nothing is known and they are 0: such voxels were once called fluid, which a third of
+    them, by their diffusivity, are not.
     """
     parts = np.stack([resampled(p, t1w_affine, run_shape, run_affine, matrix) for p in posteriors])
-    covered = float((parts.sum(0)[run_mask] > 0.5).mean())
-    parts[2] += np.clip(1 - parts.sum(0), 0, None)
-    return np.asarray(np.where(run_mask, parts / parts.sum(0), 0)), covered
+    inside = posteriors.sum(0) > 0.5
+    known = share_seen(inside, t1w_affine, matrix, run_mask, run_affine) >= 0.5
+    fractions = np.where(known, parts / np.maximum(parts.sum(0), 1e-6), 0)
+    return np.asarray(fractions), float(known.sum() / max(run_mask.sum(), 1))
 
 
 def doubts(fractions: FloatArray, covered: float) -> list[str]:
-    """What is strange about ``fractions`` (3, X, Y, Z), of which a share is ``covered``, in words.
+    """What is strange about ``fractions`` (3, X, Y, Z), of a brain ``covered`` so far, in words.
 
     A brain that was not found, or found with its skull, shows in one or the other.
     """
@@ -273,7 +310,7 @@ def doubts(fractions: FloatArray, covered: float) -> list[str]:
     if covered < COVERED:
         found.append(
             f'the brain found in the T1w image covers {covered:.0%} of the brain in the dMRI; '
-            'the rest was called fluid'
+            'the rest has no tissue label (0)'
         )
     share = fractions.sum((1, 2, 3)) / max(float(fractions.sum()), 1e-6)
     for name, value, (low, high) in zip(TISSUES, share, USUAL_SHARES, strict=True):
@@ -304,12 +341,19 @@ def tissue_on_run(
     And the share of ``run_mask`` in which the T1w shows brain.
 
     ``matrix`` maps world mm of the run to world mm of the T1w; ``template`` is T1w, GM, WM, CSF,
-    affine. All the steps of this module after the registration, in their order.
+    affine. All the steps of this module after the registration, in their order. Raises Unavailable
+    where the T1w shows next to nothing of that brain.
     """
     t1w, affine = reduced(np.asarray(t1w, float), t1w_affine)
     region = carried(run_mask, run_affine, t1w.shape, affine, np.linalg.inv(matrix))
     image, *maps, template_affine = template
     priors = template_priors(t1w, affine, region, image, np.stack(maps), template_affine, rng)
     mask = t1w_brain(t1w, affine, run_mask, run_affine, matrix, priors)
+    known = share_seen(mask, affine, matrix, run_mask, run_affine) >= 0.5
+    if (covered := known.sum() / max(run_mask.sum(), 1)) < LEAST_COVERED:
+        raise Unavailable(
+            f'the brain found in the T1w image covers {covered:.0%} of the brain in the dMRI; at '
+            f'least {LEAST_COVERED:.0%} is needed'
+        )
     posteriors = tissue(t1w, mask, affine, priors)
     return to_run_grid(posteriors, affine, matrix, run_mask.shape, run_affine, run_mask)

@@ -252,7 +252,14 @@ def problems_left(folder: Path) -> Problem | None:
     return KINDS.get(note['exit_code'], Problem)(note['message'])
 
 
+def absences_left(folder: Path) -> list[dict[str, Any]]:
+    """Labels that a step under ``folder`` found the scan cannot give: task, source, reason."""
+    notes = sorted(folder.rglob('absent.json'))
+    return [json.loads(note.read_text(encoding='utf-8')) for note in notes]
+
+
 def clear_problems(folder: Path) -> None:
     """Take away the notes of an earlier attempt."""
-    for note in folder.rglob('problem.json'):
-        note.unlink()
+    for name in ('problem.json', 'absent.json'):
+        for note in folder.rglob(name):
+            note.unlink()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bidsapp import registry
 from bidsapp.bids.outputs import files_of, output_path
 from bidsapp.bids.prepared import promised_files
-from bidsapp.bids.provenance import changed
+from bidsapp.bids.provenance import INSTEAD, changed, recorded
 from bidsapp.learn.ranges import outside
 from bidsapp.problems import Problem, Unavailable, problem_of
 from bidsapp.workflows.basis import (
@@ -84,6 +84,20 @@ class RunPlan:
         """Promised files, below ``root``, that are not there."""
         return [path for path in self.promised if not (root / path).is_file()]
 
+    def settle(self, task: str, source: str | None, reason: str) -> str:
+        """Promise no label that the scan turned out not to give, but that of ``source`` if any.
+
+        Returns what is to be said of it.
+        """
+        entities = self.run.case.entities
+        gone = labelled_files(entities, {task: self.todo.references[task]})
+        self.promised = [path for path in self.promised if path not in gone]
+        if source is None:
+            self.unavailable[task] = reason
+            return f'no {label_of(task)}: {reason}'
+        self.promised += labelled_files(entities, {task: source})
+        return f'{label_of(task)} of {source}, not of {self.todo.references[task]}: {reason}'
+
 
 @dataclass(slots=True)
 class Review:
@@ -153,11 +167,13 @@ def promise(made: RunPlan, asked: Asked, wanted: Sequence[Task[Any]], models: Mo
         if task.label is not None:
             try:
                 source = task.label.source(acquisition)
-                files = [p for o, s in task.labels(source) for p in files_of(entities, o, s)]
-                made.promised += files
+                made_as = made_instead(entities, task, source, asked.root)
+                files = labelled_files(entities, {task.name: made_as})
                 basis = label_basis(run, task.name, asked)
                 if review.due(label_of(task.name), {'labels', task.name}, files, basis):
                     references[task.name] = source
+                    files = labelled_files(entities, {task.name: source})
+                made.promised += files
             except Unavailable as reason:
                 made.unavailable[task.name] = str(reason)
                 if not review.preproc:
@@ -226,6 +242,22 @@ def predictions_of(made: RunPlan, models: Models) -> list[str]:
         return []
     own = [name for name in models if registry.task(name).modality == made.run.modality]
     return [name for name in own if name not in made.inapplicable]
+
+
+def made_instead(entities: Mapping[str, str], task: Task[Any], source: str, root: Path) -> str:
+    """The source whose label stands there because the scan could not give that of ``source``."""
+    for output in task.learnt[:1]:
+        for other in output.references:
+            written = recorded(root / output_path(entities, output, other, '.json')) or {}
+            if other != source and written.get(INSTEAD) == source:
+                return other
+    return source
+
+
+def labelled_files(entities: Mapping[str, str], sources: Mapping[str, str]) -> list[Path]:
+    """Every file, below the root, of the labels of one run, whose ``sources`` are told by task."""
+    labels = [registry.task(task).labels(source) for task, source in sources.items()]
+    return [path for own in labels for o, s in own for path in files_of(entities, o, s)]
 
 
 def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:

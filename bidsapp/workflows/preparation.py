@@ -36,7 +36,9 @@ class Aid:
 
     ``graph`` makes a workflow of (entities, size, place). Fields of its ``inputnode`` are connected
     by their names to the prepared files and to what it ``reads``; its ``outputnode`` has the aid's
-    own name and may have ``quality``, for sidecars.
+    own name and may have ``quality``, for sidecars, which holds what the ``quality`` of its
+    ``inputnode`` says of an aid that it reads. ``DerivedBy`` in it names the source of labels where
+    that is another than was expected.
     """
 
     graph: Callable[[Mapping[str, str], Size, Place], Workflow]
@@ -51,7 +53,8 @@ class Preparation:
 
     ``graph`` makes a workflow of (run, survey, place) whose ``outputnode`` has the kinds of
     `bids.runs.Prepared.names`, written below ``place.out_root``. Where its ``inputnode`` has a
-    field ``t1w`` it gets the participant's T1w image, corrected for its receive field.
+    field ``t1w`` it gets the participant's T1w image, corrected for its receive field; where that
+    cannot be used, ``t1w_quality`` says why, as `interfaces.anat.T1wStep` does.
     """
 
     graph: Callable[[Any, Any, Place], Workflow]

@@ -72,7 +72,7 @@ def init_run_wf(name: str, run: Run, todo: Todo, survey: Survey[Any], place: Pla
         record(graph, todo.bases.get(PREPROCESSING, {}))
         workflow.connect([(graph, preprocessed, [(f'outputnode.{kind}', kind) for kind in kinds])])
         if correct_t1w is not None and 't1w' in fields_of(graph, 'inputnode'):
-            workflow.connect([(correct_t1w, graph, [('t1w', 'inputnode.t1w')])])
+            give_t1w(workflow, correct_t1w, graph)
     else:
         for kind, path in prepared_files(prepared, case.entities).items():
             setattr(preprocessed.inputs, kind, str(place.out_root / path))
@@ -97,6 +97,14 @@ def fields_of(graph: Workflow, name: str) -> list[str]:
     return [] if node is None else list(node.inputs.get())
 
 
+def give_t1w(workflow: Workflow, correct_t1w: Node | None, graph: Workflow) -> None:
+    """To ``graph`` the corrected T1w image and, where it takes that, why it cannot be used."""
+    taken = fields_of(graph, 'inputnode')
+    given = [('t1w', 't1w'), ('quality', 't1w_quality')]
+    wanted = [(name, f'inputnode.{field}') for name, field in given if field in taken]
+    workflow.connect([(correct_t1w, graph, wanted)])
+
+
 def aid_of(parts: Parts, kind: str) -> Workflow:
     """The workflow that makes a file which labels rest on, made once and connected.
 
@@ -107,14 +115,17 @@ def aid_of(parts: Parts, kind: str) -> Workflow:
     preparation: Preparation = registry.preparation(parts.run.modality)
     own = preparation.aids[kind]
     aid = own.graph(parts.run.case.entities, parts.survey.size, parts.place)
-    prepared = [k for k in fields_of(aid, 'inputnode') if k in parts.kinds]
+    taken = fields_of(aid, 'inputnode')
+    prepared = [k for k in taken if k in parts.kinds]
     parts.workflow.connect([(parts.preprocessed, aid, [(k, f'inputnode.{k}') for k in prepared])])
     if own.needs_t1w:
-        parts.workflow.connect([(parts.correct_t1w, aid, [('t1w', 'inputnode.t1w')])])
+        give_t1w(parts.workflow, parts.correct_t1w, aid)
     for other in own.reads:
-        if other in parts.aids:
-            connection = (f'outputnode.{other}', f'inputnode.{other}')
-            parts.workflow.connect([(parts.aids[other], aid, [connection])])
+        if (read := parts.aids.get(other)) is not None:
+            given = fields_of(read, 'outputnode')
+            passed = [k for k in (other, 'quality') if k in given and k in taken]
+            connections = [(f'outputnode.{k}', f'inputnode.{k}') for k in passed]
+            parts.workflow.connect([(read, aid, connections)])
     parts.aids[kind] = aid
     return aid
 
@@ -141,11 +152,12 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         overwrite=True,
     )  # fmt: skip
     parts.workflow.connect([(parts.preprocessed, node, parts.prepared())])
+    if described := [aid for aid in aids.values() if 'quality' in fields_of(aid, 'outputnode')]:
+        # The last says what those that it reads have said.
+        parts.workflow.connect([(described[-1], node, [('outputnode.quality', 'quality')])])
     for kind, aid in aids.items():
         if kind in label.reads:
             parts.workflow.connect([(aid, node, [(f'outputnode.{kind}', kind)])])
-        if 'quality' in fields_of(aid, 'outputnode'):
-            parts.workflow.connect([(aid, node, [('outputnode.quality', 'quality')])])
         if registry.preparation(run.modality).aids[kind].needs_t1w:
             node.inputs.more_sources = [raw_uri(run.case.files['t1w'], place.roots['raw'])]
 

@@ -8,6 +8,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from bidsapp.physics import alignment, anatomy, brain
+from bidsapp.physics.template import template_maps
+from bidsapp.problems import Unavailable
 
 GRID = np.diag([4.0, 4.0, 4.0, 1.0])
 GRID[:3, 3] = [-94, -110, -78]
@@ -87,6 +89,29 @@ def test_registration_is_the_same_for_the_same_seed(few_starts):
     assert np.array_equal(one.matrix, two.matrix)
 
 
+def test_a_t1w_of_part_of_the_head_finds_its_place(few_starts):
+    """Not quite its right half, so that most of what the dMRI shows lies beyond it."""
+    truth = rigid([2, -1, 1], [0, 2, 0])
+    t1w, b0 = images(truth)
+    moved = T1W_GRID.copy()
+    moved[:3, 3] += T1W_GRID[:3, :3] @ [44, 0, 0]
+    mask = sum(parts(SHAPE, GRID, truth)[:3]) > 0
+    found = alignment.register_t1w(t1w[44:], moved, b0, GRID, mask, np.random.default_rng(0))
+    centre = np.array([40.0, 0, 0])
+    assert alignment.apply(found.matrix, centre) == pytest.approx(
+        alignment.apply(truth, centre), abs=2
+    )
+
+
+def test_a_t1w_that_lies_elsewhere_is_refused_in_words(few_starts):
+    t1w, b0 = images(np.eye(4))
+    far = T1W_GRID.copy()
+    far[:3, 3] += [400, -300, 200]
+    mask = sum(parts(SHAPE, GRID)[:3]) > 0
+    with pytest.raises(Unavailable, match='0% of the head in the dMRI'):
+        alignment.register_t1w(t1w, far, b0, GRID, mask, np.random.default_rng(0))
+
+
 def test_images_that_share_nothing_do_not_agree(rng, few_starts):
     _, b0 = images(np.eye(4))
     mask = sum(parts(SHAPE, GRID)[:3]) > 0
@@ -129,20 +154,54 @@ def test_fractions_on_a_coarser_grid_are_averages_and_sum_to_one():
     assert 'fluid' in anatomy.doubts(out, covered)[0]  # half grey, half white, none at all
 
 
-def test_where_no_tissue_was_found_the_mask_holds_csf():
+def test_where_no_tissue_was_found_there_is_no_label():
     mask = np.ones((5, 5, 5), bool)
     nothing = np.zeros((3, 5, 5, 5))
     out, covered = anatomy.to_run_grid(nothing, GRID, np.eye(4), mask.shape, GRID, mask)
-    assert (anatomy.dseg(out) == 3).all()
+    assert not out.any()
+    assert not anatomy.dseg(out).any()
     assert covered == 0
     assert 'covers 0%' in anatomy.doubts(out, covered)[0]
-    assert not anatomy.dseg(nothing).any()
+
+
+@pytest.mark.parametrize(('brain_mm', 'labelled'), [(22, 6), (21, 5), (19, 5), (17, 4)])
+def test_a_voxel_of_which_half_is_not_seen_has_no_label(brain_mm, labelled):
+    """The T1w's brain ends ``brain_mm`` along x; voxels of the dMRI are 4 mm."""
+    affine, grid = np.diag([1.0, 1, 1, 1]), np.diag([4.0, 4, 4, 1])
+    affine[:3, 3], grid[:3, 3] = 0.5, 2  # both grids begin at 0
+    fine = np.zeros((3, 32, 32, 32))
+    fine[0, :brain_mm] = 1
+    mask = np.ones((8, 8, 8), bool)
+    out, covered = anatomy.to_run_grid(fine, affine, np.eye(4), mask.shape, grid, mask)
+    assert (anatomy.dseg(out)[:labelled] == 1).all()
+    assert not out[:, labelled:].any()
+    assert covered == labelled / 8
+    assert out.sum(0)[:labelled] == pytest.approx(1)
+
+
+def test_beyond_the_field_of_view_of_the_t1w_there_is_no_label():
+    fine, shift = np.zeros((3, 24, 32, 32)), np.eye(4)
+    fine[1] = 1
+    affine, grid = np.diag([1.0, 1, 1, 1]), np.diag([4.0, 4, 4, 1])
+    affine[:3, 3], grid[:3, 3] = 0.5, 2
+    shift[0, 3] = -8  # the T1w shows 8 to 32 mm of the run
+    mask = np.ones((8, 8, 8), bool)
+    out, covered = anatomy.to_run_grid(fine, affine, shift, mask.shape, grid, mask)
+    assert (anatomy.dseg(out)[2:] == 2).all()
+    assert not out[:, :2].any()
+    assert covered == 0.75
 
 
 def test_a_usual_brain_raises_no_doubt():
     fractions = np.broadcast_to(np.array([0.5, 0.4, 0.1])[:, None, None, None], (3, 4, 4, 4))
     assert not anatomy.doubts(fractions, 0.97)
-    assert '80%' in anatomy.doubts(fractions, 0.8)[0]
+    assert '94%' in anatomy.doubts(fractions, 0.94)[0]
+
+
+def test_how_much_is_labelled_is_said_before_any_other_doubt():
+    white_alone = np.zeros((3, 4, 4, 4))
+    white_alone[1] = 1
+    assert 'covers 60%' in anatomy.doubts(white_alone, 0.6)[0]
 
 
 def test_tissue_is_found_under_a_receive_field():
@@ -207,3 +266,32 @@ def test_real_starts_agree_between_t1w_and_dmri(multivendor):
     assert found.agreement_mm < 1.5
     turn = Rotation.from_matrix(found.matrix[:3, :3]).magnitude()
     assert np.rad2deg(turn) < 5  # the same session: the head hardly moved
+
+
+def test_of_a_real_head_only_what_the_t1w_shows_is_labelled(multivendor):
+    """The T1w loses the right quarter of its field of view, as in a head that lies on its side."""
+    folder = multivendor / 'sub-prisma'
+    t1w = nib.load(folder / 'anat' / 'sub-prisma_T1w.nii.gz')
+    dwi = nib.load(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.nii.gz')
+    data = np.asarray(dwi.dataobj, np.float32)
+    weighted = np.loadtxt(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.bval') >= 50
+    mask = brain.brain_mask(data[..., ~weighted].mean(-1), data[..., weighted].mean(-1), dwi.affine)
+    shape, grid = alignment.coarser(t1w.shape, t1w.affine, 2.5)
+    head = alignment.resampled(t1w.get_fdata(), t1w.affine, shape, grid)
+    axis = int(np.abs(grid[0, :3]).argmax())
+    places = np.moveaxis(np.indices(shape), 0, -1)
+    right = alignment.apply(grid, places)[..., 0]
+    keep = np.flatnonzero(right.mean(tuple({0, 1, 2} - {axis})) < 35)
+    cut, moved = np.take(head, keep, axis), grid.copy()
+    moved[:3, 3] += grid[:3, axis] * keep[0]
+    maps = template_maps(3.0)
+    out, covered = anatomy.tissue_on_run(
+        anatomy.correct_t1w(cut, moved), moved, np.eye(4), mask, dwi.affine, maps,
+        np.random.default_rng(0),
+    )  # fmt: skip
+    labels = anatomy.dseg(out)
+    x = alignment.apply(dwi.affine, np.moveaxis(np.indices(mask.shape), 0, -1))[..., 0]
+    assert not labels[mask & (x > 42)].any()
+    assert (labels[mask & (x < 25)] > 0).mean() > 0.93
+    assert 0.75 < covered < 0.95
+    assert 'has no tissue label' in anatomy.doubts(out, covered)[0]

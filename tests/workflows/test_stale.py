@@ -15,13 +15,13 @@ from bidsapp import registry
 from bidsapp.bids.dataset import select, subjects_of
 from bidsapp.bids.outputs import files_of
 from bidsapp.bids.prepared import find_prepared, with_references
-from bidsapp.bids.provenance import FIELD, basis, record
+from bidsapp.bids.provenance import FIELD, INSTEAD, basis, record
 from bidsapp.bids.search import find_runs
 from bidsapp.core import PARTS
 from bidsapp.modalities.dwi.interfaces.corrections import Denoise
 from bidsapp.modalities.dwi.interfaces.fibres import FindFibres
 from bidsapp.workflows.basis import Asked, label_of, prediction_of
-from bidsapp.workflows.plan import plan_run, sidecars
+from bidsapp.workflows.plan import labelled_files, plan_run, sidecars
 
 TASKS = ['orientation', 'tissue']
 LABELS = [label_of(task) for task in TASKS]
@@ -150,8 +150,48 @@ def test_a_step_of_the_preparation_whose_results_change_makes_all_again(there, m
 
 
 def test_a_step_of_a_label_makes_those_labels_again(there, monkeypatch):
-    monkeypatch.setattr(FindFibres, 'version', 2)
+    monkeypatch.setattr(FindFibres, 'version', FindFibres.version + 1)
     assert set(again(there)) == {label_of('orientation')}
+
+
+@pytest.fixture
+def of_tensor(there):
+    """The direction of ``there`` is the tensor's, for the scan could not give that of csd."""
+    entities = plan(there).run.case.entities
+    for path in labelled_files(entities, {'orientation': 'csd'}):
+        other = there.root / str(path).replace('model-csd', 'model-tensor')
+        (there.root / path).rename(other)
+        if other.suffix == '.json':
+            content = json.loads(other.read_text())
+            content[FIELD][INSTEAD] = 'csd'
+            other.write_text(json.dumps(content))
+    return there
+
+
+def test_a_label_that_was_made_instead_of_another_is_what_is_promised(of_tensor):
+    made = plan(of_tensor)
+    assert not made.todo
+    assert not made.missing(of_tensor.root)
+
+
+def test_a_label_made_instead_is_looked_at_like_any_other(of_tensor, monkeypatch):
+    """And the one that the table allows is tried first again."""
+    monkeypatch.setattr(FindFibres, 'version', FindFibres.version + 1)
+    made = plan(of_tensor)
+    assert made.todo.references == {'orientation': 'csd'}
+    assert any('model-tensor' in path.name for path in made.todo.remove)
+
+
+def test_a_label_that_the_scan_cannot_give_is_promised_no_longer(there):
+    shutil.rmtree(there.root)
+    made = plan(there)
+    assert 'no tissue label: it is water' in made.settle('tissue', None, 'it is water')
+    assert made.unavailable == {'tissue': 'it is water'}
+    assert not any('tissue_desc-reference' in path.name for path in made.promised)
+    made.settle('orientation', 'tensor', 'it is newborn')
+    names = [path.name for path in made.promised if 'direction' in path.name]
+    assert names
+    assert all('model-tensor' in name for name in names)
 
 
 def test_another_model_makes_its_predictions_again(there):

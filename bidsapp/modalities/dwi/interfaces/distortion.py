@@ -9,6 +9,7 @@ import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.images import load_volume, open_image
+from bidsapp.interfaces.anat import why_not_used
 from bidsapp.interfaces.base import ComputingInput, Step
 from bidsapp.interfaces.files import load_mask, save_like
 from bidsapp.modalities.dwi.bids.tables import read_numbers
@@ -26,6 +27,7 @@ class _DistortionInput(ComputingInput):
     b0 = File(exists=True, mandatory=True, desc='mean b=0 of the run, motion corrected')
     mask = File(exists=True, mandatory=True)
     t1w = File(exists=True, desc='bias-corrected T1w image')
+    t1w_quality = traits.Dict(desc='why it cannot be used, where it is not defined')
     candidates = traits.List(traits.Dict, mandatory=True, desc='as bids.fieldmaps has them')
     reasons = traits.List(traits.Str, desc='why better ways are not among them')
     seed = traits.Int(0, usedefault=True)
@@ -40,6 +42,7 @@ class _DistortionOutput(TraitedSpec):
 class EstimateDistortion(Step):
     """The displacement of a run by the first way that works; what did not work is said."""
 
+    version = 2
     input_spec = _DistortionInput
     output_spec = _DistortionOutput
 
@@ -134,13 +137,17 @@ class EstimateDistortion(Step):
         from bidsapp.physics.template import template_maps
 
         if not isdefined(self.inputs.t1w):
-            raise Unavailable('there is no T1w image')
+            said = self.inputs.t1w_quality if isdefined(self.inputs.t1w_quality) else {}
+            raise Unavailable(said.get('NotUsed', 'there is no T1w image'))
         image, affine, mask = self.run_b0()
         t1w = Path(self.inputs.t1w)
-        found = displacement_from_t1w(
-            image, affine, mask, load_volume(t1w), open_image(t1w).affine, None,
-            candidate['axis'], template_maps(2.0), np.random.default_rng(self.inputs.seed),
-        )  # fmt: skip
+        try:
+            found = displacement_from_t1w(
+                image, affine, mask, load_volume(t1w), open_image(t1w).affine, None,
+                candidate['axis'], template_maps(2.0), np.random.default_rng(self.inputs.seed),
+            )  # fmt: skip
+        except Exception as error:  # whatever a strange image leads to, the run needs none
+            raise Unavailable(why_not_used(error)) from error
         return found.displacement, {
             'Similarity': 'normalised mutual information of b=0 and T1w in the brain',
             'SimilarityBefore': round(float(found.similarity_before), 4),

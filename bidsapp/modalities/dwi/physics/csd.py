@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bidsapp.core import FloatArray
+    from bidsapp.core import BoolArray, FloatArray
 
 #: A shell supports deconvolution with at least so many directions and such a b (s/mm²): order 6 has
 #: 28 coefficients, and the non-negativity constraint makes up for three.
@@ -303,23 +303,47 @@ def isotropic_floor(
     return float(np.quantile(fibre_peaks(density, order, n=1)[1], 0.99))
 
 
+def white_matter(
+    fa: FloatArray,
+    brain: BoolArray,
+    white: NDArray[Any] | None = None,
+    unseen: NDArray[Any] | None = None,
+) -> BoolArray:
+    """(X, Y, Z) where fibres are looked for: ``white`` matter, without it where ``fa`` is high.
+
+    So too where the T1w that says ``white`` does not show the brain (``unseen``), but not in the
+    outermost voxels: there distortion and partial volume look anisotropic.
+    """
+    from scipy.ndimage import binary_erosion
+
+    anisotropic = fa > WHITE_MATTER_FA
+    if white is None:
+        return np.asarray(brain & anisotropic)
+    found = np.asarray(white, bool)
+    if unseen is not None:  # the edge of the image is no surface
+        inner = binary_erosion(brain, border_value=True)
+        found = found | (np.asarray(unseen, bool) & anisotropic & inner)
+    return np.asarray(brain & (fa > 0) & found)
+
+
 def fibre_directions(
     data: FloatArray,
     gtab: GradientTable,
     brain: NDArray[Any],
     white: NDArray[Any] | None = None,
+    unseen: NDArray[Any] | None = None,
     device: str = 'cpu',
+    deconvolve: bool = True,
 ) -> np.ndarray:
     """Unit vectors along fibres in the axes of ``gtab``, (X, Y, Z, 3n) float32, strongest first.
 
-    Up to three fibres by deconvolution where the table supports it, else one by the tensor; in
-    ``white`` matter, or without it where the tensor is anisotropic; zero where there is none.
+    Up to three fibres by deconvolution where the table supports it, else, or if that is not to be,
+    one by the tensor; in white matter (`white_matter`); zero where there is none.
     ``data`` (X, Y, Z, N) signals. Raises Unavailable where no single fibre is found to learn from.
     """
     tensor = fit_tensor(data, gtab, brain, device)
-    inside = np.asarray(brain, bool) & (tensor.fa > 0)
-    inside &= tensor.fa > WHITE_MATTER_FA if white is None else np.asarray(white, bool)
-    if not supports_deconvolution(acquisition(gtab)):
+    inside = white_matter(tensor.fa, np.asarray(brain, bool), white, unseen)
+    if not (deconvolve and supports_deconvolution(acquisition(gtab))):
         return np.where(inside[..., None], tensor.direction, 0).astype(np.float32)
     response = single_fibre_response(data, gtab, inside, tensor, device)
     _, volumes = best_shell(gtab)

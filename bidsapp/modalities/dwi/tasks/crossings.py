@@ -96,8 +96,10 @@ def source(acquisition: Acquisition) -> str:
 
 
 def derive(case: Case) -> Arrays:
-    """How many of a voxel's fibre directions are there."""
+    """How many of a voxel's fibre directions are there. Raises Unavailable for the tensor's."""
     fibres = load_volume(case.files['fibres'])
+    if fibres.shape[-1] == 3:
+        raise Unavailable('no single fibre was found, from which deconvolution learns to count')
     lengths = np.linalg.norm(fibres.reshape(*fibres.shape[:3], -1, 3), axis=-1)
     return {'nfib': (lengths > 0.5).sum(-1).astype(np.uint8)}
 

@@ -39,6 +39,7 @@ from bidsapp.modalities.dwi.physics.restored import (
 from bidsapp.modalities.dwi.physics.turns import turned_harmonics
 from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.physics.geometry import ALL_TURNS, grid_axes, voxel_sizes
+from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -226,8 +227,11 @@ def source(acquisition: Acquisition) -> str:
 
 
 def derive(case: Case) -> Arrays:
-    """The fibres that the workflow has found in white matter."""
-    return {'direction': load_volume(case.files['fibres'])}
+    """The fibres that the workflow has found in white matter. Raises Unavailable without any."""
+    fibres = load_volume(case.files['fibres'])
+    if not fibres.any():
+        raise Unavailable('no voxel is anisotropic enough to hold a fibre')
+    return {'direction': fibres}
 
 
 def truth(known: Mapping[str, Tensor]) -> Tensor:
@@ -255,7 +259,7 @@ task = Task(
     writes=(DIRECTION, UNCERTAINTY),
     load=load,
     finish=finish,
-    label=Label(source, derive, reads=('fibres',)),
+    label=Label(source, derive, reads=('fibres',), version=2),
     truth=truth,
     uses=('restore',),
 )

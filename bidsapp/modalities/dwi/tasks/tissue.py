@@ -30,7 +30,8 @@ DSEG = Output(
     {'suffix': 'dseg', 'seg': 'tissue'},
     'uint8',
     labels=TISSUES,
-    description='Tissue with the largest share of each brain voxel; 0 is outside the brain.',
+    description='Tissue with the largest share of each brain voxel; 0 is outside the brain and, of '
+    'a reference, where less than half of a voxel is brain in the T1w image.',
 )
 PROBSEG = Output(
     'tissue_probability',

@@ -25,7 +25,7 @@ def init_tissue_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
 
     Inputs
     ------
-    t1w : the bias-corrected T1w image
+    t1w, t1w_quality : the bias-corrected T1w image, or why it cannot be used
     dwi, bval, mask : the preprocessed run
 
     Outputs
@@ -34,13 +34,14 @@ def init_tissue_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
     quality : what to say of registration and segmentation
     """
     workflow = Workflow(name='tissue_wf')
-    inputnode = Node(IdentityInterface(fields=['t1w', 'dwi', 'bval', 'mask']), name='inputnode')
+    fields = ['t1w', 't1w_quality', 'dwi', 'bval', 'mask']
+    inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
     outputnode = Node(IdentityInterface(fields=['tissue_posteriors', 'quality']), name='outputnode')
     b0 = Node(MeanB0(), name='b0', mem_gb=0.5)
     anat_wf = init_anat_wf(place.seed)
     workflow.connect([
         (inputnode, b0, [('dwi', 'dwi'), ('bval', 'bval')]),
-        (inputnode, anat_wf, [('t1w', 'inputnode.t1w'), ('mask', 'inputnode.mask')]),
+        (inputnode, anat_wf, [(k, f'inputnode.{k}') for k in ('t1w', 't1w_quality', 'mask')]),
         (b0, anat_wf, [('image', 'inputnode.image')]),
         (anat_wf, outputnode, [(f'outputnode.{k}', k) for k in ('tissue_posteriors', 'quality')]),
     ])  # fmt: skip
@@ -54,15 +55,18 @@ def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
     ------
     dwi, bval, bvec, mask : the preprocessed run
     tissue_posteriors : where there are any; without them white matter is found by anisotropy
+    quality : what to say of them
 
     Outputs
     -------
     fibres : (X, Y, Z, 3 or 9) unit vectors in world axes
+    quality : what to say of them too
     """
     workflow = Workflow(name='fibres_wf')
     kinds, aids = list(PREPARED.names), ['tissue_posteriors']
-    inputnode = Node(IdentityInterface(fields=[*kinds, *aids]), name='inputnode')
-    outputnode = Node(IdentityInterface(fields=['fibres']), name='outputnode')
+    fields = [*kinds, *aids, 'quality']
+    inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
+    outputnode = Node(IdentityInterface(fields=['fibres', 'quality']), name='outputnode')
     threads = place.omp_nthreads
     find = FindFibres(
         kinds, aids, modality='dwi', entities=dict(entities), device=place.device,
@@ -71,8 +75,8 @@ def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
     fibres = Node(find, name='fibres', mem_gb=4 * size.run_gb + 1, n_procs=threads)
     workflow.connect(
         [
-            (inputnode, fibres, [(kind, kind) for kind in (*kinds, *aids)]),
-            (fibres, outputnode, [('fibres', 'fibres')]),
+            (inputnode, fibres, [(field, field) for field in fields]),
+            (fibres, outputnode, [(k, k) for k in ('fibres', 'quality')]),
         ]
     )
     return workflow

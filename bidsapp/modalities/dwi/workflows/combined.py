@@ -38,7 +38,7 @@ def init_dwi_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) -> Workf
     if not run.parts:
         return init_preparation_wf(run, survey, place)
     workflow = Workflow(name='dwi_preproc_wf')
-    inputnode = Node(IdentityInterface(fields=['t1w']), name='inputnode')
+    inputnode = Node(IdentityInterface(fields=['t1w', 't1w_quality']), name='inputnode')
     outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name='outputnode')
     size_gb = survey.size.run_gb
     join = Node(
@@ -51,7 +51,7 @@ def init_dwi_wf(run: DwiRun, survey: Survey[Acquisition], place: Place) -> Workf
             part, survey_of(part), replace(place, out_root=Path()), f'part{number}_wf'
         )
         workflow.connect([
-            (inputnode, own, [('t1w', 'inputnode.t1w')]),
+            (inputnode, own, [(k, f'inputnode.{k}') for k in ('t1w', 't1w_quality')]),
             (own, merge, [('outputnode.dwi', f'in{number}')]),
         ])  # fmt: skip
     maps = Node(TensorMaps(), name='maps', mem_gb=3 * size_gb + 0.8)

@@ -77,7 +77,8 @@ def init_dwi_preproc_wf(
     Inputs
     ------
     dwi, bval, bvec : the raw run
-    t1w : the bias-corrected T1w image, if one may have to guide the correction
+    t1w, t1w_quality : the bias-corrected T1w image, if one may have to guide the correction, or
+        why it cannot be used
 
     Outputs
     -------
@@ -85,7 +86,8 @@ def init_dwi_preproc_wf(
     """
     workflow = Workflow(name=name)
     many = {'device': device, 'n_threads': omp_nthreads}
-    inputnode = Node(IdentityInterface(fields=['dwi', 'bval', 'bvec', 't1w']), name='inputnode')
+    fields = ['dwi', 'bval', 'bvec', 't1w', 't1w_quality']
+    inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
     outputnode = Node(IdentityInterface(fields=list(OUTPUTS)), name='outputnode')
     examine = Node(ExamineScan(), name='examine', mem_gb=4 * size_gb + 0.3)
     denoise = Node(Denoise(**many), name='denoise', mem_gb=4 * size_gb + 0.6, n_procs=omp_nthreads)
@@ -160,7 +162,7 @@ def init_dwi_preproc_wf(
         moved = [('displacement', 'displacement'), ('axis', 'axis')]
         workflow.connect([(distortion, final_mask, moved)])
     if any(c['method'] == 't1w' for c in candidates):
-        workflow.connect([(inputnode, distortion, [('t1w', 't1w')])])
+        workflow.connect([(inputnode, distortion, [(k, k) for k in ('t1w', 't1w_quality')])])
     return workflow
 
 

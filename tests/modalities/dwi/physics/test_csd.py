@@ -18,6 +18,7 @@ from bidsapp.modalities.dwi.physics.csd import (
     relative_signal,
     single_fibre_response,
     supports_deconvolution,
+    white_matter,
 )
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, rotated
@@ -312,6 +313,31 @@ def test_fibre_directions_stay_in_white_matter(block):
     white[:9] = True
     assert not fibre_directions(data, gtab, brain, white)[9:].any()
     assert not fibre_directions(data, gtab, brain)[12:].any()
+
+
+def test_where_the_t1w_shows_no_brain_white_matter_is_found_by_anisotropy():
+    """But not in the outermost voxels of the brain; the edge of the image is not its surface."""
+    fa = np.full((6, 8, 8), 0.5)
+    fa[:, :, 5] = 0.1
+    brain, white, unseen = (np.zeros(fa.shape, bool) for _ in range(3))
+    brain[:, 1:7, 1:7] = True
+    white[:3, 3, 3] = True
+    unseen[3:] = True
+    expected = white.copy()
+    expected[3:, 2:6, 2:5] = True
+    assert np.array_equal(white_matter(fa, brain, white, unseen), expected)
+    assert np.array_equal(white_matter(fa, brain, white), white)
+    assert np.array_equal(white_matter(fa, brain), brain & (fa > 0.25))
+
+
+def test_the_tensor_can_stand_in_where_no_single_fibre_is_found(block):
+    data, gtab = block
+    brain = np.ones(data.shape[:3], bool)
+    directions = fibre_directions(data, gtab, brain, brain, deconvolve=False)
+    assert directions.shape == (18, 10, 10, 3)
+    isotropic = data[12:]
+    with pytest.raises(Unavailable, match='single fibre'):
+        fibre_directions(isotropic, gtab, brain[12:], brain[12:])
 
 
 def test_few_directions_fall_back_to_the_tensor(block):
