@@ -187,6 +187,7 @@ class TestOptions:
             'Verbose': ['-v', '-vv'],
             'Tasks': list(registry.tasks()),
             'Freeze': ['none', 'encoder', 'body'],
+            'Anat': ['t1w', 'none'],
             'Compare': ['scratch', 'autoencoder'],
             'Objective': ['restore', 'autoencoder', 'supervised', 'auxiliary'],
         }

@@ -14,8 +14,8 @@ from bidsapp.modalities.dwi.bids.survey import survey as survey_of
 from bidsapp.modalities.dwi.interfaces.corrections import TensorMaps
 from bidsapp.modalities.dwi.interfaces.joining import JoinRuns
 from bidsapp.modalities.dwi.interfaces.outputs import CORRECTIONS, WritePreprocessed
+from bidsapp.modalities.dwi.workflows.ingest import OUTPUTS
 from bidsapp.modalities.dwi.workflows.preparation import (
-    OUTPUTS,
     RAW,
     init_preparation_wf,
     steps_of,

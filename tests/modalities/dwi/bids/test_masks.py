@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.modalities.dwi.interfaces.corrections import GivenMask
+from bidsapp.modalities.dwi.interfaces.masks import GivenMask
 
 SCAN = 'sub-01/dwi/sub-01_dwi.nii.gz'
 NAME = 'sub-01/dwi/sub-01_desc-brain_mask.nii.gz'
