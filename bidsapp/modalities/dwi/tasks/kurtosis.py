@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 
 RANGE = ' Within -3/7 and 10, as DIPY clips it; 0 where it is not known.'
-MK = scalar_map('mk', 'mk', 'dki', 'Mean kurtosis over all directions.' + RANGE, 'Mean kurtosis')
+MK = scalar_map(
+    'mk', 'mk', 'dki', 'Mean kurtosis over all directions; where no tensors fit and AK and RK are '
+    "not known, that of the shells' mean signals." + RANGE, 'Mean kurtosis',
+)  # fmt: skip
 AK = scalar_map(
     'ak', 'ak', 'dki', "Kurtosis along the tensor's main axis." + RANGE, 'Axial kurtosis'
 )
