@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
     from bidsapp.modalities.dwi.physics.gradients import GradientTable
 
-#: The range to which DIPY clips kurtosis: the least that any density has that is flat within a
-#: sphere, and more than any tissue's.
+#: The range to which DIPY clips kurtosis: the least is that of water confined to spherical pores.
 LEAST, MOST = -3 / 7, 10.0
 #: s/mm²; shells count from the lowest to the highest b, beyond which b² no longer suffices.
 MIN_B, MAX_B = 500.0, 3100.0
