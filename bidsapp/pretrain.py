@@ -130,6 +130,11 @@ def chosen_objective(settings: Settings, modality: str) -> tuple[str, Objective]
     # Of another modality a task says which modality is meant.
     if settings.tasks and not usable[name].tasks and modality == registry.FIRST:
         raise WrongUsage(f'--tasks: the objective {name} has a head of its own. Leave it out.')
+    if blind := [task for task in settings.tasks if registry.task(task).truth is None]:
+        raise WrongUsage(
+            f'--tasks {" ".join(blind)}: what the answer is on a simulated scan is not known, so '
+            'pretraining cannot teach it. Leave it out; `group` learns it from its labels.'
+        )
     return name, usable[name]
 
 

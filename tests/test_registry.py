@@ -41,7 +41,7 @@ def test_a_task_knows_its_name_and_modality_from_where_it_stands(name):
 
 
 def test_an_unknown_task_is_refused_with_the_names_that_exist():
-    with pytest.raises(WrongUsage, match='crossings, microstructure, orientation, restore, tissue'):
+    with pytest.raises(WrongUsage, match=', '.join(registry.tasks())):
         registry.task('weather')
 
 

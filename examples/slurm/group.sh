@@ -20,7 +20,7 @@ set -uo pipefail
 one() {
     local chosen=()
     if [ "$SLURM_NTASKS" -gt 1 ]; then
-        local all=(orientation microstructure tissue crossings) i
+        local all=(orientation microstructure tissue crossings kurtosis) i
         chosen=(--tasks)
         for ((i = SLURM_PROCID; i < ${#all[@]}; i += SLURM_NTASKS)); do chosen+=("${all[i]}"); done
         [ "${#chosen[@]}" -gt 1 ] || { echo "No task is left for process $SLURM_PROCID."; exit 0; }

@@ -132,6 +132,7 @@ class TestUsage:
             (('-', 'o', 'pretrain', '--reports-only'), '--reports-only'),
             (('-', 'o', 'pretrain', '--objective', 'auxiliary'), 'auxiliary dataset'),
             (('-', 'o', 'pretrain', '--objective', 'restore', '--tasks', 'tissue'), '--tasks'),
+            (('-', 'o', 'pretrain', '--tasks', 'kurtosis'), '`group` learns it'),
         ],
     )
     def test_what_makes_no_sense_is_64(self, argv, message, tmp_path, monkeypatch, capsys):

@@ -70,11 +70,12 @@ def promised(subject):
         'seg-nfib_desc-entropy_probseg',
     ]  # fmt: skip
     images += [f'model-{source}_param-direction_dwimap' for source in ('csd', 'unet')]
+    images += [f'model-{s}_param-{k}_dwimap' for s in ('dki', 'unet') for k in ('mk', 'ak', 'rk')]
     parameters = [(s, p) for s in ('noddi', 'unet') for p in ('icvf', 'od', 'isovf')]
     images += [f'model-{source}_param-{name}_dwimap' for source, name in parameters]
     images += [
         f'model-unet_param-{name}_desc-uncertainty_dwimap'
-        for name in ('direction', 'icvf', 'od', 'isovf')
+        for name in ('direction', 'icvf', 'od', 'isovf', 'mk', 'ak', 'rk')
     ]
     restored = 'restore' in bundled_models()  # it is not learnt by `group`
     if restored:
@@ -95,7 +96,7 @@ def test_every_promised_file_is_there(done):
     out, _ = done
     for subject in SUBJECTS:
         assert not [name for name in promised(subject) if not (out / name).is_file()]
-    for task in ('tissue', 'orientation', 'crossings', 'microstructure'):
+    for task in ('tissue', 'orientation', 'crossings', 'microstructure', 'kurtosis'):
         for name in ('weights.safetensors', 'card.json', 'split.tsv', 'metrics.tsv', 'log.tsv'):
             assert (out / 'models' / task / 'v1' / name).is_file()
         assert (out / f'group_{task}.html').is_file()

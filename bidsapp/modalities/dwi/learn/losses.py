@@ -87,14 +87,21 @@ def gaussian_nll(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Negative log-likelihood of icvf, od, isovf (B, 3, …); prediction: logits, log deviations.
 
     Density and dispersion count in proportion to the tissue that is there; unknown ones are
-    negative. Each term is weighted by the square root of its own predicted variance (Seitzer et
-    al., ICLR 2022), so that what is hard to predict is still learnt.
+    negative.
     """
-    mean, log_sd = prediction[:, :3].sigmoid(), prediction[:, 3:].clamp(*LOG_SD)
     known = (target >= 0) & mask
     tissue = (1 - target[:, 2:].clamp_min(0)).expand_as(target).clone()
     tissue[:, 2] = 1
-    weight = known * tissue
+    return weighted_nll(prediction[:, :3].sigmoid(), prediction[:, 3:], target, known * tissue)
+
+
+def weighted_nll(mean: Tensor, log_sd: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Negative log-likelihood of ``target`` under normal distributions; all (B, K, X, Y, Z).
+
+    Each term is weighted by the square root of its own predicted variance (Seitzer et al., ICLR
+    2022), so that what is hard to predict is still learnt. ``weight`` says what a voxel counts.
+    """
+    log_sd = log_sd.clamp(*LOG_SD)
     deviation = log_sd.exp()
     nll = 0.5 * ((target - mean) / deviation).square() + log_sd
     total = (weight * deviation.detach() * nll).sum((0, 2, 3, 4))

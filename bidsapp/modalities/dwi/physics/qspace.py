@@ -32,6 +32,8 @@ from bidsapp.modalities.dwi.physics.harmonics import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from bidsapp.core import BoolArray, FloatArray
@@ -173,6 +175,11 @@ def leave_one_out(source: GradientTable, variance: float, n_b0: int = 1) -> Line
 def slot_of(b: float) -> int:
     """Which b-value bin (slot) a shell belongs to; beyond the ends it is the nearest."""
     return sum(b >= lower for lower, _ in SLOTS[1:])
+
+
+def in_two_ranges(shells: Iterable[float]) -> bool:
+    """Whether shells (s/mm²) lie in two of the ranges of b, so that a network sees two."""
+    return len({slot_of(b) for b in shells}) >= 2
 
 
 def filled_slots(gtab: GradientTable) -> dict[int, float]:

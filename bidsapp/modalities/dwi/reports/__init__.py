@@ -23,6 +23,7 @@ page = Page(
         'tensor': 'reference, diffusion tensor',
         'noddi': 'reference, NODDI',
         'smt': 'spherical mean technique',
+        'dki': 'reference, kurtosis imaging',
     },
     tables={'timeseries': ('Motion of the head and slices replaced, by volume.', 'mm, rad')},
 )  # fmt: skip

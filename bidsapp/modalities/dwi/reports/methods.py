@@ -26,11 +26,13 @@ Fractional anisotropy and mean diffusivity come from a weighted least-squares te
 directions and b-value allow it, fibre directions and their number come from constrained spherical
 deconvolution [11], else directions come from the tensor. Where there were shells enough, neurite
 density, orientation dispersion and free water come from NODDI [12], and neurite density and
-diffusivity from the spherical mean technique [13]. Where a T1w image was available it was corrected
-with N4, registered rigidly to the b=0 image by mutual information [14] and segmented with Atropos
-[15]. Predictions, where there are any, come from a 3D U-Net [16, 17] on a q-space representation
-that does not depend on the acquisition scheme; each prediction's sidecar names its model. Restored
-volumes are that representation as the network corrects it, evaluated at the scan's own gradients.
+diffusivity from the spherical mean technique [13]; mean, axial and radial kurtosis come from a
+weighted least-squares fit of diffusion kurtosis [14] within bounds [15], where the shells tell it.
+Where a T1w image was available it was corrected with N4, registered rigidly to the b=0 image by
+mutual information [16] and segmented with Atropos [17]. Predictions, where there are any, come from
+a 3D U-Net [18, 19] on a q-space representation that does not depend on the acquisition scheme; each
+prediction's sidecar names its model. Restored volumes are that representation as the network
+corrects it, evaluated at the scan's own gradients.
 """
 REFERENCES = """\
 1. Veraart et al. (2016), Denoising of diffusion MRI using random matrix theory, NeuroImage 142.
@@ -55,11 +57,15 @@ REFERENCES = """\
 12. Zhang et al. (2012), NODDI: practical in vivo neurite orientation dispersion and density imaging
     of the human brain, NeuroImage 61.
 13. Kaden et al. (2016), Multi-compartment microscopic diffusion imaging, NeuroImage 139.
-14. Mattes et al. (2003), PET-CT image registration in the chest using free-form deformations, IEEE
+14. Jensen et al. (2005), Diffusional kurtosis imaging: the quantification of non-Gaussian water
+    diffusion by means of magnetic resonance imaging, Magn. Reson. Med. 53.
+15. Tabesh et al. (2011), Estimation of tensors and tensor-derived measures in diffusional kurtosis
+    imaging, Magn. Reson. Med. 65.
+16. Mattes et al. (2003), PET-CT image registration in the chest using free-form deformations, IEEE
     Trans. Med. Imaging 22.
-15. Avants et al. (2011), An open source multivariate framework for n-tissue segmentation with
+17. Avants et al. (2011), An open source multivariate framework for n-tissue segmentation with
     evaluation on public data, Neuroinformatics 9.
-16. Çiçek et al. (2016), 3D U-Net: learning dense volumetric segmentation from sparse annotation,
+18. Çiçek et al. (2016), 3D U-Net: learning dense volumetric segmentation from sparse annotation,
     MICCAI.
-17. Weninger, Ecke et al. (2022), pretraining for diffusion MRI by undoing its artefacts, BVM.
+19. Weninger, Ecke et al. (2022), pretraining for diffusion MRI by undoing its artefacts, BVM.
 """

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from bidsapp.bids.images import load_volume, with_maps
 from bidsapp.bids.scans import read_object
-from bidsapp.core import Arrays, Case, Head, Label, Output, Sample, Task
+from bidsapp.core import Arrays, Case, Head, Label, Sample, Task
 from bidsapp.modalities.dwi.bids.tables import load_table
-from bidsapp.modalities.dwi.learn.losses import LOG_SD, gaussian_nll
+from bidsapp.modalities.dwi.learn.losses import gaussian_nll
+from bidsapp.modalities.dwi.learn.scalars import (
+    deviations,
+    scalar_map,
+    shift_of,
+    uncertainty_of,
+)
 from bidsapp.modalities.dwi.physics.diffusion import FREE_WATER
 from bidsapp.modalities.dwi.physics.noddi import fit_noddi, supports_noddi
-from bidsapp.modalities.dwi.physics.qspace import slot_of
+from bidsapp.modalities.dwi.physics.qspace import in_two_ranges
 from bidsapp.modalities.dwi.physics.spherical_mean import MIN_B, MIN_DIRECTIONS, fit_smt
 from bidsapp.physics.geometry import ALL_TURNS
 from bidsapp.problems import MissingInput, Unavailable
@@ -23,51 +28,36 @@ from bidsapp.problems import MissingInput, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from torch import Tensor
 
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 
 
-def _map(name: str, param: str, description: str, heading: str, source: str = 'noddi') -> Output:
-    return Output(
-        name, {'suffix': 'dwimap', 'param': param}, 'float32', description=description,
-        references=(source,), told_by='model', heading=heading, white=(1.0, 1.0, ''),
-    )  # fmt: skip
-
-
-ICVF = _map(
-    'icvf', 'icvf', 'Intra-neurite share of the tissue without free water.', 'Neurite density'
+ICVF = scalar_map(
+    'icvf', 'icvf', 'noddi', 'Intra-neurite share of the tissue without free water.',
+    'Neurite density',
+)  # fmt: skip
+OD = scalar_map(
+    'od', 'od', 'noddi', 'Orientation dispersion index, 0 parallel to 1 isotropic.',
+    'Orientation dispersion',
+)  # fmt: skip
+ISOVF = scalar_map('isovf', 'isovf', 'noddi', 'Share of free water.', 'Free water')
+SMT_ICVF = scalar_map(
+    'smt_icvf', 'icvf', 'smt', 'Intra-neurite volume fraction.', 'Neurite density'
 )
-OD = _map(
-    'od', 'od', 'Orientation dispersion index, 0 parallel to 1 isotropic.', 'Orientation dispersion'
-)
-ISOVF = _map('isovf', 'isovf', 'Share of free water.', 'Free water')
-SMT_ICVF = _map('smt_icvf', 'icvf', 'Intra-neurite volume fraction.', 'Neurite density', 'smt')
 SMT_DIFFUSIVITY = replace(
-    _map('smt_diffusivity', 'diffusivity', 'Diffusivity along neurites.',
-         'Diffusivity of neurites', 'smt'),
+    scalar_map('smt_diffusivity', 'diffusivity', 'smt', 'Diffusivity along neurites.',
+               'Diffusivity of neurites'),
     units='mm^2/s', white=(FREE_WATER, 1e3, ' · 10⁻³ mm²/s'),
 )  # fmt: skip
 PARAMETERS = (ICVF, OD, ISOVF)
-
-
-def _uncertainty(output: Output) -> Output:
-    """One standard deviation of a parameter."""
-    words = 'One standard deviation of the predicted value, as the network expects its error.'
-    if output is not ISOVF:
-        words += ' Where there is next to no tissue it was not taught and means nothing.'
-    entities = {**output.entities, 'desc': 'uncertainty'}
-    return Output(
-        f'{output.name}_uncertainty', entities, 'float32', output.units, description=words,
-        told_by='model',
-    )  # fmt: skip
-
-
-UNCERTAINTIES = tuple(_uncertainty(output) for output in PARAMETERS)
+_LITTLE = ' Where there is next to no tissue it was not taught and means nothing.'
+UNCERTAINTIES = tuple(
+    uncertainty_of(output, '' if output is ISOVF else _LITTLE) for output in PARAMETERS
+)
 #: Above this share of free water, density and dispersion mean little.
 MOSTLY_WATER = 0.5
-#: Share of a normal distribution within one standard deviation.
-ONE_DEVIATION = 0.6827
 
 
 def load(sample: Sample, case: Case) -> Sample:
@@ -80,9 +70,9 @@ def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
     output = outputs['microstructure']
     n = len(PARAMETERS)
     values = (output[:n].sigmoid() * sample.mask).numpy()
-    deviations = (output[n:].clamp(*LOG_SD).exp() * sample.mask).numpy()
+    spread = (deviations(output[n:]) * sample.mask).numpy()
     written = (*PARAMETERS, *UNCERTAINTIES)
-    return {o.name: array for o, array in zip(written, (*values, *deviations), strict=True)}
+    return {o.name: array for o, array in zip(written, (*values, *spread), strict=True)}
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
@@ -111,16 +101,16 @@ def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
     n = len(PARAMETERS)
     shift = torch.zeros(2 * n)
     for k in range(n):
-        ratios = []
+        errors, log_sd = [], []
         for output, sample in zip(outputs, samples, strict=True):
             assert sample.target is not None
             known = sample.mask[0] & (sample.target[k] >= 0)
             if k < 2:
                 known &= sample.target[2] < MOSTLY_WATER
-            error = (output[k][known].sigmoid() - sample.target[k][known]).abs()
-            ratios.append(error.log() - output[n + k][known].clamp(*LOG_SD))
-        if (found := torch.cat(ratios)).numel():
-            shift[n + k] = float(np.quantile(found.numpy(), ONE_DEVIATION))
+            errors.append((output[k][known].sigmoid() - sample.target[k][known]).abs())
+            log_sd.append(output[n + k][known])
+        if (found := torch.cat(errors)).numel():
+            shift[n + k] = shift_of(found, torch.cat(log_sd))
     return shift
 
 
@@ -133,7 +123,7 @@ def source(acquisition: Acquisition) -> str:
     if (reason := supports_noddi(acquisition)) is not None:
         raise Unavailable(reason)
     usable = [b for b, n in acquisition.shells if b >= MIN_B and n >= MIN_DIRECTIONS]
-    if len({slot_of(b) for b in usable}) < 2:
+    if not in_two_ranges(usable):
         found = ', '.join(f'{b:.0f}' for b in usable)
         raise Unavailable(
             'neurite density and dispersion need shells in two of the ranges of b that end at '

@@ -28,7 +28,7 @@ from bidsapp.simulate.anatomy import draw_head, head_template
 from bidsapp.simulate.grids import Grid
 
 SIDE, VOXEL = 32, 2.6
-TASKS = registry.tasks_of('dwi')
+TASKS = [task for task in registry.tasks_of('dwi') if task.truth is not None]
 NAMES = [task.name for task in TASKS]
 
 

@@ -12,7 +12,7 @@ from bidsapp import registry
 from bidsapp.core import Sample
 from bidsapp.learn.joint import joint
 
-NAMES = ('tissue', 'orientation', 'crossings', 'microstructure', 'restore')
+NAMES = ('tissue', 'orientation', 'crossings', 'microstructure', 'restore', 'kurtosis')
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def example(parts):
         'crossings': torch.randint(1, 5, shape, generator=generator).float(),
         'microstructure': torch.rand(3, 4, 4, 4, generator=generator),
         'restore': torch.ones(87, 4, 4, 4),
+        'kurtosis': torch.rand(3, 4, 4, 4, generator=generator),
     }
     target = torch.cat([layouts[part.name] for part in parts])[None]
     output = torch.randn(1, sum(p.channels for p in parts), 4, 4, 4, generator=generator)

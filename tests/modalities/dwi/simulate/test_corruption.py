@@ -166,7 +166,7 @@ def test_a_clean_scan_of_many_directions_has_nothing_to_correct(template):
 
 
 def test_nothing_is_said_outside_the_brain_and_targets_fit_the_tasks(scans):
-    tasks = registry.tasks_of('dwi')
+    tasks = [task for task in registry.tasks_of('dwi') if task.truth is not None]
     for scan in scans:
         outside = ~scan.mask[0]
         assert scan.image.shape[0] == qspace.N_CHANNELS
