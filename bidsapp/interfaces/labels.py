@@ -80,10 +80,12 @@ class WriteReference(CaseStep):
         }
         if isdefined(self.inputs.quality):
             sidecar |= self.inputs.quality
+        further = task.details(arrays)
         written = [
-            write_output(root, case.entities, output, source, arrays[output.name], like, sidecar)
+            write_output(root, case.entities, output, source, arrays[output.name], like,
+                         {**sidecar, **further.get(output.name, {})})
             for output, source in task.labels(self.inputs.source)
-        ]
+        ]  # fmt: skip
         return {'out_files': [str(path) for path in written]}
 
 

@@ -150,7 +150,7 @@ def test_a_step_of_the_preparation_whose_results_change_makes_all_again(there, m
 
 
 def test_a_step_of_a_label_makes_those_labels_again(there, monkeypatch):
-    monkeypatch.setattr(FindFibres, 'version', 2)
+    monkeypatch.setattr(FindFibres, 'version', FindFibres.version + 1)
     assert set(again(there)) == {label_of('orientation')}
 
 

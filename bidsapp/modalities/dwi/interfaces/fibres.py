@@ -22,10 +22,14 @@ class _Fibres(TraitedSpec):
 class FindFibres(CaseStep):
     """Fibre directions in white matter, by T1w where there is one, else by anisotropy."""
 
+    version = 2
     output_spec = _Fibres
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them."""
+        """(X, Y, Z, 3 or 9 + K) world axes, found once for all labels that rest on them.
+
+        Three fibres by deconvolution are followed by the harmonics of its density.
+        """
         from bidsapp.modalities.dwi.physics.csd import fibre_directions
 
         case = self.case()
@@ -35,6 +39,7 @@ class FindFibres(CaseStep):
             posteriors = load_volume(case.files['tissue_posteriors'])
             white = (posteriors.argmax(-1) == 1) & (posteriors.sum(-1) > 0)
         fibres = fibre_directions(
-            load_volume(case.files['dwi']), load_table(case), brain, white, self.inputs.device
-        )
+            load_volume(case.files['dwi']), load_table(case), brain, white, self.inputs.device,
+            with_density=True,
+        )  # fmt: skip
         return {'fibres': str(save_like(folder / 'fibres.nii', fibres, case.files['dwi']))}
