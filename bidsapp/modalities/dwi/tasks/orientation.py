@@ -113,9 +113,7 @@ def load(sample: Sample, case: Case) -> Sample:
 
 
 def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
-    """(51, X, Y, Z) dyads and densities → fibres and densities in world axes, and degrees.
-
-    All of it in the brain.
+    """(51, X, Y, Z) dyads and densities → fibres, densities (world axes), degrees, in the brain.
 
     The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, refitted to the scan's volumes where the
     case has them (`refit_principal_direction`), in every voxel of the brain but those where fibres
