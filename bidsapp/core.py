@@ -218,7 +218,8 @@ class Label(Generic[A]):
     reads: tuple[str, ...] = ()  #: further files of the Case for it, which the modality's
     #: preparation knows how to make: 'tissue_posteriors', 'fibres'
     learns: int = 1  #: the task's first outputs, so many, are what is learnt
-    beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source
+    beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source;
+    #: one of the label's own sources: only along with the label of that
     version: int = 1  #: raised when what ``derive`` gives changes: labels are then derived again
 
 
@@ -240,7 +241,8 @@ class Task(Generic[A]):
     applies: Callable[[A], None] = anywhere  #: raises Unavailable: no prediction
     uses: tuple[str, ...] = ()  #: tasks whose outputs `finish` takes where the same model has them
     details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
-    #: Output.name, from what ``finish`` returns, which may hold more than what is written
+    #: Output.name, from what ``finish`` or ``label.derive`` returns, which may hold more than what
+    #: is written
     version: int = 1  #: raised when what ``finish`` gives changes: predictions are then made again
     name: str = ''
     modality: str = ''
@@ -251,9 +253,16 @@ class Task(Generic[A]):
         return self.writes[: self.label.learns] if self.label else ()
 
     def labels(self, source: str) -> tuple[tuple[Output, str], ...]:
-        """Every (output, source) that is derived where the label is that of ``source``."""
+        """Every (output, source) that is derived where the label is that of ``source``.
+
+        What is beside the label of another source that it may have is not.
+        """
+        others = {other for output in self.learnt for other in output.references} - {source}
         beside = self.label.beside if self.label else ()
-        return (*((output, source) for output in self.learnt), *beside)
+        return (
+            *((output, source) for output in self.learnt),
+            *((output, own) for output, own in beside if own not in others),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,10 +109,12 @@ class WriteReference(CaseStep):
         if source != self.inputs.source:
             sidecar.setdefault(FIELD, {})[INSTEAD] = self.inputs.source
             note_absent(folder, task.name, source, str(quality['Warnings'][-1]))
+        further = task.details(arrays)
         written = [
-            write_output(root, case.entities, output, own, arrays[output.name], like, sidecar)
+            write_output(root, case.entities, output, own, arrays[output.name], like,
+                         {**sidecar, **further.get(output.name, {})})
             for output, own in task.labels(source)
-        ]
+        ]  # fmt: skip
         return {'out_files': [str(path) for path in written]}
 
 

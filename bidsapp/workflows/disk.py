@@ -19,9 +19,9 @@ log = logging.getLogger('transfermri')
 
 #: Copies of all volumes that the steps of a run hold while it is worked on, and values a voxel of
 #: a network's input and outputs: measured on runs of 31 to 65 volumes, all tasks, and rounded up.
-COPIES, VALUES = 5, 300
+COPIES, VALUES = 5, 350
 #: The same for what stays in OUTPUT_DIR, where images are compressed.
-KEPT_COPIES, KEPT_VALUES = 2, 40
+KEPT_COPIES, KEPT_VALUES = 2, 55
 
 
 def work_gb(size: Size) -> float:

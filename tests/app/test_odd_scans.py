@@ -90,6 +90,7 @@ def section(said: str, run: str) -> str:
 
 
 RUNS = ('sub-six', 'sub-three', 'sub-bare', 'sub-two_ses-early', 'sub-two_ses-late')
+BY_DECONVOLUTION = ('model-csd_param-direction_dwimap', 'model-csd_param-fod_dwimap')
 #: Run → labels that it gives, and words with which the dry run says what it does not.
 EXPECTED = {
     'sub-six': (
@@ -102,17 +103,15 @@ EXPECTED = {
         ('there is none for this run', '30 directions'),
     ),
     'sub-bare': (
-        {'model-csd_param-direction_dwimap', 'seg-nfib_desc-reference_dseg'},
+        {*BY_DECONVOLUTION, 'seg-nfib_desc-reference_dseg'},
         ('do not say the phase-encoding direction', 'PartialFourier', 'two shells'),
     ),
     'sub-two_ses-early': (
-        {'model-csd_param-direction_dwimap', 'seg-nfib_desc-reference_dseg',
-         'seg-tissue_desc-reference_dseg'},
+        {*BY_DECONVOLUTION, 'seg-nfib_desc-reference_dseg', 'seg-tissue_desc-reference_dseg'},
         ('of another session', 'two shells'),
     ),
     'sub-two_ses-late': (
-        {'model-csd_param-direction_dwimap', 'seg-nfib_desc-reference_dseg',
-         'seg-tissue_desc-reference_dseg'},
+        {*BY_DECONVOLUTION, 'seg-nfib_desc-reference_dseg', 'seg-tissue_desc-reference_dseg'},
         ('of the same session', 'two shells'),
     ),
 }  # fmt: skip

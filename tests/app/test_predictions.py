@@ -119,6 +119,7 @@ def test_one_pass_of_the_network_makes_every_prediction(done):
         'seg-tissue_desc-entropy_probseg', 'seg-nfib_desc-unet_dseg',
         'seg-nfib_desc-unet_probseg', 'seg-nfib_desc-entropy_probseg', 'desc-restored_dwi',
         'desc-unet_FA', 'desc-unet_ADC', 'model-unet_param-residual_dwimap',
+        'model-unet_param-fod_dwimap',
         *(f'model-unet_param-{p}{d}_dwimap' for d in ('', '_desc-uncertainty')
           for p in ('direction', 'icvf', 'od', 'isovf', 'mk', 'ak', 'rk')),
     ]  # fmt: skip

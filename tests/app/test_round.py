@@ -69,7 +69,11 @@ def promised(subject):
         'model-smt_param-diffusivity_dwimap', 'seg-tissue_desc-entropy_probseg',
         'seg-nfib_desc-entropy_probseg',
     ]  # fmt: skip
-    images += [f'model-{source}_param-direction_dwimap' for source in ('csd', 'unet')]
+    images += [
+        f'model-{source}_param-{name}_dwimap'
+        for source in ('csd', 'unet')
+        for name in ('direction', 'fod')
+    ]
     images += [f'model-{s}_param-{k}_dwimap' for s in ('dki', 'unet') for k in ('mk', 'ak', 'rk')]
     parameters = [(s, p) for s in ('noddi', 'unet') for p in ('icvf', 'od', 'isovf')]
     images += [f'model-{source}_param-{name}_dwimap' for source, name in parameters]

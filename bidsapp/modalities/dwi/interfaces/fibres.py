@@ -33,9 +33,10 @@ class FindFibres(CaseStep):
     output_spec = _Fibres
 
     def step(self, folder: Path) -> dict[str, Any]:
-        """(X, Y, Z, 3 or 9) world axes, found once for all labels that rest on them.
+        """(X, Y, Z, 3 or 9 + K) world axes, found once for all labels that rest on them.
 
-        By the tensor where no single fibre is there to learn deconvolution from, as in newborns.
+        Three fibres by deconvolution are followed by the harmonics of its density. One by the
+        tensor where no single fibre is there to learn deconvolution from, as in newborns.
         """
         from bidsapp.modalities.dwi.physics.csd import fibre_directions
 
@@ -49,7 +50,7 @@ class FindFibres(CaseStep):
         scan = (load_volume(case.files['dwi']), load_table(case), brain, white, unseen)
         said = dict(self.inputs.quality) if isdefined(self.inputs.quality) else {}
         try:
-            fibres = fibre_directions(*scan, self.inputs.device)
+            fibres = fibre_directions(*scan, self.inputs.device, with_density=True)
         except Unavailable as reason:
             fibres = fibre_directions(*scan, self.inputs.device, deconvolve=False)
             words = f'fibres are by the tensor, not by deconvolution: {reason}'

@@ -334,12 +334,14 @@ def fibre_directions(
     unseen: NDArray[Any] | None = None,
     device: str = 'cpu',
     deconvolve: bool = True,
+    with_density: bool = False,
 ) -> np.ndarray:
     """Unit vectors along fibres in the axes of ``gtab``, (X, Y, Z, 3n) float32, strongest first.
 
     Up to three fibres by deconvolution where the table supports it, else, or if that is not to be,
     one by the tensor; in white matter (`white_matter`); zero where there is none.
     ``data`` (X, Y, Z, N) signals. Raises Unavailable where no single fibre is found to learn from.
+    ``with_density``: where they are by deconvolution, its harmonics follow, (X, Y, Z, 9 + K).
     """
     tensor = fit_tensor(data, gtab, brain, device)
     inside = white_matter(tensor.fa, np.asarray(brain, bool), white, unseen)
@@ -354,6 +356,7 @@ def fibre_directions(
     density = constrained_deconvolution(attenuation[:, inside], table, response, order, device)
     floor = isotropic_floor(table, response, order, variance, device)
     directions, _ = fibre_peaks(density, order, absolute=floor)
-    world = np.zeros((*inside.shape, 9), np.float32)
-    world[inside] = directions.reshape(-1, 9)
+    found = [directions.reshape(-1, 9), *([density.T] if with_density else [])]
+    world = np.zeros((*inside.shape, sum(part.shape[1] for part in found)), np.float32)
+    world[inside] = np.concatenate(found, axis=1)
     return world

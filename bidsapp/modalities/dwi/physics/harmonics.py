@@ -29,6 +29,11 @@ def degrees(order: int) -> np.ndarray:
     return np.concatenate([np.full(2 * deg + 1, deg) for deg in range(0, order + 1, 2)])
 
 
+def orders(order: int) -> np.ndarray:
+    """(K,) the m of each coefficient, from -l to l within a degree l."""
+    return np.concatenate([np.arange(-deg, deg + 1) for deg in range(0, order + 1, 2)])
+
+
 def _associated_legendre(order: int, x: FloatArray) -> dict[tuple[int, int], FloatArray]:
     """P_l^m(x) without the Condon-Shortley sign, by the standard upward recurrences."""
     table: dict[tuple[int, int], FloatArray] = {(0, 0): np.ones_like(x)}
@@ -63,6 +68,13 @@ def basis(directions: FloatArray, order: int) -> np.ndarray:
             wave = 1.0 if m == 0 else sqrt(2) * (np.sin(a * phi) if m < 0 else np.cos(a * phi))
             columns.append(norm * table[deg, a] * wave)
     return np.stack(columns, axis=1)
+
+
+def turning(turn: FloatArray, order: int) -> np.ndarray:
+    """(K, K) coefficients of f(Q⁻¹u) from those of f(u), for a rotation or mirror Q (3, 3)."""
+    directions = fibonacci_hemisphere(200)
+    turned = basis(directions @ turn, order)
+    return np.asarray(np.linalg.pinv(basis(directions, order)) @ turned)
 
 
 @cache

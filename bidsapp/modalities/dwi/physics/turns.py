@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.modalities.dwi.physics import fixed_response_fod
-from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.harmonics import turning
 from bidsapp.modalities.dwi.physics.qspace import (
     DENSITY_CHANNELS,
     N_SH,
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 @cache
 def turned_harmonics(turn: Turn, order: int = ORDER) -> np.ndarray:
     """(K, K) coefficients of f(Q⁻¹u) from those of f(u), for a rotation or mirror Q."""
-    directions = fibonacci_hemisphere(200)
-    matrix = np.linalg.pinv(basis(directions, order)) @ basis(directions @ np.array(turn), order)
+    matrix = turning(np.array(turn), order)
     return np.asarray(np.where(np.abs(matrix) < 1e-6, 0, matrix), np.float32)
 
 

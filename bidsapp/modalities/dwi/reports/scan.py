@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bidsapp.reports.planes import View
     from bidsapp.reports.written import WrittenRun
 
-#: Parameter maps that have figures of their own.
-APART = ('direction', 'residual', 'noisefloor', 'noisespread')
+#: Parameter maps that have figures of their own, or none: harmonics are numbers for programs.
+APART = ('direction', 'fod', 'residual', 'noisefloor', 'noisespread')
 
 
 def background(case: Case) -> np.ndarray:

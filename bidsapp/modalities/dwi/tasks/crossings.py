@@ -14,7 +14,7 @@ from bidsapp.learn.metrics import CLASS_WORDS, class_scores
 from bidsapp.learn.predict import class_probabilities
 from bidsapp.learn.uncertainty import entropy
 from bidsapp.modalities.dwi.physics.csd import supports_deconvolution
-from bidsapp.modalities.dwi.physics.peaks import FIBRES
+from bidsapp.modalities.dwi.physics.peaks import FIBRES, MAX_FIBRES
 from bidsapp.physics.geometry import ALL_TURNS
 from bidsapp.problems import Unavailable
 
@@ -97,9 +97,10 @@ def source(acquisition: Acquisition) -> str:
 
 def derive(case: Case) -> Arrays:
     """How many of a voxel's fibre directions are there. Raises Unavailable for the tensor's."""
-    fibres = load_volume(case.files['fibres'])
-    if fibres.shape[-1] == 3:
+    found = load_volume(case.files['fibres'])
+    if found.shape[-1] == 3:
         raise Unavailable('no single fibre was found, from which deconvolution learns to count')
+    fibres = found[..., : 3 * MAX_FIBRES]
     lengths = np.linalg.norm(fibres.reshape(*fibres.shape[:3], -1, 3), axis=-1)
     return {'nfib': (lengths > 0.5).sum(-1).astype(np.uint8)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import pi, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from bidsapp.modalities.dwi.learn.losses import (
 from bidsapp.modalities.dwi.physics.csd import supports_deconvolution
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import n_unique
+from bidsapp.modalities.dwi.physics.harmonics import largest_order
+from bidsapp.modalities.dwi.physics.mrtrix_basis import mrtrix_coefficients
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES, at_directions, fibre_peaks, sphere
 from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, input_harmonics
 from bidsapp.modalities.dwi.physics.restored import (
@@ -66,6 +68,12 @@ SEPARATION = 25.0
 _POINTS = 150
 
 
+def _encoded(**more: Any) -> Mapping[str, Any]:
+    """Fields of a sidecar on how volumes hold directions, by BEP016: in world axes, ± the same."""
+    axes = {'EncodingAxis': 3, 'Reference': 'xyz'}
+    return {'OrientationEncoding': {**more, **axes, 'AntipodalSymmetry': True}, **axes}
+
+
 DIRECTION = Output(
     'direction',
     {'suffix': 'dwimap', 'param': 'direction'},
@@ -75,17 +83,18 @@ DIRECTION = Output(
     'axis of the volumes as it restores them.',
     references=('csd', 'tensor'),
     told_by='model',
-    sidecar={
-        'OrientationEncoding': {
-            'Type': 'unit3vector',
-            'EncodingAxis': 3,
-            'Reference': 'xyz',
-            'FillValue': 0,
-            'AntipodalSymmetry': True,
-        },
-        'EncodingAxis': 3,
-        'Reference': 'xyz',
-    },
+    sidecar=_encoded(Type='unit3vector', FillValue=0),
+)
+FOD = Output(
+    'fod',
+    {'suffix': 'dwimap', 'param': 'fod'},
+    'float32',
+    description='Density of fibre directions as spherical harmonics in the basis of MRtrix3 and '
+    'world axes (RAS+); that of one fibre alone integrates to 1 over the sphere. By deconvolution '
+    'in white matter; of a network, what it expects, in the brain. Elsewhere zero.',
+    references=('csd',),
+    told_by='model',
+    sidecar=_encoded(Type='sh', SphericalHarmonicBasis='MRtrix3'),
 )
 UNCERTAINTY = Output(
     'direction_uncertainty',
@@ -105,7 +114,7 @@ def load(sample: Sample, case: Case) -> Sample:
 
 
 def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
-    """(51, X, Y, Z) dyads and densities → fibres in world axes and degrees, in the brain.
+    """(51, X, Y, Z) dyads and densities → fibres, densities (world axes), degrees, in the brain.
 
     The first fibre (X, Y, Z, 3 of 9) is the dyad's axis, refitted to the scan's volumes where the
     case has them (`refit_principal_direction`), in every voxel of the brain but those where fibres
@@ -122,11 +131,23 @@ def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
         first = refit_principal_direction(first, signal, gtab, sample, correction)
         density = density if shows_crossings(gtab) else np.zeros_like(density)
     vectors = fibres_of(density, first, seen)
+    grid = grid_axes(sample.affine)
     world = np.zeros((*inside.shape, 3 * MAX_FIBRES), np.float32)
-    world[inside] = (vectors @ grid_axes(sample.affine).T).reshape(len(vectors), -1)
+    world[inside] = (vectors @ grid.T).reshape(len(vectors), -1)
+    fod = np.zeros((*inside.shape, N_DENSITY), np.float32)
+    fod[inside] = mrtrix_coefficients(values[N_DYAD:].numpy().T, grid)
     uncertainty = np.zeros(inside.shape, np.float32)
     uncertainty[inside] = degrees.numpy()
-    return {'direction': world, 'direction_uncertainty': uncertainty}
+    return {'direction': world, 'direction_uncertainty': uncertainty, 'fod': fod}
+
+
+def details(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
+    """The degree of the density, which of deconvolution follows from the directions of the scan."""
+    if 'fod' not in arrays:
+        return {}
+    degree = largest_order(arrays['fod'].shape[-1])
+    encoding = {**FOD.sidecar['OrientationEncoding'], 'SphericalHarmonicDegree': degree}
+    return {'fod': {'OrientationEncoding': encoding}}
 
 
 def shows_crossings(gtab: GradientTable) -> bool:
@@ -227,11 +248,16 @@ def source(acquisition: Acquisition) -> str:
 
 
 def derive(case: Case) -> Arrays:
-    """The fibres that the workflow has found in white matter. Raises Unavailable without any."""
-    fibres = load_volume(case.files['fibres'])
+    """The fibres that the workflow has found in white matter, and the density if it made one.
+
+    Raises Unavailable without any fibre.
+    """
+    found = load_volume(case.files['fibres'])
+    fibres, density = np.split(found, [3 * MAX_FIBRES], axis=-1)
     if not fibres.any():
         raise Unavailable('no voxel is anisotropic enough to hold a fibre')
-    return {'direction': fibres}
+    fod = {'fod': mrtrix_coefficients(density)} if density.shape[-1] else {}
+    return {'direction': fibres, **fod}
 
 
 def truth(known: Mapping[str, Tensor]) -> Tensor:
@@ -256,10 +282,12 @@ task = Task(
         turn_target=turn_target,
         turn_output=turn_output,
     ),
-    writes=(DIRECTION, UNCERTAINTY),
+    writes=(DIRECTION, UNCERTAINTY, FOD),
     load=load,
     finish=finish,
-    label=Label(source, derive, reads=('fibres',), version=2),
+    label=Label(source, derive, reads=('fibres',), beside=((FOD, 'csd'),), version=2),
     truth=truth,
     uses=('restore',),
+    details=details,
+    version=2,
 )

@@ -59,7 +59,7 @@ def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
 
     Outputs
     -------
-    fibres : (X, Y, Z, 3 or 9) unit vectors in world axes
+    fibres : (X, Y, Z, 3 or 9 + K) unit vectors in world axes; of deconvolution also its density
     quality : what to say of them too
     """
     workflow = Workflow(name='fibres_wf')

@@ -306,6 +306,19 @@ def test_fibre_directions_of_a_scan(block):
     np.testing.assert_allclose(norms[norms > 0], 1, atol=1e-5)
 
 
+def test_the_density_that_fibres_are_peaks_of_can_follow_them(block):
+    data, gtab = block
+    brain = np.ones(data.shape[:3], bool)
+    brain[6:] = False
+    both = fibre_directions(data, gtab, brain, brain, with_density=True)
+    assert np.array_equal(both[..., :9], fibre_directions(data, gtab, brain, brain))
+    density = both[..., 9:][brain].T
+    peaks, _ = fibre_peaks(density, 8, n=1)
+    assert np.median(angle(peaks[:, 0], both[brain][:, :3])) < 0.1
+    assert np.median(density[0]) * np.sqrt(4 * np.pi) == pytest.approx(1, abs=0.05)
+    assert not both[~brain].any()
+
+
 def test_fibre_directions_stay_in_white_matter(block):
     data, gtab = block
     brain = np.ones(data.shape[:3], bool)

@@ -13,7 +13,8 @@ from bidsapp import registry
 from bidsapp.core import Case, Sample, Task
 from bidsapp.modalities.dwi.learn.losses import DENSITY_ORDER, dyad
 from bidsapp.modalities.dwi.physics.acquisition import Acquisition
-from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
+from bidsapp.modalities.dwi.physics.harmonics import basis, harmonics_at
+from bidsapp.modalities.dwi.physics.mrtrix_basis import mrtrix_coefficients
 from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, N_CHANNELS
 from bidsapp.modalities.dwi.tasks import crossings, microstructure, orientation, tissue
 from bidsapp.physics.geometry import MIRRORED, grid_axes
@@ -65,7 +66,7 @@ def test_card(task):
 def test_what_is_learnt_is_among_what_is_written(task):
     assert 1 <= task.label.learns <= len(task.writes)
     assert task.learnt == task.writes[: task.label.learns]
-    derived = [output for output, _ in task.labels('x')]
+    derived = [output for output, _ in task.labels(task.label.source(RICH))]
     assert derived == [*task.learnt, *(output for output, _ in task.label.beside)]
 
 
@@ -215,6 +216,39 @@ def test_predicted_direction_is_turned_to_the_world(sample):
     assert abs(first @ grid_axes(sample.affine)[:, 0]) == pytest.approx(1, abs=1e-5)
     assert not np.any(others)
     assert arrays['direction_uncertainty'][2, 3, 4] == pytest.approx(0, abs=0.1)
+
+
+def test_predicted_density_is_turned_to_the_world_and_says_its_degree(sample):
+    """That of one fibre along the grid's first axis is highest along this axis in the world."""
+    output = torch.zeros(51, 6, 7, 8)
+    output[6:, 2, 3, 4] = torch.from_numpy(basis(np.eye(3)[:1], DENSITY_ORDER)[0])
+    arrays = orientation.finish({'orientation': output}, sample, NOWHERE)
+    axis = grid_axes(sample.affine)[:, :1].T
+    expected = mrtrix_coefficients(basis(axis, DENSITY_ORDER)[0])
+    np.testing.assert_allclose(arrays['fod'][2, 3, 4], expected, atol=1e-5)
+    assert not arrays['fod'][3:].any()
+    said = orientation.details(arrays)['fod']['OrientationEncoding']
+    assert said['SphericalHarmonicDegree'] == DENSITY_ORDER
+
+
+def test_a_density_is_promised_with_directions_of_deconvolution_only():
+    for source, expected in (('csd', ['direction', 'fod']), ('tensor', ['direction'])):
+        assert [output.name for output, _ in orientation.task.labels(source)] == expected
+
+
+@pytest.mark.parametrize(('volumes', 'degree'), [(3, None), (9 + 28, 6), (9 + 45, 8)])
+def test_what_deconvolution_found_is_parted_into_fibres_and_density(tmp_path, volumes, degree):
+    found = np.arange(2 * volumes, dtype=np.float32).reshape(2, 1, 1, volumes)
+    nib.save(nib.Nifti1Image(found, np.eye(4)), tmp_path / 'fibres.nii')
+    arrays = orientation.derive(Case({}, {'fibres': tmp_path / 'fibres.nii'}))
+    assert np.array_equal(arrays['direction'], found[..., :9])
+    said = orientation.details(arrays)
+    if degree is None:
+        assert set(arrays) == {'direction'}
+        assert not said
+    else:
+        assert np.array_equal(np.abs(arrays['fod']), found[..., 9:])
+        assert said['fod']['OrientationEncoding']['SphericalHarmonicDegree'] == degree
 
 
 def crossing(*fibres: tuple[tuple[float, float, float], float]) -> torch.Tensor:
