@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from bidsapp import group, participant, pretrain, training
+from bidsapp.bids.derivatives import write_dataset
 from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.cli import main, parse
 from bidsapp.core import Sample
@@ -325,7 +326,7 @@ def auxiliary(tmp_path_factory):
         sidecar.write_text(json.dumps({'Sources': [f'bids:raw:{scan}']}))
     text = json.dumps({'Name': 'x', 'BIDSVersion': '1.10.0', 'DatasetType': 'raw'})
     (raw / 'dataset_description.json').write_text(text)
-    (out / 'dataset_description.json').write_text(text.replace('raw', 'derivative'))
+    write_dataset(out, raw)
     return raw, out
 
 
