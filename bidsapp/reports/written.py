@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from bidsapp import registry
+from bidsapp.bids.identity import roots_of
 from bidsapp.bids.names import build, parse, source_entities, stem
 from bidsapp.bids.prepared import prepared_files
 from bidsapp.core import Case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from bidsapp.core import Output
 
@@ -123,18 +123,21 @@ def find_written(root: Path, subject: str) -> list[WrittenRun]:
 
 
 def raw_image(run: WrittenRun) -> Path | None:
-    """The raw image that a run was made from, if it is still where the dataset's links say."""
+    """The raw image that a run was made from, if it is still where the dataset's links say.
+
+    None for one that was joined from several.
+    """
     own = sidecar(run.main).get('Sources')
-    description = run.root / 'dataset_description.json'
-    links = _object(description).get('DatasetLinks') if description.is_file() else None
-    if not isinstance(own, list) or len(own) != 1 or not isinstance(links, dict):
+    named = [str(uri) for uri in own] if isinstance(own, list) else []
+    scans = [uri for uri in named if '_mask.' not in uri]  # a brain mask of the user's own
+    if len(scans) != 1:
         return None
-    scheme, _, named = str(own[0]).partition(':')
-    name, _, below = named.partition(':')
-    url = urlsplit(str(links.get(name, '')))
-    if scheme != 'bids' or url.scheme != 'file' or not below:
+    scheme, _, rest = scans[0].partition(':')
+    name, _, below = rest.partition(':')
+    root = roots_of(run.root, {}).get(name) if name else None
+    if scheme != 'bids' or root is None or not below:
         return None
-    path = Path(unquote(url.path)) / below
+    path = root / below
     return path if path.is_file() else None
 
 
