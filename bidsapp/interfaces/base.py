@@ -58,6 +58,7 @@ class Step(SimpleInterface):
     made again, and nothing else is.
     """
 
+    input_spec = StepInput
     version: ClassVar[int] = 1
 
     def __init__(self, **inputs: Any) -> None:

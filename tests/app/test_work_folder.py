@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bidsapp import __version__, participant
+from bidsapp.bids.derivatives import write_dataset
 from bidsapp.bids.runs import Size, Survey
 from bidsapp.cli import main
 from bidsapp.core import Case
@@ -220,6 +221,7 @@ def test_a_run_that_failed_resumes_and_nothing_is_left_of_one_that_finished(quic
     out, work = tmp_path / 'out', tmp_path / 'work'
     in_the_way = out / 'sub-01' / 'dwi'
     foreign = [work / 'mine.txt', *(work / OWN / f'sub-0{n}' / 'result' for n in (2, 3))]
+    write_dataset(out, quick)
     touch(in_the_way, *foreign)
     argv = [quick, out, 'participant', '-w', work, '--clean-workdir', '--device', 'cpu', '-v']
     argv += ['--tasks', 'orientation']
