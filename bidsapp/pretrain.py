@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
 from bidsapp.bids.filters import read_filters
-from bidsapp.bids.identity import raw_scan, roots_of
+from bidsapp.bids.identity import raw_scans
 from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.bids.write import write_json
 from bidsapp.core import Plan
@@ -87,7 +87,9 @@ def run(settings: Settings, log_file: Path | None) -> int:
     judged = made.tasks, head, own.turned, device
     calibrate(network, (made.sample('val', VALIDATION + k) for k in range(CALIBRATION)), *judged)
     figures = tested(network, (made.sample('test', k) for k in range(TEST)), *judged)
-    seen = {**about_seen(raw_scans(settings, modality, cases), None), 'fitted': key}
+    scans = raw_scans(modality, cases, settings.output_dir, settings.roots)
+    paths = {s: [scan and scan[0] for _, scan in part] for s, part in scans.items()}
+    seen = {**about_seen(paths, None), 'fitted': key}
     card = make_card(place, objective, made, own, head, plan, state, figures, settings, seen)
     folder = save_model(place, card, network, state, head, cases, settings)
     state_file.unlink(missing_ok=True)
@@ -201,16 +203,6 @@ def claim(
 def made_before(settings: Settings, place: tuple[str, str], key: str) -> Path | None:
     """The newest model of an objective, if it is of this very plan and data."""
     return cards.fitted_before(cards.pretrained(settings.models, place[0]), place[1], key)
-
-
-def raw_scans(
-    settings: Settings, modality: str, cases: Mapping[str, Sequence[Case]]
-) -> dict[str, list[Path | None]]:
-    """The raw scans of prepared runs by split."""
-    prepared = registry.files(modality).prepared
-    roots = roots_of(settings.output_dir, {'raw': settings.bids_dir})
-    found = {s: [raw_scan(c, prepared, roots) for c in part] for s, part in cases.items()}
-    return {s: [scan and scan[0] for scan in part] for s, part in found.items()}
 
 
 def learnt(own: Input, made: Material, plan: Plan, state_file: Path) -> tuple[Network, State, Head]:

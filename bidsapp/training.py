@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
-from bidsapp.bids.identity import raw_scan, roots_of, scans_of_person
+from bidsapp.bids.identity import raw_scans, scans_of_person
 from bidsapp.bids.write import write_json, write_text
 from bidsapp.core import Plan
 from bidsapp.learn import cards
@@ -29,6 +29,7 @@ from bidsapp.problems import WrongUsage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bidsapp.bids.identity import Scan
     from bidsapp.core import Case, Checkpoint, Task
     from bidsapp.learn.finetune import Material
     from bidsapp.learn.inputs import Input
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from bidsapp.learn.tables import Row
     from bidsapp.networks.base import Network
     from bidsapp.settings import Settings
-
-    #: A prepared run and, where it is there, the raw scan behind it with the root of its dataset.
-    Scan = tuple[Case, tuple[Path, Path] | None]
 
 log = logging.getLogger('transfermri')
 
@@ -110,7 +108,7 @@ def train(
     else:
         kept = settings.work_dir / f'inputs-{__version__}'
         material = gather(task, cases, split, settings.options, kept)
-        scans = raw_scans(task, material.groups, settings)
+        scans = raw_scans(task.modality, material.groups, settings.output_dir, settings.roots)
         arm = 'scratch' if start is None else 'finetuned'
         states_at = settings.work_dir / 'group' / key
         network, state, rows = fit_arm(task, arm, start, plan, material, scans, states_at)
@@ -203,15 +201,6 @@ def trained_before(settings: Settings, task: str, key: str) -> Path | None:
     return cards.fitted_before(settings.models, task, key)
 
 
-def raw_scans(
-    task: Task[Any], groups: Mapping[str, Sequence[Case]], settings: Settings
-) -> dict[str, list[Scan]]:
-    """Of each run of each split the raw scan, with the root of its dataset, where it is there."""
-    roots = roots_of(settings.output_dir, settings.roots)
-    prepared = registry.files(task.modality).prepared
-    return {s: [(c, raw_scan(c, prepared, roots)) for c in own] for s, own in groups.items()}
-
-
 def refuse_seen(
     by_task: Mapping[str, Sequence[Case]], split: Mapping[str, str], settings: Settings
 ) -> None:
@@ -222,7 +211,9 @@ def refuse_seen(
         if (card := start_card(settings, name)) is None:
             continue
         test = {'test': [c for c in cases if split.get(c.subject) == 'test']}
-        found = raw_scans(registry.task(name), test, settings)['test']
+        found = raw_scans(registry.task(name).modality, test, settings.output_dir, settings.roots)[
+            'test'
+        ]
         known = {c.subject for c, f in found if f and was_seen(card, scans_of_person(*f))}
         if known:
             raise WrongUsage(

@@ -6,15 +6,19 @@ import json
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
+from bidsapp import registry
 from bidsapp.bids.derivatives import known_links
 from bidsapp.bids.names import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from bidsapp.bids.runs import Prepared
     from bidsapp.core import Case
+
+    #: A prepared run and, where it is there, the raw scan behind it with the root of its dataset.
+    Scan = tuple[Case, tuple[Path, Path] | None]
 
 
 def scans_of_person(scan: Path, root: Path) -> list[Path]:
@@ -48,3 +52,11 @@ def roots_of(root: Path, given: Mapping[str, Path]) -> dict[str, Path]:
         if said.scheme in ('', 'file'):
             linked[name] = (root / unquote(said.path)).resolve()
     return {**linked, **given}
+
+
+def raw_scans(
+    modality: str, groups: Mapping[str, Sequence[Case]], root: Path, given: Mapping[str, Path]
+) -> dict[str, list[Scan]]:
+    """Of each prepared run below ``root``, by split, the raw scan where it is there (`raw_scan`)."""
+    prepared, roots = registry.files(modality).prepared, roots_of(root, given)
+    return {s: [(c, raw_scan(c, prepared, roots)) for c in own] for s, own in groups.items()}
