@@ -57,6 +57,6 @@ def roots_of(root: Path, given: Mapping[str, Path]) -> dict[str, Path]:
 def raw_scans(
     modality: str, groups: Mapping[str, Sequence[Case]], root: Path, given: Mapping[str, Path]
 ) -> dict[str, list[Scan]]:
-    """Of each prepared run below ``root``, by split, the raw scan where it is there (`raw_scan`)."""
+    """Of each prepared run below ``root``, by split, its raw scan where that is there."""
     prepared, roots = registry.files(modality).prepared, roots_of(root, given)
     return {s: [(c, raw_scan(c, prepared, roots)) for c in own] for s, own in groups.items()}
