@@ -13,6 +13,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import ndimage
 
 from bidsapp.physics import brain
 from bidsapp.physics.alignment import (
@@ -292,13 +293,16 @@ def to_run_grid(
     Each of its voxels holds the average over its own extent. Fractions sum to 1 where at least half
     of a voxel of the mask is brain in the T1w. Elsewhere, beyond the T1w's field of view or its
     brain, nothing is known and they are 0: such voxels were once called fluid, which a third of
-    them, by their diffusivity, are not.
+    them, by their diffusivity, are not. Nor is white matter at the surface of the brain believed,
+    where scalp or dura was taken for brain; the edge of the image is no surface.
     """
     parts = np.stack([resampled(p, t1w_affine, run_shape, run_affine, matrix) for p in posteriors])
     inside = posteriors.sum(0) > 0.5
     known = share_seen(inside, t1w_affine, matrix, run_mask, run_affine) >= 0.5
-    fractions = np.where(known, parts / np.maximum(parts.sum(0), 1e-6), 0)
-    return np.asarray(fractions), float(known.sum() / max(run_mask.sum(), 1))
+    covered = float(known.sum() / max(run_mask.sum(), 1))
+    surface = run_mask & ~ndimage.binary_erosion(run_mask, border_value=True)
+    known &= ~(surface & (parts.argmax(0) == TISSUES.index('white matter')))
+    return np.asarray(np.where(known, parts / np.maximum(parts.sum(0), 1e-6), 0)), covered
 
 
 def doubts(fractions: FloatArray, covered: float) -> list[str]:

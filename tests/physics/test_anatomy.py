@@ -192,6 +192,24 @@ def test_beyond_the_field_of_view_of_the_t1w_there_is_no_label():
     assert covered == 0.75
 
 
+@pytest.mark.parametrize(('tissue', 'kept'), [(0, True), (1, False), (2, True)])
+def test_white_matter_at_the_surface_is_not_believed_and_the_edge_of_the_image_is_none(
+    tissue, kept
+):
+    """Scalp and dura beside the brain are as bright in a T1w as white matter."""
+    mask = np.zeros((9, 9, 9), bool)
+    mask[2:7, 2:7, :] = True  # through the whole slab
+    fine = np.zeros((3, *mask.shape))
+    fine[tissue] = mask
+    out, covered = anatomy.to_run_grid(fine, GRID, np.eye(4), mask.shape, GRID, mask)
+    found = out.sum(0) > 0
+    assert covered == 1
+    assert found[3:6, 3:6].all()
+    rim = mask.copy()
+    rim[3:6, 3:6] = False
+    assert found[rim].all() if kept else not found[rim].any()
+
+
 def test_a_usual_brain_raises_no_doubt():
     fractions = np.broadcast_to(np.array([0.5, 0.4, 0.1])[:, None, None, None], (3, 4, 4, 4))
     assert not anatomy.doubts(fractions, 0.97)
