@@ -147,9 +147,11 @@ def test_fractions_on_a_coarser_grid_are_averages_and_sum_to_one():
     mask = np.zeros((10, 10, 10), bool)
     mask[2:8, 2:8, 2:8] = True
     out, covered = anatomy.to_run_grid(fine, affine, np.eye(4), mask.shape, grid, mask)
-    assert out.sum(0)[mask] == pytest.approx(1)
+    labelled = out.sum(0) > 0  # at the surface white matter is not believed
+    assert labelled[3:7, 3:7, 3:7].all()
+    assert out.sum(0)[labelled] == pytest.approx(1)
     assert not out[:, ~mask].any()
-    assert np.abs(out[0][mask] - 0.5).max() < 0.02
+    assert np.abs(out[0][labelled] - 0.5).max() < 0.02
     assert covered == 1
     assert 'fluid' in anatomy.doubts(out, covered)[0]  # half grey, half white, none at all
 
