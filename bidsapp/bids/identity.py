@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlparse
 from bidsapp import registry
 from bidsapp.bids.derivatives import known_links
 from bidsapp.bids.names import parse
+from bidsapp.bids.scans import sidecar_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,8 +36,8 @@ def raw_scan(case: Case, prepared: Prepared, roots: Mapping[str, Path]) -> tuple
     """
     main = case.files[prepared.main]
     try:
-        sidecar = main.with_name(main.name.partition('.')[0] + '.json')
-        _, name, below = json.loads(sidecar.read_text(encoding='utf-8'))['Sources'][0].split(':', 2)
+        said = json.loads(sidecar_of(main).read_text(encoding='utf-8'))
+        _, name, below = said['Sources'][0].split(':', 2)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     if name not in roots or not (roots[name] / below).is_file():

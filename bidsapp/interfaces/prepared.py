@@ -11,6 +11,7 @@ from nipype.interfaces.base import DynamicTraitedSpec, File, traits
 from bidsapp import registry
 from bidsapp.bids.images import load_volume
 from bidsapp.bids.prepared import prepared_files
+from bidsapp.bids.scans import sidecar_of
 from bidsapp.bids.write import whole, write_image, write_json
 from bidsapp.interfaces.base import CaseInput, CaseStep, RecordingInput
 
@@ -56,7 +57,7 @@ class WritePrepared(CaseStep):
                 continue
             own = self.inputs.sidecars.get(kind, {})
             sidecar = {'Sources': list(self.inputs.sources), **own, **made_from}
-            write_json(target.with_name(target.name.replace('.nii.gz', '.json')), sidecar)
+            write_json(sidecar_of(target), sidecar)
             array = load_volume(given)
             dtype = 'uint8' if target.name.endswith('_mask.nii.gz') else 'float32'
             write_image(target, array, Path(self.inputs.like), dtype)

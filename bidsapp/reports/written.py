@@ -11,6 +11,7 @@ from bidsapp import registry
 from bidsapp.bids.identity import roots_of
 from bidsapp.bids.names import build, parse, source_entities, stem
 from bidsapp.bids.prepared import prepared_files
+from bidsapp.bids.scans import sidecar_of
 from bidsapp.core import Case
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def number_of(value: Any) -> float | None:
 
 def sidecar(path: Path) -> Mapping[str, Any]:
     """The JSON beside an image; what is wrong with it stands under ``Warnings``."""
-    beside = path.with_name(path.name.removesuffix('.nii.gz') + '.json')
+    beside = sidecar_of(path)
     return _object(beside) if beside.is_file() else {}
 
 

@@ -15,6 +15,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.write import write_text
+from bidsapp.interfaces.base import ABSENT, PROBLEM
 from bidsapp.problems import (
     MAKE_ROOM,
     BadData,
@@ -245,7 +246,7 @@ def hand_over(crashes: Path, logs: Path, without_places: Callable[[str], str]) -
 
 def problems_left(folder: Path) -> Problem | None:
     """The problem that a step under ``folder`` noted, the first if several: it may be the cause."""
-    notes = sorted(folder.rglob('problem.json'), key=lambda path: path.stat().st_mtime)
+    notes = sorted(folder.rglob(PROBLEM), key=lambda path: path.stat().st_mtime)
     if not notes:
         return None
     note = json.loads(notes[0].read_text(encoding='utf-8'))
@@ -254,12 +255,12 @@ def problems_left(folder: Path) -> Problem | None:
 
 def absences_left(folder: Path) -> list[dict[str, Any]]:
     """Labels that a step under ``folder`` found the scan cannot give: task, source, reason."""
-    notes = sorted(folder.rglob('absent.json'))
+    notes = sorted(folder.rglob(ABSENT))
     return [json.loads(note.read_text(encoding='utf-8')) for note in notes]
 
 
 def clear_problems(folder: Path) -> None:
     """Take away the notes of an earlier attempt."""
-    for name in ('problem.json', 'absent.json'):
+    for name in (PROBLEM, ABSENT):
         for note in folder.rglob(name):
             note.unlink()

@@ -272,14 +272,19 @@ def test_priors_follow_the_head_and_leave_no_files(rng, tmp_path, monkeypatch):
     assert not (made & parts(SHAPE, GRID, move)[3]).any()
 
 
-def test_real_starts_agree_between_t1w_and_dmri(multivendor):
+def prisma(multivendor):
+    """A real head: T1w and dMRI as they are stored, the mean b = 0 image, the brain."""
     folder = multivendor / 'sub-prisma'
     t1w = nib.load(folder / 'anat' / 'sub-prisma_T1w.nii.gz')
     dwi = nib.load(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.nii.gz')
     data = np.asarray(dwi.dataobj, np.float32)
     weighted = np.loadtxt(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.bval') >= 50
     b0 = data[..., ~weighted].mean(-1)
-    mask = brain.brain_mask(b0, data[..., weighted].mean(-1), dwi.affine)
+    return t1w, dwi, b0, brain.brain_mask(b0, data[..., weighted].mean(-1), dwi.affine)
+
+
+def test_real_starts_agree_between_t1w_and_dmri(multivendor):
+    t1w, dwi, b0, mask = prisma(multivendor)
     head = anatomy.correct_t1w(np.asarray(t1w.dataobj, np.float32), t1w.affine)
     found = alignment.register_t1w(head, t1w.affine, b0, dwi.affine, mask, np.random.default_rng(0))
     assert found.n_agreeing >= 10
@@ -290,12 +295,7 @@ def test_real_starts_agree_between_t1w_and_dmri(multivendor):
 
 def test_of_a_real_head_only_what_the_t1w_shows_is_labelled(multivendor):
     """The T1w loses the right quarter of its field of view, as in a head that lies on its side."""
-    folder = multivendor / 'sub-prisma'
-    t1w = nib.load(folder / 'anat' / 'sub-prisma_T1w.nii.gz')
-    dwi = nib.load(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.nii.gz')
-    data = np.asarray(dwi.dataobj, np.float32)
-    weighted = np.loadtxt(folder / 'dwi' / 'sub-prisma_dir-AP_dwi.bval') >= 50
-    mask = brain.brain_mask(data[..., ~weighted].mean(-1), data[..., weighted].mean(-1), dwi.affine)
+    t1w, dwi, _, mask = prisma(multivendor)
     shape, grid = alignment.coarser(t1w.shape, t1w.affine, 2.5)
     head = alignment.resampled(t1w.get_fdata(), t1w.affine, shape, grid)
     axis = int(np.abs(grid[0, :3]).argmax())

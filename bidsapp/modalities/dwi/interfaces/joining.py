@@ -167,6 +167,7 @@ class Laid:
     part: Part
     matrix: np.ndarray
     gain: float
+    affine: np.ndarray  #: (4, 4) of the part's grid
 
     @classmethod
     def onto(cls, first: Part, part: Part, seed: int) -> Laid:
@@ -174,21 +175,20 @@ class Laid:
         from bidsapp.modalities.dwi.physics.joining import between, gain
         from bidsapp.physics.resampling import resampled_cubic
 
-        if part is first:
-            return cls(part, np.eye(4), 1.0)
         affine = open_image(first.dwi).affine
+        if part is first:
+            return cls(part, np.eye(4), 1.0, affine)
         still, moving = first.mean_b0, part.mean_b0
         mask = load_mask(first.beside(PREPARED.names['mask']))
         matrix = between(still, moving, affine, mask, seed)
         there = resampled_cubic(moving, np.linalg.inv(affine) @ matrix @ affine)
-        return cls(part, matrix, gain(still, there, mask))
+        return cls(part, matrix, gain(still, there, mask), open_image(part.dwi).affine)
 
     def moved(self, volume: np.ndarray) -> np.ndarray:
         """(X, Y, Z) on the first one's grid, where its head was."""
         from bidsapp.physics.resampling import resampled_cubic
 
-        affine = open_image(self.part.dwi).affine
-        return resampled_cubic(volume, np.linalg.inv(affine) @ self.matrix @ affine)
+        return resampled_cubic(volume, np.linalg.inv(self.affine) @ self.matrix @ self.affine)
 
     def volumes(self) -> np.ndarray:
         """(X, Y, Z, N)."""
@@ -215,7 +215,7 @@ class Laid:
         """For the sidecar."""
         turn = Rotation.from_matrix(self.matrix[:3, :3]).magnitude()
         centre = np.array(open_image(self.part.dwi).shape[:3]) / 2
-        world = open_image(self.part.dwi).affine @ [*centre, 1]
+        world = self.affine @ [*centre, 1]
         shift = float(np.linalg.norm((self.matrix @ world - world)[:3]))
         return {
             'Run': self.part.name, 'Volumes': volumes, 'Shift': round(shift, 2),
