@@ -137,20 +137,26 @@ class Similarity:
         self, points: FloatArray, values: FloatArray, moving: FloatArray, affine: FloatArray
     ) -> None:
         self.centre = points.mean(0)
-        self.points, self.row = points, N_BINS * np.rint(_binned(values, 0.5, 99.5)).astype(int)
+        self.points = np.ascontiguousarray(points.T)  #: (3, N): faster to compute with than (N, 3)
+        self.row = N_BINS * np.rint(_binned(values, 0.5, 99.5)).astype(int)
         self.moving = _binned(moving, 1, 99.5).astype(np.float32)
         self.inverse = np.linalg.inv(affine)
         self.least = MIN_OVERLAP  #: of the points, the fraction that must lie inside
 
+    def index(self, matrix: FloatArray) -> np.ndarray:
+        """(3, N) voxels in which ``matrix`` (4, 4) of world mm to voxels puts the points."""
+        return np.asarray(matrix[:3, :3] @ self.points + matrix[:3, 3:])
+
     def inside(self, index: NDArray[Any]) -> BoolArray:
-        """(N,) which points, in voxels of the moving image (N, 3), lie inside it."""
-        return np.asarray(((index > -0.5) & (index < np.array(self.moving.shape) - 0.5)).all(1))
+        """(N,) which points, in voxels of the moving image (3, N), lie inside it."""
+        within = [(k > -0.5) & (k < n - 0.5) for k, n in zip(index, self.moving.shape, strict=True)]
+        return np.asarray(within[0] & within[1] & within[2])
 
     def __call__(self, parameters: FloatArray) -> float:
         """Minus the normalised mutual information at ``parameters`` (6 or 9)."""
-        index = apply(self.inverse @ motion_matrix(parameters, self.centre), self.points)
+        index = self.index(self.inverse @ motion_matrix(parameters, self.centre))
         inside = self.inside(index)
-        value = ndimage.map_coordinates(self.moving, index.T, order=1, mode='nearest')
+        value = ndimage.map_coordinates(self.moving, index, order=1, mode='nearest')
         low = np.minimum(value.astype(int), N_BINS - 2)
         cell, upper = self.row + low, (value - low) * inside
         joint = np.bincount(cell, inside - upper, N_BINS**2)
@@ -208,7 +214,7 @@ def _agreeing(parameters: FloatArray, best: FloatArray) -> BoolArray:
 
 def _least_inside(start: Similarity) -> float:
     """Of its points, the fraction that must lie inside the T1w; raises Unavailable if few do."""
-    shown = float(start.inside(apply(start.inverse, start.points)).mean())
+    shown = float(start.inside(start.index(start.inverse)).mean())
     if shown < LEAST_OVERLAP:
         raise Unavailable(
             f'{shown:.0%} of the head in the dMRI lies in the field of view of the T1w image; at '
