@@ -7,6 +7,7 @@ worker has a pipe of its own. When a worker dies the pipe ends, so its step fail
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 from contextlib import suppress
@@ -107,7 +108,14 @@ class WorkersPlugin(MultiProcPlugin):
         self._at_work: dict[int, tuple[Worker, Any]] = {}
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
-        """Run the graph; no worker is left behind."""
+        """Run the graph; no worker is left behind.
+
+        Nipype collects garbage each time it looks whether a step can start, five times a second
+        with processors to spare. What is there before (libraries, above all) is left out of that:
+        to walk through it took as much time as a small step.
+        """
+        gc.collect()
+        gc.freeze()
         try:
             super().run(graph, config, updatehash)
         except (Stopped, TryAgain, KeyboardInterrupt):
@@ -115,6 +123,7 @@ class WorkersPlugin(MultiProcPlugin):
                 worker.process.terminate()
             raise
         finally:
+            gc.unfreeze()
             for worker in [*self._idle, *(worker for worker, _ in self._at_work.values())]:
                 worker.end()
 

@@ -17,7 +17,7 @@ from nipype import Function, Node, Workflow, config
 from bidsapp.problems import Problem, TryAgain
 from bidsapp.resources import Limit
 from bidsapp.stopping import Stopped
-from bidsapp.workflows.execution import configure, engine, problems_left, run_graph
+from bidsapp.workflows.execution import Engine, configure, engine, problems_left, run_graph
 
 
 def end_by(number):
@@ -93,6 +93,26 @@ def test_another_signal_is_a_defect_and_not_called_memory(graph, tmp_path):
     assert type(problem) is Problem
     assert 'SIGSEGV' in str(problem)
     assert 'memory' not in str(problem)
+
+
+@pytest.mark.timeout(120)
+def test_what_was_there_before_is_not_searched_for_garbage_at_each_look(graph):
+    """Nipype collects at each: with torch in memory that took longer than the steps waited for."""
+    import gc
+
+    seen = []
+
+    class Seen(Engine):
+        def told(self, watch):
+            return super().told(lambda node, status: (seen.append(gc.get_freeze_count()),
+                                                      watch(node, status)))  # fmt: skip
+
+    plain = engine(None, 2, Limit(3, 'the test'))
+    gc.collect()
+    there = len(gc.get_objects())
+    assert run_graph(graph(0), Seen(plain.plugin, plain.args, plain.limit)) is None
+    assert min(seen) > 0.9 * there
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.timeout(120)
