@@ -179,8 +179,12 @@ def small_dataset(once):
 
 @pytest.fixture(scope='session')
 def three_heads(once, small_dataset):
-    """That head, and two at 6 mm of the same scheme: as many as a fit needs."""
+    """That head, and two at 6 mm of the same scheme: as many as a fit needs.
+
+    Only of the first is the axis of phase encoding known, along which a T1w may guide a correction.
+    """
     from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
+    from tests.scans import without_phase_encoding
 
     scans = DwiDesign(6.0, 3.0, directions=30, bval=(1000.0, 2000.0), snr=25)
     write = _written(scans, participants=3, t1w_voxel_size=4.0, template_voxel_size=3.0)
@@ -190,6 +194,8 @@ def three_heads(once, small_dataset):
         for own in ('sub-01', 'derivatives/truth/sub-01'):
             shutil.rmtree(folder / own)
             shutil.copytree(small_dataset / own, folder / own)
+        for own in ('sub-02', 'sub-03'):
+            without_phase_encoding(folder / own / 'dwi', own)
 
     return once('three', make)
 
@@ -212,6 +218,19 @@ def _scans_alone(source: Path, target: Path, *subjects: str) -> Path:
     return target
 
 
+@pytest.fixture(scope='session')
+def few_dataset(once, quick_dataset):
+    """Those two heads without T1w in six directions: for tests that only need a run to be made."""
+    from tests.scans import keep_six_directions
+
+    def make(folder):
+        _scans_alone(quick_dataset, folder, 'sub-01', 'sub-02')
+        for own in ('sub-01', 'sub-02'):
+            keep_six_directions(folder / own / 'dwi', own)
+
+    return once('few', make)
+
+
 @pytest.fixture
 def coarse(small_dataset, tmp_path):
     """One head of ``small_dataset`` without T1w, to be changed; its table can be tested."""
@@ -225,9 +244,15 @@ def quick(quick_dataset, tmp_path):
 
 
 @pytest.fixture
-def quick_two(quick_dataset, tmp_path):
-    """Two heads of ``quick_dataset`` without T1w, to be changed."""
-    return _scans_alone(quick_dataset, tmp_path / 'bids', 'sub-01', 'sub-02')
+def few(few_dataset, tmp_path):
+    """One head of ``few_dataset``, to be changed."""
+    return _scans_alone(few_dataset, tmp_path / 'bids', 'sub-01')
+
+
+@pytest.fixture
+def few_two(few_dataset, tmp_path):
+    """Both heads of ``few_dataset``, to be changed."""
+    return _scans_alone(few_dataset, tmp_path / 'bids', 'sub-01', 'sub-02')
 
 
 @pytest.fixture(scope='session')

@@ -123,46 +123,35 @@ def test_what_a_step_finds_has_its_code_and_message(quick, tmp_path, app, spoil,
     refused(app, quick, tmp_path / 'out', code, message)
 
 
-def test_a_transposed_table_is_turned_and_said(quick, tmp_path, app):
-    path = quick / f'{SCAN}.bvec'
+def test_a_transposed_table_is_turned_and_said_and_nothing_is_written_elsewhere(few, tmp_path, app):
+    path, elsewhere = few / f'{SCAN}.bvec', tmp_path / 'cwd'
     np.savetxt(path, numbers(path).T)
-    result = app(quick, tmp_path / 'out', *ORIENTATION)
+    elsewhere.mkdir()
+    before = visible_files(few)
+    out, work = tmp_path / 'out', tmp_path / 'work'
+    result = app(few, out, *ORIENTATION, '-w', work, '--dry-run', cwd=elsewhere)
+    assert result.returncode == 0, result.stderr
+    assert 'to do: preprocessing' in result.stdout
+    assert not [f for f in visible_files(out) if not f.startswith('logs')]
+    result = app(few, out, *ORIENTATION, '-w', work, cwd=elsewhere)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert visible_files(few) == before
+    assert not list(elsewhere.iterdir())
     assert 'transpose' in result.stdout
-    written = tmp_path / 'out' / 'sub-01' / 'dwi' / 'sub-01_desc-preproc_dwi.json'
-    sidecar = json.loads(written.read_text())
+    sidecar = json.loads((out / 'sub-01' / 'dwi' / 'sub-01_desc-preproc_dwi.json').read_text())
     assert any('transpose' in warning for warning in sidecar['Warnings'])
-    assert 'transpose' in (tmp_path / 'out' / 'sub-01.html').read_text()
+    assert 'transpose' in (out / 'sub-01.html').read_text()
 
 
-def test_one_broken_participant_does_not_stop_the_others(quick, tmp_path, app):
-    for path in (quick / 'sub-01' / 'dwi').iterdir():
-        other = quick / 'sub-02' / 'dwi' / path.name.replace('sub-01', 'sub-02')
-        other.parent.mkdir(parents=True, exist_ok=True)
-        other.write_bytes(path.read_bytes())
-    not_a_number(quick)
-    result = app(quick, tmp_path / 'out', *ORIENTATION)
+def test_one_broken_participant_does_not_stop_the_others(few_two, tmp_path, app):
+    not_a_number(few_two)
+    result = app(few_two, tmp_path / 'out', *ORIENTATION)
     assert result.returncode == 1, result.stdout + result.stderr
     assert 'FAILED sub-01' in result.stdout
     assert '1 of 2 runs finished' in result.stdout
     done = visible_files(tmp_path / 'out')
     assert 'sub-02/dwi/sub-02_desc-preproc_dwi.nii.gz' in done
     assert not [f for f in done if f.startswith('sub-01/dwi')]
-
-
-def test_nothing_is_written_outside_output_and_work(quick, tmp_path, app):
-    elsewhere = tmp_path / 'cwd'
-    elsewhere.mkdir()
-    before = visible_files(quick)
-    out, work = tmp_path / 'out', tmp_path / 'work'
-    result = app(quick, out, *ORIENTATION, '-w', work, '--dry-run', cwd=elsewhere)
-    assert result.returncode == 0, result.stderr
-    assert 'to do: preprocessing' in result.stdout
-    assert not [f for f in visible_files(out) if not f.startswith('logs')]
-    result = app(quick, out, *ORIENTATION, '-w', work, cwd=elsewhere)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert visible_files(quick) == before
-    assert not list(elsewhere.iterdir())
 
 
 def test_check_finds_what_is_planted(coarse, capsys):
@@ -176,8 +165,8 @@ def test_check_finds_what_is_planted(coarse, capsys):
     assert [row['code'] for row in rows if row['severity'] == 'error'] == ['ZERO_GRADIENT']
 
 
-def test_sigterm_ends_soon_with_try_again_and_the_next_call_goes_on(quick, tmp_path, app):
-    argv = [quick, tmp_path / 'out', *ORIENTATION]
+def test_sigterm_ends_soon_with_try_again_and_the_next_call_goes_on(few, tmp_path, app):
+    argv = [few, tmp_path / 'out', *ORIENTATION]
     process = subprocess.Popen(
         [sys.executable, '-m', 'bidsapp', *map(str, argv)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -214,16 +214,16 @@ def test_a_folder_beside_or_below_the_outputs_is_fine(tmp_path, settings, work):
     assert given.work_dir.is_dir()
 
 
-def test_a_run_that_failed_resumes_and_nothing_is_left_of_one_that_finished(quick, tmp_path, app):
-    broken = quick / 'sub-02' / 'dwi' / 'sub-02_dwi.nii.gz'  # without a gradient table
+def test_a_run_that_failed_resumes_and_nothing_is_left_of_one_that_finished(few, tmp_path, app):
+    broken = few / 'sub-02' / 'dwi' / 'sub-02_dwi.nii.gz'  # without a gradient table
     broken.parent.mkdir(parents=True)
-    broken.write_bytes((quick / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz').read_bytes())
+    broken.write_bytes((few / 'sub-01' / 'dwi' / 'sub-01_dwi.nii.gz').read_bytes())
     out, work = tmp_path / 'out', tmp_path / 'work'
     in_the_way = out / 'sub-01' / 'dwi'
     foreign = [work / 'mine.txt', *(work / OWN / f'sub-0{n}' / 'result' for n in (2, 3))]
-    write_dataset(out, quick)
+    write_dataset(out, few)
     touch(in_the_way, *foreign)
-    argv = [quick, out, 'participant', '-w', work, '--clean-workdir', '--device', 'cpu', '-v']
+    argv = [few, out, 'participant', '-w', work, '--clean-workdir', '--device', 'cpu', '-v']
     argv += ['--tasks', 'orientation']
     first = app(*argv)
     assert 'FAILED sub-01' in first.stdout, first.stdout + first.stderr
