@@ -13,27 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsapp.modalities.dwi.physics.gradients import GradientTable
-from bidsapp.modalities.dwi.physics.subsets import well_spread
 from bidsapp.modalities.dwi.simulate.dataset import DwiDesign
 from bidsapp.simulated import Design, write_dataset
-
-
-def rename(source: Path, target: Path, old: str, new: str) -> None:
-    """Copy the files of a folder under the names of another participant or session."""
-    target.mkdir(parents=True)
-    for path in source.iterdir():
-        shutil.copy(path, target / path.name.replace(old, new))
-
-
-def keep_volumes(folder: Path, stem: str, keep: np.ndarray) -> None:
-    """Leave only the volumes ``keep`` of a run."""
-    image = nib.load(folder / f'{stem}_dwi.nii.gz')
-    data = np.asarray(image.dataobj)[..., keep]
-    nib.save(nib.Nifti1Image(data, image.affine, image.header), folder / f'{stem}_dwi.nii.gz')
-    for kind in ('bval', 'bvec'):
-        table = np.atleast_2d(np.loadtxt(folder / f'{stem}_dwi.{kind}'))[:, keep]
-        np.savetxt(folder / f'{stem}_dwi.{kind}', table, fmt='%.6f')
+from tests.scans import keep_six_directions, rename, without_phase_encoding
 
 
 @pytest.fixture(scope='module')
@@ -45,14 +27,12 @@ def odd(quick_dataset, tmp_path_factory):
     source = quick_dataset / 'sub-01'
     for label in ('six', 'bare'):
         rename(source / 'dwi', root / f'sub-{label}' / 'dwi', 'sub-01', f'sub-{label}')
-    bvals = np.loadtxt(source / 'dwi' / 'sub-01_dwi.bval')
-    table = GradientTable(np.loadtxt(source / 'dwi' / 'sub-01_dwi.bvec').T, bvals)
-    six = well_spread(table, 6)
-    keep_volumes(root / 'sub-six' / 'dwi', 'sub-six', np.r_[0, six[bvals[six] > 0]])
+    keep_six_directions(root / 'sub-six' / 'dwi', 'sub-six')
     (root / 'sub-bare' / 'dwi' / 'sub-bare_dwi.json').unlink()
     for session in ('early', 'late'):
         stem, folder = f'sub-two_ses-{session}', root / 'sub-two' / f'ses-{session}'
         rename(source / 'dwi', folder / 'dwi', 'sub-01', stem)
+        without_phase_encoding(folder / 'dwi', stem)
         if session == 'late':
             rename(source / 'anat', folder / 'anat', 'sub-01', stem)
     design = Design(
