@@ -102,3 +102,11 @@ def refuse_seen(card: Mapping[str, Any], path: Path, others: Sequence[Path] = ()
             f'{found[0]}, so its figures here would be no measure for new people. Score it on a '
             'person whom it has not seen'
         )
+
+
+def admit(card: Mapping[str, Any], *names: str) -> None:
+    """Print the roles of scans of ../shared by the beginnings of their names, or refuse them."""
+    everyone = [path for folder in FOLDERS if folder.is_dir() for path in scans_in(folder)]
+    for path in (path for path in everyone if path.name.startswith(names)):
+        refuse_seen(card, path, everyone)
+        print(announced(path))

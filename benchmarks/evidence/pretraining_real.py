@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from applied import canonical
 from effects import append, is_done
+from people import person_of, refuse_seen
 from pretraining import start_of
 from real_directions import white_matter
 from realscans import CHOICES, RAW, divided
@@ -47,14 +48,14 @@ RUNS = (
     'sub-uih/dwi/sub-uih_dir-AP_dwi', 'sub-galan/dwi/sub-galan_acq-all20d_dwi',
     'sub-galan/dwi/sub-galan_acq-ortho_dwi', 'sub-ds114/dwi/sub-ds114_dwi',
 )  # fmt: skip
-PEOPLE = sorted({run.split('/')[0] for run in RUNS})
+PEOPLE = sorted({run.split('/')[0].removeprefix('sub-') for run in RUNS})
 
 
 @cache
 def samples_of(person: str, choices: int) -> list[Sample]:
     """Every run of a person in ``choices`` choices of directions."""
     found = []
-    for run in (run for run in RUNS if run.startswith(f'{person}/')):
+    for run in (run for run in RUNS if run.startswith(f'sub-{person}/')):
         for choice in range(choices):
             parts = divided(RAW / f'{run}.nii.gz', DIRECTIONS, choice)
             if parts is None:
@@ -79,6 +80,9 @@ def run_one(
     groups = {'train': train, 'val': samples_of(chooser, 1), 'test': samples_of(test, 1)}
     start = start_of(arm, models)
     assert not isinstance(start, Path)
+    if start is not None:
+        own = [RAW / f'{run}.nii.gz' for run in RUNS]
+        refuse_seen(start.card, next(path for path in own if person_of(path) == test), own)
     plan = Plan(steps, PATCH, 2, rate, seed=seed, validate_every=max(1, steps // 4))
     with tempfile.TemporaryDirectory() as folder:
         network, _ = fit(registry.input('dwi'), TASK.head, PatchSource(train, PATCH), groups['val'],
