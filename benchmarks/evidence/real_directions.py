@@ -27,6 +27,7 @@ not count.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -249,12 +250,9 @@ def measure(applied: Applied, paths: list[Path], others: list[Path], numbers: li
         print(announced(path), flush=True)
         try:
             refuse_seen(applied.card, path, others)
-            for n in numbers:
-                for choice in range(CHOICES):
-                    if not one_division(applied, path, n, choice, results):
-                        print(f'{path.name}: {n} in, no choice {choice} with two parts that '
-                              'determine a tensor')  # fmt: skip
-                        break
+            for choice, n in product(range(CHOICES), numbers):
+                if not one_division(applied, path, n, choice, results):
+                    print(f'{path.name}: {n} in, no choice {choice} whose two parts tell a tensor')
         except Problem as problem:
             print(f'{path.name}: NOT scored: {problem}', flush=True)
 
