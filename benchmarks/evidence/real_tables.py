@@ -78,29 +78,39 @@ def about(rows: Rows) -> str:
 
 def angles(rows: Rows) -> None:
     """Angles over the best blur's."""
-    lines = []
+    lines: list[list[object]] = []
+    scored: list[tuple[str, str, float]] = []
     for key, group in grouped(rows, 'role', 'scan', 'directions', 'region').items():
         by = grouped(group, 'method')
         best = by['best blur',]
-        chosen = ' / '.join(dict.fromkeys(r['value'].removesuffix(' + tensor') for r in best))
+        names = ' / '.join(dict.fromkeys(r['value'].removesuffix(' + tensor') for r in best))
         own = [r for b in best for r in by[b['value'],] if r['choice'] == b['choice']]
-        named = {m: [r for r in group if plain(r['method']) == m] for m in ANGLES.values()}
-        ratios = [mean(named[m], 'ratio') for m in ANGLES.values()]
-        lines.append([*key, about(group), chosen, mean(own, 'value'), *ratios, mean(best, 'floor')])
+        ratios = {
+            title: mean([r for r in group if plain(r['method']) == m], 'ratio')
+            for title, m in ANGLES.items()
+        }
+        lines.append([*key, about(group), names, mean(own, 'value'), *ratios.values(),
+                      mean(best, 'floor')])  # fmt: skip
+        scored.append((key[0], key[2], ratios['network']))
     print('Angle to the tensor of the volumes left out, over the best blur')
     table(['role', 'scan', 'in', 'region', 'choices, apart', 'best blur', 'its median', *ANGLES,
            'floor'], lines)  # fmt: skip
-    parts = {'all': rows, **{n: part for (n,), part in grouped(rows, 'directions').items()}}
-    for other in ('blur in the estimator', 'isotropic in the estimator'):
-        for n, part in parts.items():
-            gap = '{:+.3f} ({:+.3f} to {:+.3f})'.format(*difference(part, NETWORK, other))
-            print(f'  network less {other}, {n} in: {gap}')
+    for role, n in dict.fromkeys(pair for r, m, _ in scored for pair in ((r, 'any'), (r, m))):
+        here = [value for r, m, value in scored if r == role and n in ('any', m)]
+        part = [r for r in rows if r['role'] == role and n in ('any', r['directions'])]
+        gaps = [
+            'less {} {:+.3f} ({:+.3f} to {:+.3f})'.format(name, *difference(part, NETWORK, other))
+            for name, other in (('blur', ANGLES['blur']), ('isotropic', ANGLES['isotropic']))
+        ]
+        print(f'  who {role}, {n} in: network {np.mean(here):.3f}, worst {max(here):.3f}; '
+              f'{", ".join(gaps)}')  # fmt: skip
     print()
 
 
 def left_out(rows: Rows) -> None:
     """Squared errors over the input's."""
-    lines = []
+    lines: list[list[object]] = []
+    scored: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for key, group in grouped(rows, 'role', 'scan', 'directions', 'region').items():
         chosen: dict[str, Rows] = {title: [] for title in LEFT}
         for choice in grouped(group, 'choice').values():
@@ -108,13 +118,19 @@ def left_out(rows: Rows) -> None:
                 own = [row for row in choice if meant(plain(row['method']))]
                 chosen[title].append(min(own, key=lambda row: float(row['ratio'])))
         above = [mean(chosen[title], 'upper') for title in LEFT]
-        ratios = [mean(chosen[title], 'ratio') for title in LEFT if title != 'input']
+        ratios = {title: mean(chosen[title], 'ratio') for title in LEFT if title != 'input'}
         worst = max(float(row['high']) for row in chosen['alone'])
-        lines.append([*key, *above, '|', *ratios, worst, '|', mean(chosen['input'], 'floor')])
+        lines.append([*key, *above, '|', *ratios.values(), worst, '|',
+                      mean(chosen['input'], 'floor')])  # fmt: skip
+        scored[key[0], key[3]].append(ratios)
     print('Volumes left out: error above the noise, share of S0 | squared error over the input\'s, '
           'upper end of alone\'s intervals | floor')  # fmt: skip
     titles = [*LEFT, '|', *(title for title in LEFT if title != 'input')]
     table(['role', 'scan', 'in', 'region', *titles, 'upper end', '|', 'floor'], lines)
+    for (role, region), each in scored.items():
+        means = {title: np.mean([ratios[title] for ratios in each]) for title in each[0]}
+        print(f'  who {role}, {region}: mean of '
+              f'{", ".join(f"{title} {value:.3f}" for title, value in means.items())}')  # fmt: skip
 
 
 def difference(rows: Rows, ours: str, theirs: str) -> tuple[float, float, float]:

@@ -11,8 +11,11 @@ import pytest
 import torch
 from applied import canonical, corrected_harmonics, harmonics_of, said_signal
 from comparators import isotropic, of_tensor, used
+from effects import is_done, read_results
 from left_out import left, magnitudes, ratio
 from offset import offset
+from real_directions import COLUMNS, RESULTS
+from real_tables import print_tables
 from realscans import Scan, divisions
 from reference import noise, own_error
 from scores import degrees
@@ -161,3 +164,16 @@ def test_labels_elsewhere_are_other_people(tmp_path) -> None:
         people.TEACHES
     )
     assert people.role_of(tmp_path / 'sub-galan_dwi.nii.gz') == people.TESTS
+
+
+def test_the_rows_that_are_kept_make_the_tables(capsys) -> None:
+    rows = read_results(RESULTS)
+    assert tuple(rows[0]) == COLUMNS
+    one = rows[-1]
+    assert is_done(RESULTS, *(one[c] for c in COLUMNS[:5]))
+    assert not is_done(RESULTS, 'another model', *(one[c] for c in COLUMNS[1:5]))
+    assert all(float(row['offset_mm']) <= 0.2 for row in rows if row['endpoint'] != 'refused')
+    print_tables(RESULTS)
+    shown = capsys.readouterr().out
+    assert 'over the best blur' in shown
+    assert "squared error over the input's" in shown
