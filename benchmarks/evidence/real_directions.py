@@ -150,9 +150,9 @@ def axes_of(scan: Scan, volumes: np.ndarray, white: np.ndarray) -> np.ndarray:
     return fit_tensor(volumes[:, white[scan.mask]], scan.gtab).direction
 
 
-def angle_rows(asked: Asked, parts: Divided, name: str) -> list[Row]:
+def angle_rows(asked: Asked, parts: Divided, white: White, name: str) -> list[Row]:
     """Every method in core and edge."""
-    white, scan = white_matter(parts), parts.scan
+    scan = parts.scan
     found = comparators_of(parts, name, white.where)
     errors = {m: degrees(axes, white.axes) for m, axes in found.items()}
     blurs = {f'{BLUR.format(width)} + tensor': width for width in BLURS}
@@ -170,7 +170,7 @@ def angle_rows(asked: Asked, parts: Divided, name: str) -> list[Row]:
         counts = {m: histogram(e[here], block[here]) for m, e in errors.items()}
         median = {m: float(quantile(c.sum(0), 0.5)) for m, c in counts.items()}
         best = min(['tensor', *blurs], key=median.__getitem__)
-        floor = float(np.nanmedian(own[here])) / median[best]
+        floor = float(np.median(own[here])) / median[best]
         rows.append(('angle', region, BEST, best, '', '', '', '', floor))
         rows += [
             ('angle', region, m, median[m], float(quantile(c.sum(0), 0.9)),
@@ -196,7 +196,7 @@ def predictions(asked: Asked, table: GradientTable) -> dict[str, np.ndarray]:
     return found | {ALONE: said_signal(scan, asked.harmonics, table)}
 
 
-def left_out_rows(asked: Asked, parts: Divided) -> list[Row]:
+def left_out_rows(asked: Asked, parts: Divided, white: White) -> list[Row]:
     """Every method in the brain and in white matter."""
     scan, reference = parts.scan, parts.reference
     table = reference.gtab[parts.measured]
@@ -206,14 +206,14 @@ def left_out_rows(asked: Asked, parts: Divided) -> list[Row]:
     s0 = reference.data[..., reference.gtab.b0].mean(-1)
     said = predictions(asked, table)
     rows: list[Row] = []
-    regions = {'brain': reference.mask & scan.mask, 'white matter': white_matter(parts).where}
+    regions = {'brain': reference.mask & scan.mask, 'white matter': white.where}
     for region, where in regions.items():
         level, sigma = float(np.median(s0[where])), noise(reference, where)
         scored = {m: left(seen, p, sigma, where[scan.mask]) for m, p in said.items()}
         floor = sigma**2 / float(scored[INPUT].errors.mean())
         for method, one in scored.items():
             error = float(one.errors.mean())
-            above = np.sqrt(max(error - sigma**2, 0)) / level
+            above = np.sqrt(np.maximum(error - sigma**2, 0)) / level
             label = f'{method}, as magnitude' if one.as_rician else method
             rows.append(('left out', region, label, np.sqrt(error) / level, above,
                          *ratio(one, scored[INPUT]), floor))  # fmt: skip
@@ -229,9 +229,9 @@ def one_division(applied: Applied, path: Path, n: int, choice: int, results: Pat
         return False
     rows: list[Row] = [('refused', '', '', '', '', '', '', '', '')]
     if parts.offset <= APART:
-        asked = Asked(applied, parts.scan)
-        rows = angle_rows(asked, parts, f'{key_of(path)}-{n}-{choice}')
-        rows += left_out_rows(asked, parts)
+        asked, white = Asked(applied, parts.scan), white_matter(parts)
+        rows = angle_rows(asked, parts, white, f'{key_of(path)}-{n}-{choice}')
+        rows += left_out_rows(asked, parts, white)
     role = role_of(path)
     before = (*key, role, version(*CODE), f'{parts.offset:.3f}')
     lines = [(*before, *(x if isinstance(x, str) else f'{x:.5g}' for x in row)) for row in rows]

@@ -228,7 +228,7 @@ def whole(path: Path) -> Scan:
 def divided(path: Path, n: int, choice: int) -> Divided | None:
     """The run at ``path`` with ``n`` directions in; kept, since this takes a while.
 
-    None where there are fewer such choices, or none that can be moved.
+    None where there are fewer such choices.
     """
     if choice >= len(ways := ways_of(path, n)):
         return None

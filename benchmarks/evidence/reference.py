@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Leverage above which a volume is fitted by itself alone and tells nothing.
 DETERMINED = 0.999
-#: Unknowns of a tensor.
-UNKNOWN = 7
+#: Unknowns of a tensor, and the fewest volumes beyond them that tell how well it fits.
+UNKNOWN, SPARE = 7, 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +39,11 @@ class Fit:
     weights: np.ndarray
     leverage: np.ndarray
     s0: np.ndarray  #: (V, 1)
+
+    @property
+    def spare(self) -> int:
+        """Degrees of freedom that are left."""
+        return len(self.table) - UNKNOWN
 
 
 def fit(scan: Scan, where: np.ndarray) -> Fit:
@@ -57,8 +62,10 @@ def fit(scan: Scan, where: np.ndarray) -> Fit:
 
 
 def own_error(scan: Scan, where: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(V,) degrees in ``where`` by which the tensor's axis errs, one draw a voxel."""
+    """(V,) degrees in ``where`` by which the tensor's axis errs, one draw a voxel; NaN: untold."""
     one = fit(scan, where)
+    if one.spare < SPARE:
+        return np.full(len(one.left), np.nan)
     left = one.left / np.sqrt(np.maximum(1 - one.leverage, 1 - DETERMINED))
     again = one.fitted + left * np.random.default_rng(seed).choice([-1.0, 1.0], left.shape)
     each = (fit_tensor(np.exp(s).T, one.table).direction for s in (one.fitted, again))
@@ -69,8 +76,10 @@ def noise(scan: Scan, where: np.ndarray) -> float:
     """Root mean square in ``where`` of a volume's noise, in the unit of the signal.
 
     What the tensor leaves of the volumes, by its degrees of freedom: noise, pulsation, and what is
-    no tensor; no less than the noise but by chance.
+    no tensor; no less than the noise but by chance. NaN where too few volumes tell.
     """
     one = fit(scan, where)
+    if one.spare < SPARE:
+        return float('nan')
     square = np.square(one.s0 * one.left) * one.weights
-    return float(np.sqrt(square.sum(1).mean() / (len(one.table) - UNKNOWN)))
+    return float(np.sqrt(square.sum(1).mean() / one.spare))

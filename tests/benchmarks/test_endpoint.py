@@ -96,6 +96,12 @@ def test_the_noise_is_told_by_the_volumes_left_out() -> None:
     assert noise(scan, inner) == pytest.approx(0.02, rel=0.05)
 
 
+def test_six_volumes_tell_neither_their_noise_nor_their_error() -> None:
+    scan = head(table(6), sigma=0.02)
+    assert np.isnan(noise(scan, scan.mask))
+    assert np.isnan(own_error(scan, scan.mask)).all()
+
+
 def test_low_signals_are_compared_as_magnitudes() -> None:
     signal = np.full((3, 40_000), 0.5)
     rng = np.random.default_rng(0)
