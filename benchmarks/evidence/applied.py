@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from bidsapp.modalities.dwi.physics.gradients import in_grid
 from bidsapp.modalities.dwi.physics.harmonics import basis
 from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.physics.restored import attenuation_at, restored_scan
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.modalities.dwi.tasks import orientation
 from bidsapp.networks.registry import build
 from bidsapp.physics.geometry import grid_axes, voxel_sizes
@@ -48,12 +49,15 @@ class Applied:
             self.heads: Mapping[str, int] = HEADS
             self.network = build('dwi', 'unet3d', qspace.N_CHANNELS, HEADS, **qspace.LAYOUT).eval()
             self.turns = TTA_FLIPS
-            self.name = 'random weights'
+            self.name = self.label = 'random weights'
+            self.card: Mapping[str, Any] = {}
         else:
             checkpoint = load_checkpoint(folder)
+            self.card = checkpoint.card
             self.heads, self.turns = checkpoint.card['heads'], turns_of(checkpoint.card)
             self.network = network_of(checkpoint, list(self.heads))
             steps = checkpoint.card.get('best_step', '?')
+            self.label = f'{folder.name} {self.card["sha256"][:8]}'
             self.name = f'{folder} (step {steps}, {checkpoint.card["sha256"][:8]})'
 
     def __call__(self, sample: Sample) -> dict[str, Tensor]:
@@ -68,18 +72,23 @@ class Applied:
         return self(canonical(scan))
 
 
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """With ``--model``; one thread, so that figures do not depend on the machine's number."""
+    parser = argparse.ArgumentParser(description=(description or '').partition('\n')[0])
+    parser.add_argument('--model', type=Path, help='a folder; without it random weights')
+    torch.set_num_threads(1)
+    return parser
+
+
 def arguments(description: str | None) -> argparse.Namespace:
     """``--model`` and nothing else."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('--model', type=Path)
-    torch.set_num_threads(1)
-    return parser.parse_args()
+    return parser_of(description).parse_args()
 
 
 def attenuation_of(scan: Scan) -> tuple[np.ndarray, np.ndarray, GradientTable, float]:
     """S/S0 (N, X, Y, Z) of weighted volumes, S0, table in grid axes, σ²: `canonical_sample`."""
     local = in_grid(scan.gtab, scan.affine)
-    s0 = scan.data[..., scan.gtab.b0].mean(-1)
+    s0 = signal_at_zero(scan.data, scan.gtab)
     floor = 1e-3 * float(np.median(s0[scan.mask])) + 1e-12
     weighted = np.moveaxis(scan.data[..., ~scan.gtab.b0], -1, 0)
     attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
@@ -121,17 +130,47 @@ def shell_signal(image: Tensor, slot: int, where: np.ndarray, directions: np.nda
     return np.asarray(basis(directions, qspace.ORDER) @ harmonics)
 
 
+def harmonics_of(scan: Scan) -> np.ndarray:
+    """(84, V) harmonics of the canonical input in the mask, by the closed-form map alone."""
+    attenuation, _, local, variance = attenuation_of(scan)
+    found = np.zeros((len(qspace.SLOTS), qspace.N_SH, int(scan.mask.sum())), np.float32)
+    for slot, linear in qspace.canonical_map(local, variance).matrices.items():
+        found[slot] = linear(attenuation[:, scan.mask])
+    return found.reshape(-1, found.shape[-1])
+
+
+def corrected_harmonics(
+    image: Tensor, outputs: Mapping[str, Tensor], mask: np.ndarray
+) -> np.ndarray:
+    """(84, V) harmonics that the network says, in the mask."""
+    inside = torch.from_numpy(mask)
+    said = qspace.input_harmonics(image)[:, inside] + outputs['restore'][:, inside]
+    return np.asarray(said.numpy())
+
+
+def said_signal(scan: Scan, harmonics: np.ndarray, table: GradientTable) -> np.ndarray:
+    """(N', V) the volumes of ``table`` (world axes) that harmonics (84, V) say, by the scan's S0.
+
+    Those that have a slot; in the mask.
+    """
+    s0 = signal_at_zero(scan.data[scan.mask], scan.gtab)
+    return np.asarray(s0 * attenuation_at(harmonics, in_grid(table, scan.affine)))
+
+
+def in_estimator(scan: Scan, predicted: np.ndarray) -> np.ndarray:
+    """(N, V) volumes in the mask as `participant` restores them from a prediction (N', V)."""
+    local, noise = in_grid(scan.gtab, scan.affine), float(np.sqrt(attenuation_of(scan)[3]))
+    signal = np.moveaxis(scan.data[scan.mask], -1, 0)
+    return restored_scan(signal, predicted, local, scan.mask, voxel_sizes(scan.affine), noise)[0]
+
+
 def restored_signal(
     scan: Scan, image: Tensor, outputs: Mapping[str, Tensor]
 ) -> tuple[np.ndarray, GradientTable]:
     """(N, V) volumes in the mask as `participant` restores them, and their table in grid axes."""
-    _, _, local, variance = attenuation_of(scan)
-    inside, noise = torch.from_numpy(scan.mask), float(np.sqrt(variance))
-    harmonics = qspace.input_harmonics(image)[:, inside] + outputs['restore'][:, inside]
-    signal = np.moveaxis(scan.data[scan.mask], -1, 0)
-    predicted = signal[local.b0].mean(0) * attenuation_at(harmonics.numpy(), local)
-    size = voxel_sizes(scan.affine)
-    return restored_scan(signal, predicted, local, scan.mask, size, noise)[0], local
+    local = in_grid(scan.gtab, scan.affine)
+    said = corrected_harmonics(image, outputs, scan.mask)
+    return in_estimator(scan, said_signal(scan, said, scan.gtab)), local
 
 
 def named(

@@ -1,6 +1,7 @@
 """What a user has for nothing: tensor, blur, MP-PCA, deconvolution; one direction a voxel each.
 
-All are given the same volumes, mask and S0 as the network. Axes in and out are world axes.
+All are given the same volumes, mask and S0 as the network. Axes in and out are world axes. Then
+predictions without any knowledge, for the estimator that the network's goes into.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from bidsapp.modalities.dwi.physics.csd import (
 from bidsapp.modalities.dwi.physics.diffusion import TensorMaps, fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import n_unique
 from bidsapp.modalities.dwi.physics.peaks import fibre_peaks
-from bidsapp.modalities.dwi.physics.restored import WIDTH
+from bidsapp.modalities.dwi.physics.restored import WIDTH, slots_of_volumes
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import Unavailable
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from realscans import Scan
+
+    from bidsapp.modalities.dwi.physics.gradients import GradientTable
 
 #: mm, full width at half maximum.
 BLURS = (2.0, 3.0, 4.0, 5.0, 6.0)
@@ -81,3 +85,30 @@ def directions(
         return found
     found['CSD'] = fibre_peaks(density, order, n=1)[0][:, 0]
     return found
+
+
+def used(scan: Scan) -> np.ndarray:
+    """(N', V) volumes in the mask that a prediction is for: those that have a slot."""
+    return np.asarray(scan.data[scan.mask].T[slots_of_volumes(scan.gtab) >= 0])
+
+
+def isotropic(scan: Scan, table: GradientTable | None = None) -> np.ndarray:
+    """(N', V) every volume of ``table``, the scan's if None, the mean of its shell."""
+    own, signal = slots_of_volumes(scan.gtab), scan.data[scan.mask].T
+    wanted = own if table is None else slots_of_volumes(table)
+    means = {slot: signal[own == slot].mean(0) for slot in np.unique(own[own >= 0])}
+    return np.stack([means[slot] for slot in wanted[wanted >= 0]])
+
+
+def of_tensor(scan: Scan, table: GradientTable, bright: Scan | None = None) -> np.ndarray:
+    """(N', V) the volumes of ``table`` (world axes) that the tensor says, in the mask.
+
+    By the scan's S0, or that of another scan.
+    """
+    maps = tensor(scan, scan.mask)
+    evals, evecs = maps.evals[scan.mask], maps.evecs[scan.mask]
+    table = table[slots_of_volumes(table) >= 0]
+    bright = bright or scan
+    s0 = signal_at_zero(bright.data[scan.mask], bright.gtab)
+    along = np.square(np.einsum('ng,vgk->nvk', table.bvecs, evecs))
+    return s0 * np.exp(-table.bvals[:, None] * np.einsum('nvk,vk->nv', along, evals))

@@ -37,12 +37,12 @@ def read_results(path: Path) -> list[dict[str, str]]:
 
 def is_done(path: Path, *key: str) -> bool:
     """Whether there is a line that begins with ``key``."""
-    return any(tuple(row[c] for c in COLUMNS[: len(key)]) == key for row in read_results(path))
+    return any(tuple(row.values())[: len(key)] == key for row in read_results(path))
 
 
-def append(path: Path, lines: Sequence[Sequence[str]]) -> None:
+def append(path: Path, lines: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS) -> None:
     """Add lines at once, so that two processes may write to one file."""
-    header = [] if path.is_file() else ['\t'.join(COLUMNS)]
+    header = [] if path.is_file() else ['\t'.join(columns)]
     text = '\n'.join([*header, *('\t'.join(line) for line in lines)]) + '\n'
     with path.open('a', newline='') as stream:
         stream.write(text)

@@ -1,19 +1,21 @@
 """Changes implanted in real scans come back, and what is clean stays as it is.
 
-    python benchmarks/evidence/no_harm.py [--model FOLDER]
+    python benchmarks/evidence/no_harm.py [--model FOLDER] [--data BIDS_FOLDER …] [--scans NAME …]
 
-Signals are mixed physically in a preprocessed scan and noise is put back so that its level stays:
-lesion: half of the signal becomes isotropic tissue (0.9 µm²/ms) in a ball of 3 voxels' radius in
-white matter; oedema: free water (3 µm²/ms, twice as bright) for 40 %; one-sided: 40 % isotropic
-tissue in all white matter of the left hemisphere above the ventricles' floor. Three places each for
-the first two. Kept: mean change inside seen by the network over that seen by the tensor of the same
-volumes. FA and MD are of the restored volumes, fitted to the data as `participant` writes them;
-'tensor of input' is that of the canonical input without a correction. Spread: the farthest whole
-number of voxels outside the ball where the mean change is still above 10 % of that inside,
-less the same of the tensor. Tissue and uncertainty: mean change inside, for information.
+Signals are mixed physically in a scan, corrected as a whole as for `real_directions.py`, and noise
+is put back so that its level stays: lesion: half of the signal becomes isotropic tissue (0.9
+µm²/ms) in a ball of 3 voxels' radius in white matter; oedema: free water (3 µm²/ms, twice as
+bright) for 40 %; one-sided: 40 % isotropic tissue in all white matter of the left hemisphere above
+the ventricles' floor. Three places each for the first two. Kept: mean change inside seen by the
+network over that seen by the tensor of the same volumes, 0.9 to 1.15 wanted. FA and MD are of the
+restored volumes, fitted to the data as `participant` writes them; 'tensor of input' is that of the
+canonical input without a correction. Spread: the farthest whole number of voxels outside the ball
+where the mean change is still above 10 % of that inside, less the same of the tensor. Tissue and
+uncertainty: mean change inside, for information.
 
-Clean: restored less input in the harmonics' signal over the directions of the scan, root mean
-square in the brain, over the noise of S/S0, in scans that MP-PCA has denoised or of large voxels.
+Clean, of what `participant` has preprocessed, if that is there: restored less input in the
+harmonics' signal over the directions of the scan, root mean square in the brain, over the noise of
+S/S0, in scans that MP-PCA has denoised or of large voxels.
 """
 
 from __future__ import annotations
@@ -24,14 +26,15 @@ import numpy as np
 import torch
 from applied import (
     Applied,
-    arguments,
     attenuation_of,
     canonical,
     direction_doubt,
+    parser_of,
     restored_signal,
 )
 from comparators import tensor
-from realscans import Scan, load_done
+from people import add_choice, announced, chosen, refuse_seen
+from realscans import DONE, Scan, load_done, whole
 from scipy.ndimage import binary_erosion, distance_transform_edt, label
 from scores import table
 
@@ -40,13 +43,13 @@ from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import in_grid
 from bidsapp.modalities.dwi.physics.restored import attenuation_at, slots_of_volumes
 
-SCANS = ('sub-achieva', 'sub-prisma_dir-AP')
+SCANS = ('sub-achieva_dwi', 'sub-prisma_dir-AP_dwi')
 CLEAN = ('sub-achieva', 'sub-ds114', 'sub-prisma_dir-AP', 'sub-prisma_dir-PA', 'sub-uih_dir-AP',
          'sub-galan_acq-all20d')  # fmt: skip
 RADIUS, PLACES = 3.0, 3
 #: Diffusivity (µm²/ms), brightness against the voxel's own S0, share of the signal at b = 0.
 LESION, OEDEMA, LOSS = (0.9, 1.0, 0.5), (3.0, 2.0, 0.4), (0.9, 1.0, 0.4)
-WANTED, STILL = 0.9, 0.1
+WANTED, STILL = (0.9, 1.15), 0.1
 
 
 def implanted(scan: Scan, where: np.ndarray, kind: tuple[float, float, float]) -> Scan:
@@ -107,10 +110,10 @@ def change(applied: Applied, scan: Scan, where: np.ndarray, kind: tuple[float, f
         inside = {m: float(gap[where].mean()) for m, gap in gaps.items()}
         far = {m: reached(gap, where, scan.mask) for m, gap in gaps.items()}
         kept = inside['network'] / inside['tensor']
+        spread = far['network'] - far['tensor']
+        fine = WANTED[0] <= kept <= WANTED[1] and spread <= 1
         rows.append([key, inside['tensor'], inside['tensor of input'], inside['network'], kept,
-                     far['network'] - far['tensor'],
-                     'reached' if kept >= WANTED and far['network'] - far['tensor'] <= 1
-                     else 'NOT reached'])  # fmt: skip
+                     spread, 'reached' if fine else 'NOT reached'])  # fmt: skip
     for key in ('uncertainty', 'share of WM'):
         gap = after['network'][key] - before['network'][key]
         rows.append([key, np.nan, np.nan, float(gap[where].mean()), np.nan,
@@ -177,11 +180,17 @@ def clean(applied: Applied) -> None:
 
 def main() -> None:
     """Each scan."""
-    applied = Applied(arguments(__doc__).model)
+    parser = parser_of(__doc__)
+    add_choice(parser, SCANS)
+    given = parser.parse_args()
+    applied = Applied(given.model)
     print(f'Network: {applied.name}\n')
     header = ['map', 'tensor', 'tensor of input', 'network', 'kept', 'spread', 'verdict']
-    for name in SCANS:
-        scan = load_done(name)
+    paths, everyone = chosen(given)
+    for path in paths:
+        refuse_seen(applied.card, path, everyone)
+        name, scan = path.name.split('.')[0], whole(path)
+        print(announced(path))
         before = maps_of(applied, scan)
         fa = before['tensor']['FA']
         for kind, what in ((LESION, 'lesion'), (OEDEMA, 'oedema')):
@@ -191,7 +200,8 @@ def main() -> None:
                 table(header, rows)
         print(f'{name}: one-sided loss of FA')
         table(header, change(applied, scan, one_side(scan, fa), LOSS, before))
-    clean(applied)
+    if DONE.is_dir():
+        clean(applied)
 
 
 if __name__ == '__main__':

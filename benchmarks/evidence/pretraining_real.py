@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from applied import canonical
 from effects import append, is_done
+from people import person_of, refuse_seen
 from pretraining import start_of
-from real_directions import ROWS, regions
+from real_directions import white_matter
 from realscans import CHOICES, RAW, divided
 
 from bidsapp import registry
@@ -41,23 +42,28 @@ if TYPE_CHECKING:
 ARMS = ('scratch', 'autoencoder', 'restore', 'supervised', 'bundled')
 TASK = registry.task('orientation')
 DIRECTIONS, PATCH = 6, (24, 24, 24)
-#: People, and the runs of each that can be divided.
-PEOPLE = sorted({run.split('/')[0] for run in ROWS})
+#: Runs that can be divided, and their people.
+RUNS = (
+    'sub-achieva/dwi/sub-achieva_dwi', 'sub-prisma/dwi/sub-prisma_dir-AP_dwi',
+    'sub-uih/dwi/sub-uih_dir-AP_dwi', 'sub-galan/dwi/sub-galan_acq-all20d_dwi',
+    'sub-galan/dwi/sub-galan_acq-ortho_dwi', 'sub-ds114/dwi/sub-ds114_dwi',
+)  # fmt: skip
+PEOPLE = sorted({run.split('/')[0].removeprefix('sub-') for run in RUNS})
 
 
 @cache
 def samples_of(person: str, choices: int) -> list[Sample]:
     """Every run of a person in ``choices`` choices of directions."""
     found = []
-    for run in (run for run in ROWS if run.startswith(f'{person}/')):
+    for run in (run for run in RUNS if run.startswith(f'sub-{person}/')):
         for choice in range(choices):
             parts = divided(RAW / f'{run}.nii.gz', DIRECTIONS, choice)
             if parts is None:
                 continue
             sample = canonical(parts.scan)
-            white, _, axes = regions(parts)
-            target = np.zeros((9, *white.shape), np.float32)
-            target[:3, white] = (axes @ grid_axes(parts.scan.affine)).T
+            white = white_matter(parts)
+            target = np.zeros((9, *white.where.shape), np.float32)
+            target[:3, white.where] = (white.axes @ grid_axes(parts.scan.affine)).T
             found.append(replace(sample, target=torch.from_numpy(target)))
     return found
 
@@ -74,6 +80,9 @@ def run_one(
     groups = {'train': train, 'val': samples_of(chooser, 1), 'test': samples_of(test, 1)}
     start = start_of(arm, models)
     assert not isinstance(start, Path)
+    if start is not None:
+        own = [RAW / f'{run}.nii.gz' for run in RUNS]
+        refuse_seen(start.card, next(path for path in own if person_of(path) == test), own)
     plan = Plan(steps, PATCH, 2, rate, seed=seed, validate_every=max(1, steps // 4))
     with tempfile.TemporaryDirectory() as folder:
         network, _ = fit(registry.input('dwi'), TASK.head, PatchSource(train, PATCH), groups['val'],

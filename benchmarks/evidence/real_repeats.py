@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 from applied import Applied, arguments, attenuation_of, canonical, direction_doubt, named
 from comparators import tensor
+from people import admit
 from realscans import DONE, Scan, load_done
 from scipy.stats import spearmanr
 from scores import degrees, table
@@ -74,6 +75,7 @@ def main() -> None:
     """Both tables."""
     applied = Applied(arguments(__doc__).model)
     print(f'Network: {applied.name}\n')
+    admit(applied.card, *PAIR)
     scans = pair()
     fits = [tensor(s, s.mask) for s in scans]
     white = scans[0].mask & (fits[0].fa > 0.2) & (fits[1].fa > 0.2)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from applied import Applied, arguments, canonical, direction_doubt, named
 from comparators import tensor
+from people import admit
 from realscans import Scan, load_done
 from scores import degrees, table
 
@@ -77,6 +78,7 @@ def main() -> None:
     """A row a turn."""
     applied = Applied(arguments(__doc__).model)
     print(f'Network: {applied.name}\nScan: {SCAN}, as preprocessed\n')
+    admit(applied.card, SCAN)
     scan = upright(load_done(SCAN))
     white = scan.mask & (tensor(scan, scan.mask).fa > 0.25)
     plain, maps = maps_of(applied, scan)
