@@ -220,7 +220,7 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
         '--init',
         default='auto',
         metavar='bundled|scratch|PATH',
-        help='group: where to start from; default: bundled where there is one, else scratch',
+        help='where to start from; default: group bundled where there is one, pretrain scratch',
     )
     add(
         '--freeze',

@@ -25,7 +25,7 @@ log = logging.getLogger('transfermri')
 
 #: What the simulator draws (`simulate.corruption`, `simulate.blocks`), and tests are drawn from.
 SIMULATED = {'directions': [6, 135], 'shells': [1, 3], 'b': [[700, 3300]], 'voxel_mm': [1.0, 4.5],
-             'snr': [6, 40]}  # fmt: skip
+             'snr': [6, 200]}  # fmt: skip
 
 
 def material(request: Request) -> Material:
