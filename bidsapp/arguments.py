@@ -29,7 +29,7 @@ ACCEPTED = {
 UNFIT = {
     'participant': ('objective', 'resume'),
     'group': ('objective', 'resume'),
-    'pretrain': ('model', 'freeze', 'compare', 'split_file', 'reports_only', 'derivatives'),
+    'pretrain': ('model', 'freeze', 'compare', 'reports_only', 'derivatives'),
 }
 #: The least that a number may be.
 LEAST = {'nprocs': 1, 'omp_nthreads': 1, 'steps': 1, 'random_seed': 0}
@@ -238,7 +238,7 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
         '--split-file',
         type=Path,
         metavar='TSV',
-        help='group: columns participant_id, split; default: drawn by --random-seed',
+        help='columns participant_id, split (train, val, test); default: drawn by --random-seed',
     )
     add(
         '--compare',

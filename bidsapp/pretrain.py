@@ -1,5 +1,7 @@
 """The pretrain story: simulated or auxiliary scans → fit → one body with its heads, and a card.
 
+Over 300 lines: the whole story on one page.
+
 BIDS_DIR `-` means simulated scans. An auxiliary dataset enters by its prepared runs in OUTPUT_DIR,
 as in `group`. A run that was stopped goes on with --resume, under the same plan only.
 """
@@ -23,7 +25,7 @@ from bidsapp.learn import cards
 from bidsapp.learn.inputs import states
 from bidsapp.learn.processors import nondeterminism, use_processors
 from bidsapp.learn.seen import about_seen
-from bidsapp.learn.splits import SPLITS, divide
+from bidsapp.learn.splits import SPLITS, divide, read_split
 from bidsapp.learn.tables import tsv
 from bidsapp.problems import MissingInput, WrongUsage
 from bidsapp.simulate.material import Request
@@ -168,8 +170,17 @@ def auxiliary_cases(
     if objective.labels:
         cases = with_references(settings.output_dir, cases, registry.task(objective.labels))
         why = objective.labels_words
-    split = divide([case.subject for case in cases], settings.seed, why, settings.output_dir)
-    return {name: [c for c in cases if split[c.subject] == name] for name in SPLITS}
+    if settings.split_file is None:
+        split = divide([case.subject for case in cases], settings.seed, why, settings.output_dir)
+    else:
+        split = read_split(settings.split_file)
+    found = {name: [c for c in cases if split.get(c.subject) == name] for name in SPLITS}
+    if empty := [name for name in SPLITS if not found[name]]:
+        raise MissingInput(
+            f'{settings.split_file} puts nobody who has {why} into {", ".join(empty)}; at least '
+            'one participant is needed in each of train, val and test.'
+        )
+    return found
 
 
 def claim(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Order of the density of fibre directions, and the square of the norm of one fibre in it.
 DENSITY_ORDER, N_DENSITY = fixed_response_fod.ORDER, fixed_response_fod.N
 FIBRE_NORM = N_DENSITY / (4 * math.pi)
+#: Of a target's vectors, which are of length 1 or 0: nobody knows.
+UNKNOWN_FIBRES = 4.0
 #: Natural logarithms between which a standard deviation is believed.
 LOG_SD = (-4.6, 0.0)
 
@@ -73,7 +75,9 @@ def fibres(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     ``prediction`` (B, 6 + N_DENSITY, X, Y, Z), ``target`` (B, 9, X, Y, Z) unit vectors or zeros.
     The density is Σ δ(v_i), cut off at DENSITY_ORDER; its squared error is in units of one fibre.
+    Where the target is UNKNOWN_FIBRES nothing is learnt.
     """
+    mask = mask & (target.abs().amax(1, keepdim=True) < UNKNOWN_FIBRES / 2)
     strongest = dyadic(prediction[:, :6], target[:, :3], mask)
     where = mask[:, 0]
     if not where.any():
