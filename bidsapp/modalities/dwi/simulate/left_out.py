@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 KINDS = ('dwi', 'bval', 'bvec', 'mask')
 #: Weighted volumes of an input: at least; and the condition number of its tensor's design at most.
 LEAST, WELL_CONDITIONED = 6, 20.0
-#: Voxels of brain that a block must hold for its noise to be estimated.
-LEAST_BRAIN = 2000
+#: Voxels of brain that a block must hold for its noise to be estimated, and the share of a small
+#: block or brain.
+LEAST_BRAIN, SHARE = 2000, 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +160,7 @@ class LeftOut:
     def _block(self, run: Measured, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(N, X, Y, Z) signals and (X, Y, Z) mask of a box around a voxel of the brain."""
         where = run.mask.nonzero()
+        least = min(LEAST_BRAIN, SHARE * min(self._side**3, len(where)))
         while True:
             middle = where[int(uniform(0, len(where), generator))].tolist()
             spans = []
@@ -166,7 +168,7 @@ class LeftOut:
                 first = min(max(centre - self._side // 2, 0), max(n - self._side, 0))
                 spans.append(slice(first, first + self._side))
             i, j, k = spans
-            if int(run.mask[i, j, k].sum()) >= min(LEAST_BRAIN, len(where)):
+            if int(run.mask[i, j, k].sum()) >= least:
                 return run.signals[:, i, j, k].float(), run.mask[i, j, k].clone()
 
 
@@ -199,7 +201,7 @@ def ranges_of(runs: Sequence[Measured]) -> tuple[list[int], dict[str, Any]]:
     return slots, {
         'directions': [LEAST, max(int((~run.gtab.b0).sum()) for run in runs) - LEFT_OUT],
         'shells': [min(map(len, filled)), max(map(len, filled))],
-        'b': sorted({(b, b) for own in filled for b in own.values()}),
+        'b': [[b, b] for b in sorted({float(np.float32(b)) for o in filled for b in o.values()})],
         'voxel_mm': [min(edges), max(edges)],
         'snr': [min(levels), max(levels)],
     }
@@ -207,13 +209,18 @@ def ranges_of(runs: Sequence[Measured]) -> tuple[list[int], dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class InTurn:
-    """Scans of several scanners in turn: simulated ones with every truth, and real ones."""
+    """Scans of two scanners in turn: simulated ones with every truth, and real ones."""
 
-    scanners: tuple[Scanner, ...]
+    scanners: tuple[Scanner, Scanner]
+
+    @staticmethod
+    def of_people(scan_of: Callable[[int], int]) -> Callable[[int], int]:
+        """Index → number of a scan, each simulated one of another person by ``scan_of``."""
+        return lambda index: 2 * scan_of(index // 2) + index % 2
 
     def scan(self, number: int) -> Scan:
         """Scan number ``number``; of a simulated one no volumes are left out."""
-        turn, which = divmod(number, len(self.scanners))
+        turn, which = divmod(number, 2)
         scan = self.scanners[which].scan(turn)
         if 'left_out' in scan.truth:
             return scan

@@ -11,7 +11,7 @@ from bidsapp.learn.splits import SPLITS
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.physics.streams import stream
 from bidsapp.problems import BadData, MissingInput
-from bidsapp.simulate.material import Material
+from bidsapp.simulate.material import Material, same_number
 from bidsapp.simulate.template_head import kept_template
 
 if TYPE_CHECKING:
@@ -111,11 +111,13 @@ def left_out(request: Request) -> Material:
         for k, name in enumerate(runs)
     }
     about = {'brains': 'real scans, by volumes that were left out'}
+    scan_of: Callable[[int], int] = same_number
     slots, ranges = ranges_of([run for part in runs.values() for run in part])
     if request.objective == 'mixed':
         made = simulated(request)
         scanners = {name: InTurn((made.scanners[name], own)) for name, own in scanners.items()}
         about = {'brains': 'simulated, and real scans in turn, by volumes that were left out'}
+        scan_of = InTurn.of_people(made.scan_of)
         slots, ranges = list(range(len(qspace.SLOTS))), SIMULATED
     people = {name: len({c.subject for c in part}) for name, part in request.cases.items()}
     tasks = (
@@ -124,8 +126,9 @@ def left_out(request: Request) -> Material:
         for task in tasks_of(request.objective, request.tasks)
     )  # fmt: skip
     return Material(
-        tuple(tasks), scanners, {**about, 'participants': people}, ranges, said_of_input(slots)
-    )
+        tuple(tasks), scanners, {**about, 'participants': people}, ranges, said_of_input(slots),
+        scan_of=scan_of,
+    )  # fmt: skip
 
 
 def auxiliary(request: Request) -> Material:
