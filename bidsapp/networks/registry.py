@@ -70,7 +70,10 @@ def widened(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict
     found = {}
     for name, tensor in wanted.items():
         old = weights.get(name)
-        if old is None or old.shape[:1] + old.shape[2:] != tensor.shape[:1] + tensor.shape[2:]:
+        if old is None:  # a part that is new begins as it was drawn
+            found[name] = tensor.clone()
+            continue
+        if old.shape[:1] + old.shape[2:] != tensor.shape[:1] + tensor.shape[2:]:
             raise ValueError(f'{name} is another tensor than that of the model to start from')
         found[name] = old.clone()
         if old.shape != tensor.shape:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bidsapp.modalities.dwi.networks.neighbours import Neighbours
 from bidsapp.modalities.dwi.networks.sphere import Sphere, order_of
+from bidsapp.modalities.dwi.networks.tensor_signal import TensorSignal
 from bidsapp.modalities.dwi.physics.harmonics import degrees
 from bidsapp.networks.base import Network
 from bidsapp.networks.pointwise import Pointwise
@@ -27,6 +28,8 @@ LEVELS = 4
 STRIDE = stride_of(CUBE, LEVELS)
 #: Channels of a slot that hold the harmonics of degree 2.
 DEGREE_2 = slice(1, 6)
+#: Appended channels that hold a tensor.
+TENSOR = 6
 
 
 class SlotStem(nn.Module):
@@ -64,8 +67,9 @@ class Body(nn.Module):
     their adaptive means that join; what these change, the degree 2 of all slots as a unit vector
     (the axis of a lone fibre), and what `Sphere` says stand beside the features for the heads.
     Behind the density stand ``appended`` channels, the first six of them a tensor by its harmonics
-    (`physics.log_tensor`). A body that has them is also told that tensor's axis, and the strength
-    of each degree of the means, which no rotation changes.
+    (`physics.log_tensor`). A body that has them is also told that tensor's axis, the strength of
+    each degree of the means, which no rotation changes, and how `TensorSignal` differs from the
+    input.
     """
 
     degree: Tensor
@@ -95,9 +99,13 @@ class Body(nn.Module):
         if appended and harmonics:
             degree = torch.from_numpy(degrees(order_of(harmonics)) // 2)
             self.register_buffer('degree', degree, False)
-            told += slots * (int(degree.max()) + 1) + axis
+            strengths = slots * (int(degree.max()) + 1)
+            told += strengths + axis
+            self.tensor, self.share = TensorSignal(), Pointwise(features, strengths)
         self.mix = Pointwise(told, features)
-        self.width_out = features + slots * harmonics + axis + (axis if appended else 0)
+        self.width_out = features + slots * harmonics + axis
+        if appended:
+            self.width_out += axis + slots * harmonics
         if harmonics:
             self.sphere = Sphere(features, slots, order_of(harmonics))
             self.width_out += Sphere.width_out
@@ -130,15 +138,35 @@ class Body(nn.Module):
             part[:, :, planes].to(y.dtype, memory_format=torch.channels_last_3d)
             for part in (around, change, axis, more)
         )
-        beside = [axis]
+        beside, last = [axis], []
         if self.appended:
             tensor_axis = _unit(more[:, DEGREE_2])
             strength = self._strength(mean).to(y.dtype, memory_format=torch.channels_last_3d)
             beside += [more, strength, tensor_axis]
         features = F.relu(self.mix(torch.cat([y, around, *beside], dim=1)))
         said = self._on_sphere(features, mean, density, x)
-        last = beside[3:]  # what heads of bodies without it do not know comes last
+        if self.appended:  # what heads of bodies without it do not know comes last
+            last = [tensor_axis, self._to_tensor(features, more, x)]
         return torch.cat([features, change, axis, said, *last], dim=1)
+
+    def _to_tensor(self, features: Tensor, more: Tensor, x: Tensor) -> Tensor:
+        """(B, slots · H, …) from the input's harmonics to those of the tensor's signal.
+
+        As far as the features say, a share for each slot and degree; zero in empty slots.
+        """
+        share = self.share(features).float().sigmoid().unflatten(1, (self.slots, -1))
+        parts = []
+        for k in range(self.slots):
+            first = k * self.slot_channels
+            own = x[:, first : first + self.harmonics].float()
+            filled = x[:, first + self.harmonics, None].float()
+            if not filled.any():
+                parts.append(torch.zeros_like(own))
+                continue
+            log_b = x[:, first + self.harmonics + 2].float()
+            way = (self.tensor(more[:, :TENSOR], log_b) - own) * filled
+            parts.append(way * share[:, k, self.degree])
+        return torch.cat(parts, dim=1).to(features.dtype, memory_format=torch.channels_last_3d)
 
     def _strength(self, mean: Tensor) -> Tensor:
         """(B, slots · degrees, …) root of the power of each degree of means (B, slots, H, …)."""

@@ -9,7 +9,6 @@ from bidsapp import registry
 from bidsapp.core import Checkpoint
 from bidsapp.learn.fit import grown, start_network
 from bidsapp.learn.joint import joint
-from bidsapp.modalities.dwi.learn.losses import N_DENSITY
 from bidsapp.modalities.dwi.networks import qspace_unet
 from bidsapp.modalities.dwi.networks.neighbours import WeightedSum
 from bidsapp.modalities.dwi.networks.sphere import Sphere
@@ -183,8 +182,9 @@ def test_answers_a_few_planes_at_a_time_are_those_of_all_at_once(planes, monkeyp
     network = build('dwi', 'unet3d', N_CHANNELS, {'a': 4}, **LAYOUT).eval()
     x = torch.zeros(1, N_CHANNELS, *shape)
     x[:, :SLOT_CHANNELS] = torch.randn(1, SLOT_CHANNELS, *shape)
-    x[:, DENSITY_CHANNELS] = torch.randn(1, N_DENSITY, *shape)
+    x[:, DENSITY_CHANNELS.start :] = torch.randn(1, N_CHANNELS - DENSITY_CHANNELS.start, *shape)
     x[:, N_SH] = 1
+    x[:, N_SH + 2] = 0.2  # of a scan, not of a voxel
     x[..., :3, :] = 0
     at_once = network(x, {})
     monkeypatch.setitem(qspace_unet.AT_A_TIME, 'cpu', planes * shape[1] * shape[2])
