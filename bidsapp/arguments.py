@@ -29,7 +29,7 @@ ACCEPTED = {
 UNFIT = {
     'participant': ('objective', 'resume'),
     'group': ('objective', 'resume'),
-    'pretrain': ('model', 'freeze', 'compare', 'split_file', 'reports_only', 'derivatives'),
+    'pretrain': ('model', 'freeze', 'compare', 'reports_only', 'derivatives'),
 }
 #: The least that a number may be.
 LEAST = {'nprocs': 1, 'omp_nthreads': 1, 'steps': 1, 'random_seed': 0}
@@ -220,7 +220,7 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
         '--init',
         default='auto',
         metavar='bundled|scratch|PATH',
-        help='group: where to start from; default: bundled where there is one, else scratch',
+        help='where to start from; default: group bundled where there is one, pretrain scratch',
     )
     add(
         '--freeze',
@@ -238,7 +238,7 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
         '--split-file',
         type=Path,
         metavar='TSV',
-        help='group: columns participant_id, split; default: drawn by --random-seed',
+        help='columns participant_id, split (train, val, test); default: drawn by --random-seed',
     )
     add(
         '--compare',

@@ -133,9 +133,7 @@ def _check_level(args: argparse.Namespace, defaults: Parser) -> None:
         if getattr(args, name) != defaults.get_default(name)
     ]
     if args.level == 'pretrain':
-        if args.init not in ('auto', 'scratch'):
-            found.append('--init')
-        reason = 'pretrain makes weights from random ones and draws no page'
+        reason = 'pretrain makes weights and draws no page'
     else:
         if args.bids_dir == SIMULATED:
             found.append('BIDS_DIR -')

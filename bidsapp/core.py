@@ -195,13 +195,20 @@ class Head:
     calibrate: Callable[[Sequence[Tensor], Sequence[Sample]], Tensor] | None = None  #: outputs of
     #: labelled samples → (K,) what to add to them so that stated uncertainty is the error found
     weight: float = 1.0  #: of its loss, where several heads are learnt together
+    from_nothing: bool = False  #: its output is a correction, which begins as none
     name: str = ''  #: that of its task; the registry fills it in
     parts: Mapping[str, int] = field(default_factory=dict)  #: of a joint head: its heads' channels
+    zeros: tuple[str, ...] = ()  #: of a joint head: its heads that begin as nothing
 
     @property
     def heads(self) -> Mapping[str, int]:
         """The network's heads: task → channels."""
         return self.parts or {self.name: self.channels}
+
+    @property
+    def heads_from_nothing(self) -> tuple[str, ...]:
+        """Which of them begin with an output of zero."""
+        return self.zeros or ((self.name,) if self.from_nothing else ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The pretrain story: simulated or auxiliary scans → fit → one body with its heads, and a card.
 
+Over 300 lines: the whole story on one page.
+
 BIDS_DIR `-` means simulated scans. An auxiliary dataset enters by its prepared runs in OUTPUT_DIR,
 as in `group`. A run that was stopped goes on with --resume, under the same plan only.
 """
@@ -23,7 +25,7 @@ from bidsapp.learn import cards
 from bidsapp.learn.inputs import states
 from bidsapp.learn.processors import nondeterminism, use_processors
 from bidsapp.learn.seen import about_seen
-from bidsapp.learn.splits import SPLITS, divide
+from bidsapp.learn.splits import SPLITS, divide, read_split
 from bidsapp.learn.tables import tsv
 from bidsapp.problems import MissingInput, WrongUsage
 from bidsapp.simulate.material import Request
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from bidsapp.core import Case, Head, Objective
+    from bidsapp.core import Case, Checkpoint, Head, Objective
     from bidsapp.learn.inputs import Input
     from bidsapp.learn.state import State
     from bidsapp.networks.base import Network
@@ -43,6 +45,8 @@ log = logging.getLogger('transfermri')
 
 #: Steps where --steps is not given; size of a batch; decay of the average of the weights.
 STEPS, BATCH, LEARNING_RATE, AVERAGE = 3_200, 2, 2e-3, 0.995
+#: Learning rate where weights are there to start from; what --init says where none are.
+FINE_RATE, SCRATCH = 1e-3, ('auto', 'scratch')
 #: Voxels along the edge of a block, and scans kept at hand from which batches are cut.
 SIDE, WINDOW = 48, 32
 #: Whole blocks that choose the best step, others after them by which uncertainty is calibrated, and
@@ -64,14 +68,16 @@ def run(settings: Settings, log_file: Path | None) -> int:
     if settings.dry_run:
         return 0
     from bidsapp.learn.blocks import calibrate, tested
+    from bidsapp.learn.checkpoint import start_model
     from bidsapp.learn.predict import resolve_device
 
     device = resolve_device(settings.device)
     use_processors(settings.nprocs, device)
     own: Input = registry.input(modality)
     steps = settings.steps or STEPS
+    rate = LEARNING_RATE if settings.init in SCRATCH else FINE_RATE
     plan = Plan(
-        steps=steps, patch=own.network.patch, batch=BATCH, lr=LEARNING_RATE, seed=settings.seed,
+        steps=steps, patch=own.network.patch, batch=BATCH, lr=rate, seed=settings.seed,
         device=device, validate_every=max(1, min(VALIDATE_EVERY, steps // 4)), average=AVERAGE,
     )  # fmt: skip
     place = modality, name
@@ -83,13 +89,19 @@ def run(settings: Settings, log_file: Path | None) -> int:
     kept = settings.work_dir / 'pretrain'
     request = Request(name, settings.tasks, settings.seed, SIDE, kept, cases)
     made: Material = registry.pretraining(modality).material(request)
-    network, state, head = learnt(own, made, plan, state_file)
+    start = None if settings.init in SCRATCH else start_model(settings.init, modality)
+    network, state, head = learnt(own, made, start, plan, state_file)
     judged = made.tasks, head, own.turned, device
     calibrate(network, (made.sample('val', VALIDATION + k) for k in range(CALIBRATION)), *judged)
     figures = tested(network, (made.sample('test', k) for k in range(TEST)), *judged)
     scans = raw_scans(modality, cases, settings.output_dir, settings.roots)
     paths = {s: [scan and scan[0] for _, scan in part] for s, part in scans.items()}
-    seen = {**about_seen(paths, None), 'fitted': key}
+    seen = {
+        **about_seen(paths, None if start is None else start.card),
+        'started_from': None if start is None else
+            {k: start.card[k] for k in ('name', 'version', 'sha256')},
+        'fitted': key,
+    }  # fmt: skip
     card = make_card(place, objective, made, own, head, plan, state, figures, settings, seen)
     folder = save_model(place, card, network, state, head, cases, settings)
     state_file.unlink(missing_ok=True)
@@ -158,8 +170,17 @@ def auxiliary_cases(
     if objective.labels:
         cases = with_references(settings.output_dir, cases, registry.task(objective.labels))
         why = objective.labels_words
-    split = divide([case.subject for case in cases], settings.seed, why, settings.output_dir)
-    return {name: [c for c in cases if split[c.subject] == name] for name in SPLITS}
+    if settings.split_file is None:
+        split = divide([case.subject for case in cases], settings.seed, why, settings.output_dir)
+    else:
+        split = read_split(settings.split_file)
+    found = {name: [c for c in cases if split.get(c.subject) == name] for name in SPLITS}
+    if empty := [name for name in SPLITS if not found[name]]:
+        raise MissingInput(
+            f'{settings.split_file} puts nobody who has {why} into {", ".join(empty)}; at least '
+            'one participant is needed in each of train, val and test.'
+        )
+    return found
 
 
 def claim(
@@ -174,6 +195,7 @@ def claim(
     main = registry.files(place[0]).prepared.main
     wanted = json.loads(json.dumps({
         'version': __version__, 'data': str(settings.bids_dir), 'tasks': settings.tasks,
+        'init': settings.init,
         **cards.described(replace(plan, device='any')), 'side': SIDE,
         'runs': {name: [str(c.files[main]) for c in part] for name, part in cases.items()},
     }))  # fmt: skip
@@ -205,17 +227,21 @@ def made_before(settings: Settings, place: tuple[str, str], key: str) -> Path | 
     return cards.fitted_before(cards.pretrained(settings.models, place[0]), place[1], key)
 
 
-def learnt(own: Input, made: Material, plan: Plan, state_file: Path) -> tuple[Network, State, Head]:
+def learnt(
+    own: Input, made: Material, start: Checkpoint | None, plan: Plan, state_file: Path
+) -> tuple[Network, State, Head]:
     """Fit all heads together; returns the network at its best step, how it went, the joint head."""
-    from bidsapp.learn.fit import fit
+    from bidsapp.learn.fit import fit, grown
     from bidsapp.learn.joint import joint
     from bidsapp.simulate.stream import SimulatedStream
 
     source = SimulatedStream(made.scanners['train'], made.tasks, plan.patch, WINDOW)
     validation = [made.sample('val', index) for index in range(VALIDATION)]
     head = joint([task.head for task in made.tasks])
+    if start is not None:
+        start = grown(start, own, head, source.channels_in)
     with nondeterminism(plan.device) as found:
-        network, state = fit(own, head, source, validation, None, plan, state_file, log.info)
+        network, state = fit(own, head, source, validation, start, plan, state_file, log.info)
     if found:
         log.warning('%s on %s: made again, the weights will differ', ', '.join(found), plan.device)
     return network, state, head

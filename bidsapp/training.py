@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
@@ -28,6 +27,7 @@ from bidsapp.problems import WrongUsage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from bidsapp.bids.identity import Scan
     from bidsapp.core import Case, Checkpoint, Task
@@ -52,24 +52,9 @@ FREEZE: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def start_folder(settings: Settings, task: str) -> Path | None:
-    """Where the weights to start from are: bundled where there are any, a folder, or none."""
-    if settings.init in ('auto', 'bundled'):
-        return cards.bundled_model(registry.tasks()[task])
-    return None if settings.init == 'scratch' else Path(settings.init).absolute()
-
-
-def start_model(settings: Settings, task: str) -> Checkpoint | None:
-    """The weights to start from, if any."""
-    from bidsapp.learn.checkpoint import load
-
-    folder = start_folder(settings, task)
-    return load(folder) if folder else None
-
-
 def start_card(settings: Settings, task: str) -> Mapping[str, Any] | None:
     """The card of the weights to start from, if any."""
-    folder = start_folder(settings, task)
+    folder = cards.start_folder(settings.init, registry.tasks()[task])
     return cards.load_card(folder) if folder else None
 
 
@@ -96,10 +81,10 @@ def train(
     device: str,
 ) -> Path:
     """Fit one task and save its model, unless it is there; returns the model's folder."""
-    from bidsapp.learn.checkpoint import checkpoint_of
+    from bidsapp.learn.checkpoint import checkpoint_of, start_model
     from bidsapp.learn.predict import network_of
 
-    start = start_model(settings, task.name)
+    start = start_model(settings.init, task.modality)
     plan = plan_of(task, start, settings, device)
     others = other_starts(settings, start, task.modality)
     key = identity(task, cases, split, plan, [start, *others.values()], settings)

@@ -22,10 +22,11 @@ from bidsapp.interfaces.base import (
     note,
     note_absent,
 )
-from bidsapp.learn.cards import load_card
+from bidsapp.learn.cards import load_card, modality_of
 from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.ranges import has_ranges, outside
 from bidsapp.learn.seen import was_seen
+from bidsapp.networks.registry import reads
 from bidsapp.problems import BadData, Unavailable
 
 if TYPE_CHECKING:
@@ -249,7 +250,8 @@ def sources_of(case: Case, modality: str) -> list[Path]:
 
 def refuse_other_input(card: Mapping[str, Any], channels: int) -> None:
     """Raises BadData for a model that was made for another input."""
-    if (wanted := card['network']['channels_in']) != channels:
+    if not reads(modality_of(card), card['network'], channels):
+        wanted = card['network']['channels_in']
         raise BadData(
             f'Model {card["name"]} {card["version"]} takes {wanted} input channels; this version '
             f'gives {channels}. It was made by another version: use that one, or train it again.'

@@ -239,3 +239,10 @@ def make_card(
         },
         'license': further.get('license', "the user's own"),
     }
+
+
+def start_folder(init: str, modality: str) -> Path | None:
+    """Where the weights to start from are: 'auto' and 'bundled', 'scratch', or a folder."""
+    if init in ('auto', 'bundled'):
+        return bundled_model(modality)
+    return None if init == 'scratch' else Path(init).absolute()

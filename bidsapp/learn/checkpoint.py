@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 
 from bidsapp.core import Checkpoint
 from bidsapp.hidden import hidden, put
-from bidsapp.learn.cards import CARD, WEIGHTS, load_card, next_version, sha256
+from bidsapp.learn.cards import CARD, WEIGHTS, load_card, next_version, sha256, start_folder
 from bidsapp.problems import BadData, MissingInput
 from bidsapp.stopping import held
 
@@ -103,3 +103,9 @@ def load(folder: Path) -> Checkpoint:
         raise BadData(f'{folder / CARD}: network lacks {", ".join(sorted(lacking))}.')
     heads = {task: part(f'head.{task}.') for task in card['heads']}
     return Checkpoint(card, part('body.'), heads)
+
+
+def start_model(init: str, modality: str) -> Checkpoint | None:
+    """The weights that --init names: the bundled ones if there are any, none, or a folder's."""
+    folder = start_folder(init, modality)
+    return load(folder) if folder else None

@@ -7,6 +7,7 @@ Every batch is drawn from (seed, step), so a run that was stopped goes on as if 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +20,7 @@ from bidsapp.learn.predict import described_by, precision
 from bidsapp.learn.running import Clock, drawn_ahead
 from bidsapp.learn.state import BestWeights, State, restore_state
 from bidsapp.learn.validation import Validation
-from bidsapp.networks.registry import build
+from bidsapp.networks.registry import build, reads, widened
 from bidsapp.physics.geometry import turned_voxels
 from bidsapp.physics.streams import stream
 from bidsapp.problems import BadData, Problem
@@ -43,16 +44,17 @@ def start_network(
 ) -> Network:
     """A new network, or the body of ``start`` with those of its heads that are to be learnt.
 
-    Raises Problem if the start cannot carry this input.
+    Heads that begin ``from_nothing`` say zero, unless the start has them. Raises Problem if the
+    start cannot carry this input.
     """
     shape = own.network
     if start is None:
         with seeded(seed):
-            return build(own.modality, shape.name, channels_in, head.heads, **shape.options)
+            network = build(own.modality, shape.name, channels_in, head.heads, **shape.options)
+        return still(network, head.heads_from_nothing)
     found = start.card['network']
-    if (modality_of(start.card), found['name'], found['channels_in']) != (
-        own.modality, shape.name, channels_in,
-    ):  # fmt: skip
+    same = (modality_of(start.card), found['name']) == (own.modality, shape.name)
+    if not (same and reads(own.modality, found, channels_in)):
         raise Problem(
             f'The start model {start.card["name"]} is a {found["name"]} of '
             f'{modality_of(start.card)} for {found["channels_in"]} input channels; task '
@@ -60,12 +62,49 @@ def start_network(
             '--init.'
         )
     with seeded(seed), described_by(start.card):
-        network = build(own.modality, shape.name, channels_in, head.heads, **found['options'])
+        network = build(
+            own.modality, shape.name, found['channels_in'], head.heads, **found['options']
+        )
+        still(network, head.heads_from_nothing)
         network.body.load_state_dict(start.body)
         for name in head.heads:
             if name in start.heads:
                 network.heads[name].load_state_dict(start.heads[name])
     return network
+
+
+def still(network: Network, heads: Sequence[str]) -> Network:
+    """The network, with ``heads`` of it that say zero."""
+    for name in heads:
+        for parameter in network.heads[name].parameters():
+            torch.nn.init.zeros_(parameter)
+    return network
+
+
+def grown(start: Checkpoint, own: Input, head: Head, channels_in: int) -> Checkpoint:
+    """``start`` with today's body, where it was made for an earlier input or body.
+
+    What is new counts for nothing at first (`networks.registry.widened`): the network says what it
+    said. Raises Problem as `start_network` does, and BadData for a body of another kind.
+    """
+    shape = own.network
+    if start.card['network']['channels_in'] == channels_in:
+        return start
+    kept = {name: n for name, n in head.heads.items() if name in start.heads}
+    start_network(own, replace(head, parts=kept, zeros=()), start, channels_in, 0)
+    with seeded(0), described_by(start.card):
+        wanted = build(own.modality, shape.name, channels_in, kept, **shape.options)
+        card = {
+            **start.card,
+            'network': {
+                'name': shape.name, 'channels_in': channels_in, 'options': dict(shape.options),
+            },
+        }  # fmt: skip
+        return Checkpoint(
+            card,
+            widened(start.body, wanted.body.state_dict()),
+            {n: widened(start.heads[n], wanted.heads[n].state_dict()) for n in kept},
+        )
 
 
 def rated(network: Network, plan: Plan) -> list[dict[str, Any]]:

@@ -60,4 +60,5 @@ def joint(heads: Sequence[Head]) -> Head:
         turn_output=turn_output,
         augment=heads[0].augment,
         parts={head.name: head.channels for head in heads},
+        zeros=tuple(head.name for head in heads if head.from_nothing),
     )

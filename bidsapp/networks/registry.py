@@ -11,6 +11,8 @@ from bidsapp import registry
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from bidsapp.networks.base import Network
 
 
@@ -20,6 +22,8 @@ class Architecture:
 
     path: str  #: 'package.module:Class'
     bytes_per_voxel: int  #: that applying it takes at once, float32
+    earlier: tuple[int, ...] = ()  #: channels of its inputs in versions before, which are the first
+    #: of those of today; a network made for so many looks at no others
 
     def build(self, channels_in: int, heads: Mapping[str, int], **options: Any) -> Network:
         """A new network of ``channels_in``, with ``heads``: task → channels."""
@@ -47,3 +51,32 @@ def build(
 ) -> Network:
     """A new network with a ``body`` and ``heads``. Raises ValueError for an unknown name."""
     return architecture(modality, name).build(channels_in, heads, **options)
+
+
+def reads(modality: str, shape: Mapping[str, Any], channels: int) -> bool:
+    """Whether the network that a card's ``shape`` describes can be shown ``channels``."""
+    wanted = shape['channels_in']
+    if wanted == channels:
+        return True
+    return wanted < channels and wanted in architecture(modality, shape['name']).earlier
+
+
+def widened(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` for a network with more inputs: those that are new count for nothing at first.
+
+    Of each tensor the first entries along the second axis are the old ones. Raises ValueError for
+    tensors that differ in anything else.
+    """
+    found = {}
+    for name, tensor in wanted.items():
+        old = weights.get(name)
+        if old is None:  # a part that is new begins as it was drawn
+            found[name] = tensor.clone()
+            continue
+        if old.shape[:1] + old.shape[2:] != tensor.shape[:1] + tensor.shape[2:]:
+            raise ValueError(f'{name} is another tensor than that of the model to start from')
+        found[name] = old.clone()
+        if old.shape != tensor.shape:
+            found[name] = tensor.new_zeros(tensor.shape)
+            found[name][:, : old.shape[1]] = old
+    return found

@@ -24,7 +24,7 @@ from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.cli import main, parse
 from bidsapp.core import Sample
 from bidsapp.learn.cards import load_card
-from bidsapp.learn.checkpoint import load
+from bidsapp.learn.checkpoint import load, start_model
 from bidsapp.learn.predict import network_of, predict
 from bidsapp.learn.seen import was_seen
 from bidsapp.learn.splits import make_split, read_split
@@ -129,7 +129,6 @@ class TestUsage:
             (('-', 'o', 'group'), 'BIDS_DIR -'),
             (('b', 'o', 'group', '--resume'), '--resume'),
             (('b', 'o', 'participant', '--objective', 'restore'), '--objective'),
-            (('-', 'o', 'pretrain', '--init', 'bundled'), '--init'),
             (('-', 'o', 'pretrain', '--reports-only'), '--reports-only'),
             (('-', 'o', 'pretrain', '--objective', 'auxiliary'), 'auxiliary dataset'),
             (('-', 'o', 'pretrain', '--objective', 'restore', '--tasks', 'tissue'), '--tasks'),
@@ -259,7 +258,7 @@ class TestWhatTakesIt:
 
     def test_group_starts_from_it(self, pretrained, tmp_path):
         at = ['b', str(tmp_path), 'group', '--init', str(model(pretrained))]
-        start = training.start_model(parse(at), task('tissue'))
+        start = start_model(parse(at).init, 'dwi')
         assert start is not None
         assert start.card['sha256'] == load_card(model(pretrained))['sha256']
 
@@ -441,6 +440,26 @@ class TestAuxiliary:
         again = (raw, out, 'pretrain', '--objective', objective, *FEW, '--resume')
         assert run(*again) == 0
         assert [folder.name for folder in model(out, objective).parent.iterdir()] == ['v1']
+
+    def test_all_tasks_go_on_from_other_weights_beside_real_scans(
+        self, auxiliary, pretrained, tmp_path
+    ):
+        raw, done = auxiliary
+        out = tmp_path / 'out'
+        shutil.copytree(done, out)
+        table = tmp_path / 'split.tsv'
+        table.write_text('participant_id\tsplit\nsub-01\tval\nsub-02\ttrain\nsub-03\ttest\n')
+        call = (raw, out, 'pretrain', '--objective', 'mixed', *FEW, '--split-file', table)
+        assert run(*call, '--init', model(pretrained)) == 0
+        card, start = load_card(model(out, 'mixed')), load_card(model(pretrained))
+        assert card['heads'] == start['heads']
+        assert card['started_from']['sha256'] == start['sha256']
+        assert card['ancestry'][0]['name'] == start['name']
+        assert read_split(model(out, 'mixed') / 'split.tsv') == read_split(table)
+        assert was_seen(card, [raw / 'sub-02' / 'dwi' / 'sub-02_dwi.nii.gz'])
+        assert not was_seen(card, [raw / 'sub-03' / 'dwi' / 'sub-03_dwi.nii.gz'])
+        table.write_text('participant_id\tsplit\nsub-01\tval\nsub-02\ttrain\n')
+        assert run(*call) == 66
 
     def test_two_participants_are_too_few(self, auxiliary, capsys):
         call = (*auxiliary, 'pretrain', '--objective', 'restore', '--participant-label', '01', '02')

@@ -189,7 +189,7 @@ class TestOptions:
             'Freeze': ['none', 'encoder', 'body'],
             'Anat': ['t1w', 'none'],
             'Compare': ['scratch', 'autoencoder'],
-            'Objective': ['restore', 'autoencoder', 'supervised', 'auxiliary'],
+            'Objective': ['restore', 'autoencoder', 'supervised', 'mixed', 'auxiliary'],
         }
 
     def test_what_is_a_list(self, inputs):

@@ -16,7 +16,7 @@ from bidsapp.simulate.anatomy import (
     distance_to,
     draw_head,
 )
-from bidsapp.simulate.domain_randomisation import draw_varied_head
+from bidsapp.simulate.domain_randomisation import draw_varied_head, refolded, with_folds
 from bidsapp.simulate.grids import Grid, jacobian, moved
 
 
@@ -83,3 +83,28 @@ def test_heads_are_so_varied_that_their_mean_says_little(template):
         for i, a in enumerate(white) for b in white[:i]
     ]  # fmt: skip
     assert np.mean(pairs) < 0.65
+
+
+def test_folds_line_sulci_and_the_outside_with_grey_matter_of_one_thickness():
+    grid = Grid((60, 60, 60), torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0])))
+    depth = torch.arange(60.0)[:, None, None].expand(60, 60, 60)
+    deep = torch.tensor([0.2, 0.7, 0.1])[:, None, None, None].expand(3, 60, 60, 60)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        shares = with_folds(deep, depth, grid, generator)
+        assert torch.allclose(shares.sum(0), torch.ones(60, 60, 60), atol=1e-5)
+        assert torch.equal(shares[:, 40:], deep[:, 40:])
+        grey = shares[0, :8]
+        assert float(grey[1].mean()) > 0.6  # under the surface
+        labels = shares[:, :8].argmax(0)
+        # White matter never touches fluid within a voxel: grey lies between.
+        touching = (labels[:, 1:] == 1) & (labels[:, :-1] == 2)
+        assert float(touching.float().mean()) < 0.02
+        assert 0.05 < float((labels == 1).float().mean()) < 0.8
+
+
+def test_another_cortex_leaves_the_head_around_it_as_it_was(template):
+    found = refolded(template, torch.Generator().manual_seed(0))
+    assert torch.allclose(found.fractions.sum(0), template.fractions.sum(0), atol=1e-5)
+    assert torch.equal(found.fractions[3:], template.fractions[3:])
+    assert not torch.allclose(found.fractions[0], template.fractions[0], atol=0.3)

@@ -12,13 +12,17 @@ OBJECTIVES = {
     'supervised': Objective(
         'do every task at once, by the truth of simulated brains', dataset=False, tasks=True
     ),
+    'mixed': Objective(
+        'do every task by the truth of simulated brains, and say volumes of real scans that it is '
+        'not shown', simulated=False, tasks=True,
+    ),
     'auxiliary': Objective(
         'tell NODDI of the full scan from fewer directions and coarser voxels',
         simulated=False,
         labels='microstructure',
         labels_words='NODDI maps (two shells or more; the participant level makes them)',
     ),
-}
+}  # fmt: skip
 OPTIONS = (
     Option(
         '--b0-threshold', float, 'B',

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bidsapp.learn.losses import labelled_voxels
 from bidsapp.modalities.dwi.physics import fixed_response_fod
-from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
-from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS
+from bidsapp.modalities.dwi.physics.harmonics import degrees, harmonics_at
+from bidsapp.modalities.dwi.physics.qspace import N_SH, ORDER, SLOTS, prior_deviation
 from bidsapp.physics.eigen import eigh
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: Order of the density of fibre directions, and the square of the norm of one fibre in it.
 DENSITY_ORDER, N_DENSITY = fixed_response_fod.ORDER, fixed_response_fod.N
 FIBRE_NORM = N_DENSITY / (4 * math.pi)
+#: Of a target's vectors, which are of length 1 or 0: nobody knows.
+UNKNOWN_FIBRES = 4.0
 #: Natural logarithms between which a standard deviation is believed.
 LOG_SD = (-4.6, 0.0)
 
@@ -72,7 +75,9 @@ def fibres(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     ``prediction`` (B, 6 + N_DENSITY, X, Y, Z), ``target`` (B, 9, X, Y, Z) unit vectors or zeros.
     The density is Σ δ(v_i), cut off at DENSITY_ORDER; its squared error is in units of one fibre.
+    Where the target is UNKNOWN_FIBRES nothing is learnt.
     """
+    mask = mask & (target.abs().amax(1, keepdim=True) < UNKNOWN_FIBRES / 2)
     strongest = dyadic(prediction[:, :6], target[:, :3], mask)
     where = mask[:, 0]
     if not where.any():
@@ -108,16 +113,41 @@ def weighted_nll(mean: Tensor, log_sd: Tensor, target: Tensor, weight: Tensor) -
     return (total / weight.sum((0, 2, 3, 4)).clamp_min(1)).mean() * 10
 
 
-def correction(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Smooth absolute error of the harmonics of filled slots.
+#: b (s/mm²) of which a bin's weights are; share of the prior's variance that counts as no error.
+_MIDDLE, LEAST_ERROR = (1000.0, 1800.0, 2800.0), 1e-3
 
-    ``prediction`` (B, slots · N_SH, …), ``target`` the same and then a flag a slot.
+
+@cache
+def _signal_weights() -> Tensor:
+    """(slots · N_SH,) share of each standardised harmonic in the variance of its bin's signal."""
+    rows = [prior_deviation(b)[degrees(ORDER) // 2] ** 2 for b in _MIDDLE]
+    return torch.from_numpy(np.concatenate([row / row.sum() for row in rows])).float()
+
+
+def signal_errors(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) squared error of S/S0 in filled slots, by a correction and by none.
+
+    ``prediction`` (B, slots · N_SH, …), ``target`` the same and then a flag a slot. Squares of
+    standardised harmonics times the prior's variance are those of the signal over the sphere
+    (Parseval); in units of that variance. Of a sample without a filled slot both are zero.
     """
     n = len(SLOTS)
     values, filled = target[:, : n * N_SH], target[:, n * N_SH :]
     weight = (filled * mask).repeat_interleave(N_SH, dim=1)
-    error = F.smooth_l1_loss(prediction, values, reduction='none', beta=0.3)
-    return (error * weight).sum() / weight.sum().clamp_min(1)
+    weight = weight * _signal_weights().to(weight)[:, None, None, None]
+    total = weight.flatten(1).sum(1).clamp_min(1e-6)
+    errors = (prediction.float() - values).square(), values.square()
+    left, before = ((error * weight).flatten(1).sum(1) / total for error in errors)
+    return left, before
+
+
+def correction(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of the signal over that of its input, as `signal_errors` has them.
+
+    A network that changes nothing scores 1 at any noise but the least (LEAST_ERROR).
+    """
+    left, before = signal_errors(prediction, target, mask)
+    return ((left + LEAST_ERROR) / (before + LEAST_ERROR)).mean()
 
 
 def axis_and_spread(dyads: Tensor) -> tuple[Tensor, Tensor]:

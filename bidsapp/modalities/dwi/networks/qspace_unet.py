@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from bidsapp.modalities.dwi.networks.neighbours import Neighbours
 from bidsapp.modalities.dwi.networks.sphere import Sphere, order_of
+from bidsapp.modalities.dwi.networks.tensor_signal import TensorSignal
+from bidsapp.modalities.dwi.physics.harmonics import degrees
 from bidsapp.networks.base import Network
 from bidsapp.networks.pointwise import Pointwise
 from bidsapp.networks.unet3d import CUBE, Decoder, Encoder, padded, stride_of
@@ -26,6 +28,8 @@ LEVELS = 4
 STRIDE = stride_of(CUBE, LEVELS)
 #: Channels of a slot that hold the harmonics of degree 2.
 DEGREE_2 = slice(1, 6)
+#: Appended channels that hold a tensor.
+TENSOR = 6
 
 
 class SlotStem(nn.Module):
@@ -49,6 +53,11 @@ class SlotStem(nn.Module):
         return self.join(torch.cat([added, rest.to(added.dtype)], dim=1))
 
 
+def _unit(harmonics: Tensor) -> Tensor:
+    """(B, 5, …) of degree 2 as a unit vector, where it is more than nothing."""
+    return harmonics / (harmonics.square().sum(1, keepdim=True) + 1e-4).sqrt()
+
+
 class Body(nn.Module):
     """(B, channels_in, X, Y, Z) → (B, width_out, X, Y, Z) for any X, Y, Z.
 
@@ -57,7 +66,13 @@ class Body(nn.Module):
     the next one whether it is filled) and the last ``density`` channels a density of fibres, it is
     their adaptive means that join; what these change, the degree 2 of all slots as a unit vector
     (the axis of a lone fibre), and what `Sphere` says stand beside the features for the heads.
+    Behind the density stand ``appended`` channels, the first six of them a tensor by its harmonics
+    (`physics.log_tensor`). A body that has them is also told that tensor's axis, the strength of
+    each degree of the means, which no rotation changes, and how `TensorSignal` differs from the
+    input.
     """
+
+    degree: Tensor
 
     def __init__(
         self,
@@ -66,11 +81,12 @@ class Body(nn.Module):
         slot_channels: int,
         harmonics: int,
         density: int,
+        appended: int,
         widths: tuple[int, ...],
         features: int,
     ) -> None:
         super().__init__()
-        self.density = density
+        self.channels_in, self.density, self.appended = channels_in, density, appended
         self.slots, self.slot_channels, self.harmonics = slots, slot_channels, harmonics
         stem = SlotStem(channels_in, slots, slot_channels, widths[0])
         self.encoder = Encoder(stem, widths)
@@ -79,8 +95,17 @@ class Body(nn.Module):
             bands = ((0, DEGREE_2.stop), (DEGREE_2.stop, harmonics))
             self.neighbours = Neighbours(widths[0], bands)
         axis = DEGREE_2.stop - DEGREE_2.start if harmonics else 0
-        self.mix = Pointwise(widths[0] + channels_in + axis, features)
+        told = widths[0] + channels_in + axis
+        if appended and harmonics:
+            degree = torch.from_numpy(degrees(order_of(harmonics)) // 2)
+            self.register_buffer('degree', degree, False)
+            strengths = slots * (int(degree.max()) + 1)
+            told += strengths + axis
+            self.tensor, self.share = TensorSignal(), Pointwise(features, strengths)
+        self.mix = Pointwise(told, features)
         self.width_out = features + slots * harmonics + axis
+        if appended:
+            self.width_out += axis + slots * harmonics
         if harmonics:
             self.sphere = Sphere(features, slots, order_of(harmonics))
             self.width_out += Sphere.width_out
@@ -106,16 +131,49 @@ class Body(nn.Module):
         """
         if not self.harmonics:
             return F.relu(self.mix(torch.cat([y, x.to(y.dtype)], dim=1)))[:, :, planes]
-        around, mean, change, axis, density = self._averaged(y, x)
+        around, mean, change, axis, density, more = self._averaged(y, x)
         mean, y, x, density = mean[:, :, :, planes], *(p[:, :, planes] for p in (y, x, density))
         # Joined with parts in another memory layout, all that follows would be slow.
-        around, change, axis = (
+        around, change, axis, more = (
             part[:, :, planes].to(y.dtype, memory_format=torch.channels_last_3d)
-            for part in (around, change, axis)
+            for part in (around, change, axis, more)
         )
-        features = F.relu(self.mix(torch.cat([y, around, axis], dim=1)))
+        beside, last = [axis], []
+        if self.appended:
+            tensor_axis = _unit(more[:, DEGREE_2])
+            strength = self._strength(mean).to(y.dtype, memory_format=torch.channels_last_3d)
+            beside += [more, strength, tensor_axis]
+        features = F.relu(self.mix(torch.cat([y, around, *beside], dim=1)))
         said = self._on_sphere(features, mean, density, x)
-        return torch.cat([features, change, axis, said], dim=1)
+        if self.appended:  # what heads of bodies without it do not know comes last
+            last = [tensor_axis, self._to_tensor(features, more, x)]
+        return torch.cat([features, change, axis, said, *last], dim=1)
+
+    def _to_tensor(self, features: Tensor, more: Tensor, x: Tensor) -> Tensor:
+        """(B, slots · H, …) from the input's harmonics to those of the tensor's signal.
+
+        As far as the features say, a share for each slot and degree; zero in empty slots.
+        """
+        share = self.share(features).float().sigmoid().unflatten(1, (self.slots, -1))
+        parts = []
+        for k in range(self.slots):
+            first = k * self.slot_channels
+            own = x[:, first : first + self.harmonics].float()
+            filled = x[:, first + self.harmonics, None].float()
+            if not filled.any():
+                parts.append(torch.zeros_like(own))
+                continue
+            log_b = x[:, first + self.harmonics + 2].float()
+            way = (self.tensor(more[:, :TENSOR], log_b) - own) * filled
+            parts.append(way * share[:, k, self.degree])
+        return torch.cat(parts, dim=1).to(features.dtype, memory_format=torch.channels_last_3d)
+
+    def _strength(self, mean: Tensor) -> Tensor:
+        """(B, slots · degrees, …) root of the power of each degree of means (B, slots, H, …)."""
+        count = int(self.degree.max()) + 1
+        power = mean.new_zeros(*mean.shape[:2], count, *mean.shape[3:])
+        power = power.index_add(2, self.degree, mean.square())
+        return (power + 1e-4).sqrt().flatten(1, 2)
 
     def _filled(self, x: Tensor) -> Tensor:
         """(B, 1, X, Y, Z) 1 where any slot is filled, which is in the brain."""
@@ -123,23 +181,25 @@ class Body(nn.Module):
         return x[:, self.harmonics : self.slots * step : step].amax(1, keepdim=True)
 
     def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """The input with means; these (B, slots, H, …), their change, the axis, mean density."""
+        """The input with means; these (B, slots, H, …), their change, the axis, mean density.
+
+        And the appended channels, which are averaged as the density is.
+        """
         n = self.slots * self.slot_channels
         slots = x[:, :n].float().unflatten(1, (self.slots, self.slot_channels))
         own, filled = slots[:, :, : self.harmonics], slots[:, :, self.harmonics]
         used = [k for k in range(self.slots) if filled[:, k].any()]
-        change, last = torch.zeros_like(own), x.shape[1] - self.density
+        change, last = torch.zeros_like(own), x.shape[1] - self.density - self.appended
         density = x[:, last:].float()
         if used:
             means, density = self.neighbours(y, own[:, used], density, self._filled(x))
             change[:, used] = means - own[:, used]
+        density, more = density.split([self.density, self.appended], 1)
         mean = own + change
-        # An empty slot is zero, and so is its mean.
-        axis = mean[:, :, DEGREE_2].sum(1)
-        axis = axis / (axis.square().sum(1, keepdim=True) + 1e-4).sqrt()
+        axis = _unit(mean[:, :, DEGREE_2].sum(1))  # an empty slot is zero, and so is its mean
         around = torch.cat([mean, slots[:, :, self.harmonics :]], dim=2).flatten(1, 2)
         around = torch.cat([around, x[:, n:last], density], dim=1)
-        return around, mean, change.flatten(1, 2), axis, density
+        return around, mean, change.flatten(1, 2), axis, density, more
 
     def _on_sphere(self, features: Tensor, mean: Tensor, density: Tensor, x: Tensor) -> Tensor:
         """What `Sphere` makes of means (B, slots, H, …), (B, D, …) in the brain; zero outside."""
@@ -173,6 +233,7 @@ class UNet3d(Network):
         features: int = 96,
         harmonics: int = 0,
         density: int = 0,
+        appended: int = 0,
     ) -> None:
         super().__init__()
         if len(widths) != LEVELS:
@@ -180,7 +241,9 @@ class UNet3d(Network):
                 f'widths names {len(widths)} levels; padding to {STRIDE} needs {LEVELS}'
             )
         per_slot = channels_in // slots if slot_channels is None else slot_channels
-        self.body = Body(channels_in, slots, per_slot, harmonics, density, tuple(widths), features)
+        self.body = Body(
+            channels_in, slots, per_slot, harmonics, density, appended, tuple(widths), features
+        )
         self.heads = nn.ModuleDict(
             {task: Pointwise(self.body.width_out, n) for task, n in heads.items()}
         )
@@ -191,8 +254,11 @@ class UNet3d(Network):
         return {'body': self.body, **own, 'heads': self.heads}
 
     def forward(self, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
-        """(B, channels_in, X, Y, Z) → the heads' channels one after another, float32."""
-        x = image
+        """(B, channels_in or more, X, Y, Z) → the heads' channels one after another, float32.
+
+        Later versions of the input have more channels, appended: those are not looked at.
+        """
+        x = image[:, : self.body.channels_in]
         y = self.body.far(x)
         if torch.is_grad_enabled():
             return self._answered(y, x, _ALL)

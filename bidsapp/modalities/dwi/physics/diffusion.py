@@ -9,6 +9,7 @@ import numpy as np
 
 from bidsapp.modalities.dwi.physics.acquisition import MIN_DIRECTIONS, acquisition
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, tensor_design
+from bidsapp.modalities.dwi.physics.log_tensor import GAUSSIAN_LIMIT, SIGNAL_FLOOR
 from bidsapp.physics.eigen import eigh
 from bidsapp.problems import BadData
 
@@ -20,12 +21,8 @@ if TYPE_CHECKING:
 
 #: mm²/s; diffusivity of free water at body temperature.
 FREE_WATER = 3.0e-3
-#: s/mm²; beyond this b the signal of tissue is no longer that of one Gaussian (kurtosis).
-GAUSSIAN_LIMIT = 1550.0
 #: Design matrices with a larger condition number do not determine a tensor.
 MAX_CONDITION = 1e3
-#: A signal is taken to be at least this share of its voxel's own S0 (ln S needs S > 0).
-SIGNAL_FLOOR = 1e-3
 #: mm²/s, FA, and the share of a brain beyond them that is said; fixed tissue diffuses at 2e-4.
 _STILL, _RIGID, _TOO_MANY = 5e-5, 0.98, 0.2
 #: Voxels solved together; bounds the memory for normal equations and weights.

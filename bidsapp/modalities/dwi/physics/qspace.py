@@ -10,6 +10,8 @@ covariance between two measurements depends on their b-values and the angle betw
 
 so it is rotation-equivariant by construction. All frames are the caller's: directions in, and
 spherical harmonics out, share the axes of the table.
+
+Over 300 lines, for prior, map and the channels that it fills are one derivation.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics import fixed_response_fod
+from bidsapp.modalities.dwi.physics import fixed_response_fod, log_tensor
 from bidsapp.modalities.dwi.physics.harmonics import (
     basis,
     degrees,
@@ -52,12 +54,18 @@ SLOT_CHANNELS = N_SH + 3
 S0_CHANNEL = len(SLOTS) * SLOT_CHANNELS
 SIZE_CHANNELS = slice(S0_CHANNEL + 1, S0_CHANNEL + 4)
 DENSITY_CHANNELS = slice(SIZE_CHANNELS.stop, SIZE_CHANNELS.stop + fixed_response_fod.N)
-N_CHANNELS = DENSITY_CHANNELS.stop
+#: Channels that models made before did not have; theirs are the first ones, as they were: the
+#: tensor in the log domain (`physics.log_tensor`), and how strong the noise is.
+TENSOR_CHANNELS = slice(DENSITY_CHANNELS.stop, DENSITY_CHANNELS.stop + log_tensor.N)
+NOISE_CHANNEL = TENSOR_CHANNELS.stop
+N_CHANNELS = NOISE_CHANNEL + 1
 #: What a network must know of it.
 LAYOUT = {
     'slots': len(SLOTS), 'slot_channels': SLOT_CHANNELS, 'harmonics': N_SH,
-    'density': fixed_response_fod.N,
+    'density': fixed_response_fod.N, 'appended': N_CHANNELS - DENSITY_CHANNELS.stop,
 }  # fmt: skip
+#: Decades of the noise's standard deviation: the one that is 0 in its channel, and those to 1.
+USUAL_NOISE, NOISE_SPREAD = -1.3, 0.5
 #: mm; the voxel size whose logarithm is 0.
 USUAL_VOXEL = 2.0
 
@@ -272,6 +280,9 @@ def canonical_channels(
     density = fixed_response_fod.fibre_density(seen, ORDER)
     channels[DENSITY_CHANNELS, mask] = np.sqrt(4 * np.pi) * density
     channels[SIZE_CHANNELS, mask] = np.log(np.asarray(voxel_mm) / USUAL_VOXEL)[:, None]
+    channels[TENSOR_CHANNELS, mask] = log_tensor.tensor_channels(inside, gtab, variance)
+    decades = 0.5 * np.log10(max(variance, 1e-12))
+    channels[NOISE_CHANNEL, mask] = (decades - USUAL_NOISE) / NOISE_SPREAD
     return channels
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics import fixed_response_fod
+from bidsapp.modalities.dwi.physics import fixed_response_fod, log_tensor
 from bidsapp.modalities.dwi.physics.harmonics import turning
 from bidsapp.modalities.dwi.physics.qspace import (
     DENSITY_CHANNELS,
@@ -16,6 +16,7 @@ from bidsapp.modalities.dwi.physics.qspace import (
     SIZE_CHANNELS,
     SLOT_CHANNELS,
     SLOTS,
+    TENSOR_CHANNELS,
 )
 from bidsapp.physics.geometry import turned_voxels
 
@@ -42,13 +43,17 @@ def turned_channels(image: Tensor, turn: Turn) -> Tensor:
 
     moved = turned_voxels(image, turn).contiguous()
     turned_harmonics_of_slots(moved, turn, SLOT_CHANNELS)
-    density = moved[..., DENSITY_CHANNELS, :, :, :]
-    matrix = torch.from_numpy(turned_harmonics(turn, fixed_response_fod.ORDER)).to(moved)
-    density.copy_(torch.einsum('dc,...cxyz->...dxyz', matrix, density))
+    for channels, order in (
+        (DENSITY_CHANNELS, fixed_response_fod.ORDER),
+        (TENSOR_CHANNELS, log_tensor.ORDER),
+    ):
+        values = moved[..., channels, :, :, :]
+        matrix = torch.from_numpy(turned_harmonics(turn, order)).to(moved)
+        values.copy_(torch.einsum('dc,...cxyz->...dxyz', matrix, values))
     # The head keeps its voxels, whose edges now lie along other axes.
     sizes = moved[..., SIZE_CHANNELS, :, :, :]
-    order = np.abs(np.array(turn)).argmax(1).tolist()
-    sizes.copy_(sizes[..., order, :, :, :].clone())
+    edges = np.abs(np.array(turn)).argmax(1).tolist()
+    sizes.copy_(sizes[..., edges, :, :, :].clone())
     return moved
 
 

@@ -2,8 +2,10 @@
 
 The network stands after motion correction, so displacement comes mostly at the size that a
 correction leaves, a tenth; sometimes in full, and in one scan of five there is none at all, nor
-noise. Susceptibility distortion, which nobody can undo without a second polarity, is not among
-them: it would stand in input and target alike.
+noise. The volumes without weighting, to which all others are aligned across another contrast, may
+lie up to a millimetre away. Half of all scans have little noise or none. Susceptibility distortion,
+which nobody can undo without a second polarity, is not among them: it would stand in input and
+target alike.
 """
 
 from __future__ import annotations
@@ -18,9 +20,15 @@ from torch.nn import functional as F
 
 from bidsapp.modalities.dwi.physics.harmonics import harmonics_at, largest_order
 from bidsapp.modalities.dwi.physics.qspace import SLOTS
+from bidsapp.modalities.dwi.simulate.reconstruction import (
+    draw_components,
+    draw_measured,
+    kept_by_components,
+    ringing,
+)
 from bidsapp.modalities.dwi.simulate.scheme import draw_dropout, draw_eddy, eddy_shift
 from bidsapp.simulate.acquisition import displaced, draw_bias, draw_motion
-from bidsapp.simulate.grids import Grid, blurred, chance, normal, uniform
+from bidsapp.simulate.grids import Grid, blurred, chance, normal, rigid, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +42,10 @@ UNCORRUPTED, RAW = 0.2, 0.1
 GAIN = 0.02
 #: What motion and eddy-current correction leaves.
 LEFT = 0.1
+#: mm and degrees by which the b = 0 volumes lie elsewhere, at most, and the chance that they do.
+B0_AWAY, B0_TURNED, B0_ELSEWHERE = 1.0, 0.5, 0.5
+#: Signal-to-noise ratio of white matter at b = 0, and that of scans with little noise.
+SNR, HIGH_SNR, QUIET = (6.0, 40.0), (40.0, 200.0), 0.4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +72,8 @@ class Corruption:
     noise_correlation: tuple[float, ...]  #: share of neighbours in the noise along each axis, where
     #: the reconstruction is on a finer grid than the acquisition was
     noise_after_denoising: float  #: share of the noise that denoising has left
+    components: int  #: principal components of the volumes in which it has left noise
+    measured: tuple[float, ...]  #: share of the frequencies along each axis, the rest zero-filled
 
     @property
     def none(self) -> bool:
@@ -91,7 +105,7 @@ def spread_directions(n: int, generator: torch.Generator, even: bool, half: bool
 
 def draw_table(generator: torch.Generator) -> Table:
     """One to three shells of 6 to 100 directions, b from 700 to 3300, one to six b=0 volumes."""
-    shells = 1 + chance(0.4, generator) + chance(0.15, generator)
+    shells = 1 + chance(0.5, generator) + chance(0.2, generator)
     most = (100, 60, 45)[shells - 1]
     vectors, values = [], []
     for shell in range(shells):
@@ -134,13 +148,19 @@ def draw_corruption(
     one = torch.ones(n, grid.shape[2], device=device)
     bias = draw_bias(grid, generator, 0.2)
     if chance(UNCORRUPTED, generator):
-        return Corruption(still, None, 1, one, 0.0, bias, 0.0, None, (0.0,) * 3, 1.0)
+        return Corruption(
+            still, None, 1, one, 0.0, bias, 0.0, None, (0.0,) * 3, 1.0, n,
+            (1.0,) * 3,
+        )  # fmt: skip
     size = 1.0 if chance(RAW, generator) else LEFT * uniform(0, 2, generator)
     middle = (torch.tensor(grid.shape) - 1) / 2 * torch.tensor(grid.spacing)
     motion = draw_motion(
         n, middle, generator, size * uniform(0.2, 1.5, generator),
         size * uniform(0.2, 1.5, generator), chance(0.2, generator),
     ).to(device)  # fmt: skip
+    if chance(B0_ELSEWHERE, generator):
+        motion = motion.clone()
+        motion[table.bvals == 0] = _elsewhere(middle, generator).to(device) @ motion[0]
     axis = int(uniform(0, 2, generator))
     strength = (table.bvals / table.bvals.max()).sqrt()[:, None] * table.bvecs
     hz = torch.stack([
@@ -154,7 +174,9 @@ def draw_corruption(
         kept = draw_dropout(table.bvals > 0, grid.shape[2], uniform(0, 0.03, generator), generator)
     if chance(0.5, generator):
         kept = kept * (1 + uniform(0, GAIN, generator) * normal((n, 1), generator)).to(kept.device)
-    snr = 6 * (40 / 6) ** uniform(0, 1, generator)
+    low, high = HIGH_SNR if chance(QUIET, generator) else SNR
+    snr = low * (high / low) ** uniform(0, 1, generator)
+    denoised = chance(0.4, generator)
     interpolated = chance(0.5, generator)
     return Corruption(
         motion=motion,
@@ -166,8 +188,19 @@ def draw_corruption(
         sigma=white / snr,
         interpolation_smoothing=0.5 * torch.rand(3, generator=generator) if interpolated else None,
         noise_correlation=_draw_noise_correlation(generator),
-        noise_after_denoising=uniform(0.3, 0.8, generator) if chance(0.4, generator) else 1.0,
+        noise_after_denoising=uniform(0.3, 0.8, generator) if denoised else 1.0,
+        components=draw_components(n, generator) if denoised else n,
+        measured=draw_measured(generator),
     )
+
+
+def _elsewhere(middle: Tensor, generator: torch.Generator) -> Tensor:
+    """(4, 4) a rigid motion about ``middle`` of up to B0_AWAY and B0_TURNED along some axis."""
+    shift, turn = (F.normalize(normal((3,), generator), dim=0) for _ in range(2))
+    return rigid(
+        B0_TURNED * uniform(0, 1, generator) * turn, B0_AWAY * uniform(0, 1, generator) * shift,
+        middle,
+    )  # fmt: skip
 
 
 def _draw_noise_correlation(generator: torch.Generator) -> tuple[float, ...]:
@@ -191,7 +224,7 @@ def corrupted(
     if corruption.ghost:
         half = grid.shape[corruption.phase_axis] // 2
         moving = moving + corruption.ghost * moving.roll(half, corruption.phase_axis + 1)
-    moving = moving * corruption.bias
+    moving = ringing(moving * corruption.bias, corruption.measured)
     real, imaginary = (
         corruption.sigma * _correlated(normal(moving.shape, generator, moving.device), corruption)
         for _ in range(2)
@@ -201,7 +234,10 @@ def corrupted(
         return seen
     # Denoising takes away what differs from the expected magnitude; its floor stays.
     expected = torch.hypot(moving, torch.full_like(moving, corruption.sigma))
-    return expected + corruption.noise_after_denoising * (seen - expected)
+    left = kept_by_components(seen - expected, expected, corruption.components)
+    if corruption.components < len(left):  # all noise in these components stays
+        return expected + left
+    return expected + corruption.noise_after_denoising * left
 
 
 def _correlated(noise: Tensor, corruption: Corruption) -> Tensor:

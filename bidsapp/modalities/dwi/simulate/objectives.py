@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bidsapp import registry
 from bidsapp.learn.splits import SPLITS
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.physics.streams import stream
 from bidsapp.problems import BadData, MissingInput
-from bidsapp.simulate.material import Material
+from bidsapp.simulate.material import Material, same_number
 from bidsapp.simulate.template_head import kept_template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from bidsapp.core import Task
-    from bidsapp.modalities.dwi.simulate.auxiliary import Run
+    from bidsapp.core import Case, Task
     from bidsapp.simulate.material import Request, Scan, Scanner
 
 log = logging.getLogger('transfermri')
 
+T = TypeVar('T')
+#: Objectives that learn of real scans by volumes left out.
+BY_LEFT_OUT = ('restore', 'mixed')
+
 #: What the simulator draws (`simulate.corruption`, `simulate.blocks`), and tests are drawn from.
 SIMULATED = {'directions': [6, 135], 'shells': [1, 3], 'b': [[700, 3300]], 'voxel_mm': [1.0, 4.5],
-             'snr': [6, 40]}  # fmt: skip
+             'snr': [6, 200]}  # fmt: skip
 
 
 def material(request: Request) -> Material:
-    """Simulated heads, or poorer scans of an auxiliary dataset's runs where the request has any."""
-    return auxiliary(request) if request.cases else simulated(request)
+    """Simulated heads, or what is made of an auxiliary dataset's runs where the request has any."""
+    if not request.cases:
+        return simulated(request)
+    return left_out(request) if request.objective in BY_LEFT_OUT else auxiliary(request)
 
 
 def tasks_of(objective: str, named: Sequence[str] = ()) -> tuple[Task[Any], ...]:
     """What an objective teaches; ``named`` tasks only, where it teaches them all."""
-    if objective == 'supervised':
+    if objective in ('supervised', 'mixed'):
         every = [task.name for task in registry.tasks_of('dwi') if task.truth is not None]
         return tuple(registry.task(name) for name in named or every)
     if objective == 'auxiliary':
@@ -82,6 +88,49 @@ def simulated(request: Request) -> Material:
     )
 
 
+def left_out(request: Request) -> Material:
+    """Real scans by volumes that are left out; between them simulated ones where all is taught."""
+    from bidsapp.modalities.dwi.learn.left_out import with_left_out
+    from bidsapp.modalities.dwi.simulate.left_out import (
+        InTurn,
+        LeftOut,
+        cache_volumes,
+        open_volumes,
+        ranges_of,
+        truth_with_left_out,
+    )
+
+    runs = opened(request, cache_volumes, open_volumes, 'left-out')
+    if lacking := [name for name, part in runs.items() if not part]:
+        raise MissingInput(
+            f'No {lacking[0]} run has volumes enough to leave some out. Preprocess participants '
+            'that have.'
+        )
+    scanners: dict[str, Scanner] = {
+        name: LeftOut(runs[name], len(SPLITS) * request.seed + k, request.side)
+        for k, name in enumerate(runs)
+    }
+    about = {'brains': 'real scans, by volumes that were left out'}
+    scan_of: Callable[[int], int] = same_number
+    slots, ranges = ranges_of([run for part in runs.values() for run in part])
+    if request.objective == 'mixed':
+        made = simulated(request)
+        scanners = {name: InTurn((made.scanners[name], own)) for name, own in scanners.items()}
+        about = {'brains': 'simulated, and real scans in turn, by volumes that were left out'}
+        scan_of = InTurn.of_people(made.scan_of)
+        slots, ranges = list(range(len(qspace.SLOTS))), SIMULATED
+    people = {name: len({c.subject for c in part}) for name, part in request.cases.items()}
+    tasks = (
+        replace(task, head=with_left_out(task.head), truth=truth_with_left_out(task))
+        if task.name == 'restore' else task
+        for task in tasks_of(request.objective, request.tasks)
+    )  # fmt: skip
+    return Material(
+        tuple(tasks), scanners, {**about, 'participants': people}, ranges, said_of_input(slots),
+        scan_of=scan_of,
+    )  # fmt: skip
+
+
 def auxiliary(request: Request) -> Material:
     """Poorer scans of an auxiliary dataset's runs by split; their shells are kept.
 
@@ -97,21 +146,16 @@ def auxiliary(request: Request) -> Material:
 
     objective = request.objective
     least = 2 if objective == 'auxiliary' else 1
-    runs: dict[str, list[Run]] = {}
-    for name, part in request.cases.items():
-        opened = []
-        for case in part:
-            try:
-                opened.append(open_run(cache_run(case, request.kept / 'auxiliary')))
-            except BadData as problem:
-                log.warning('left out: %s', problem)
-        runs[name] = [run for run in opened if len(run.slots) >= least]
-        if not runs[name]:
-            raise MissingInput(
-                f'No {name} run has shells in {least} of the ranges of b '
-                f'{", ".join(f"{low:g} to {high:g}" for low, high in qspace.SLOTS)} s/mm2, which '
-                f'the objective {objective} needs. Preprocess participants that have.'
-            )
+    runs = {
+        name: [run for run in part if len(run.slots) >= least]
+        for name, part in opened(request, cache_run, open_run, 'auxiliary').items()
+    }
+    if lacking := [name for name, part in runs.items() if not part]:
+        raise MissingInput(
+            f'No {lacking[0]} run has shells in {least} of the ranges of b '
+            f'{", ".join(f"{low:g} to {high:g}" for low, high in qspace.SLOTS)} s/mm2, which '
+            f'the objective {objective} needs. Preprocess participants that have.'
+        )
     seeds = {name: len(SPLITS) * request.seed + k for k, name in enumerate(runs)}
     scanners = {
         name: Auxiliary(part, seeds[name], request.side, objective != 'autoencoder', least)
@@ -139,6 +183,21 @@ def auxiliary(request: Request) -> Material:
         tasks_of(objective), facing(objective, scanners), about, ranges, said_of_input(slots),
         scan_of=scan_of_person,
     )  # fmt: skip
+
+
+def opened(
+    request: Request, cache: Callable[[Case, Path], Path], read: Callable[[Path], T], kind: str
+) -> dict[str, list[T]]:
+    """The runs of each split, kept on disk under ``kind``; what cannot be used is named."""
+    runs: dict[str, list[T]] = {}
+    for name, part in request.cases.items():
+        runs[name] = []
+        for case in part:
+            try:
+                runs[name].append(read(cache(case, request.kept / kind)))
+            except BadData as problem:
+                log.warning('left out: %s', problem)
+    return runs
 
 
 #: Voxels along the edge of a cell, and the share of cells that are hidden from an autoencoder.

@@ -193,7 +193,7 @@ task = Task(
         },
         turns=ALL_TURNS,
         calibrate=calibrate,
-        weight=0.3,
+        weight=0.6,
     ),
     writes=(*PARAMETERS, *UNCERTAINTIES),
     load=load,

@@ -8,7 +8,7 @@ import numpy as np
 
 from bidsapp.core import Arrays, Case, Head, Output, Sample, Task
 from bidsapp.modalities.dwi.learn.input import brain_signal, noise_variance_of, unmeasured
-from bidsapp.modalities.dwi.learn.losses import correction
+from bidsapp.modalities.dwi.learn.losses import correction, signal_errors
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS, input_harmonics
 from bidsapp.modalities.dwi.physics.restored import (
@@ -148,17 +148,12 @@ def turn_target(target: Tensor, turn: Turn) -> Tensor:
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
-    """Root mean square error of the harmonics of filled slots, and that of no correction."""
+    """Root mean square error of the signal, over the prior's deviation; that of no correction."""
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
-    filled = (sample.target[CHANNELS:] > 0) & sample.mask
-    where = filled.repeat_interleave(N_SH, dim=0)
-    wanted = sample.target[:CHANNELS][where]
-    error = (output[where] - wanted).square().mean().sqrt()
-    return [
-        ('rmse', 'all', float(error)),
-        ('rmse_uncorrected', 'all', float(wanted.square().mean().sqrt())),
-    ]
+    one = (tensor[None] for tensor in (output, sample.target, sample.mask))
+    left, before = (float(error.sqrt()) for error in signal_errors(*one))
+    return [('rmse', 'all', left), ('rmse_uncorrected', 'all', before)]
 
 
 def truth(known: Mapping[str, Tensor]) -> Tensor:
@@ -177,7 +172,8 @@ task: Task[Acquisition] = Task(
         turns=ALL_TURNS,
         turn_target=turn_target,
         turn_output=turn_target,
-        weight=2.0,
+        weight=0.5,
+        from_nothing=True,
     ),
     writes=(RESTORED, FA, ADC, RESIDUAL),
     load=load,

@@ -16,8 +16,10 @@ from bidsapp.modalities.dwi.learn.losses import (
     fibres,
     gaussian_nll,
     principal_axis,
+    signal_errors,
 )
 from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
+from bidsapp.modalities.dwi.physics.qspace import prior_deviation
 
 
 @pytest.fixture
@@ -120,6 +122,30 @@ def test_only_filled_slots_are_corrected():
     prediction[:, 28:56] = 5
     target = torch.zeros(1, 87, 1, 1, 1)
     target[:, 84] = 1
-    assert float(correction(prediction, target, HERE)) == 0
+    assert float(correction(prediction, target, HERE)) == 1
     target[:, 85] = 1
     assert float(correction(prediction, target, HERE)) > 1
+
+
+def test_no_correction_scores_one_and_half_of_it_a_quarter():
+    target = torch.zeros(2, 87, 3, 3, 3)
+    target[:, :28] = torch.randn(2, 28, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    target[1] *= 0.1  # whatever the noise
+    target[:, 84] = 1
+    mask = torch.ones(2, 1, 3, 3, 3, dtype=torch.bool)
+    assert float(correction(0 * target[:, :84], target, mask)) == pytest.approx(1)
+    assert float(correction(0.5 * target[:, :84], target, mask)) == pytest.approx(0.25, abs=0.05)
+
+
+def test_harmonics_count_by_their_share_of_the_signal():
+    """Squared error on the sphere, by Parseval: what degree 6 holds is next to nothing."""
+    error = {}
+    for first, last in ((0, 1), (1, 6), (15, 28)):
+        prediction = torch.zeros(1, 84, 1, 1, 1)
+        prediction[:, first:last] = 1
+        target = torch.zeros(1, 87, 1, 1, 1)
+        target[:, 84] = 1
+        error[first] = float(signal_errors(prediction, target, HERE)[0])
+    spread = prior_deviation(1000.0)
+    assert error[1] / error[0] == pytest.approx(5 * spread[1] ** 2 / spread[0] ** 2, rel=1e-3)
+    assert error[15] < 1e-3 * error[0]

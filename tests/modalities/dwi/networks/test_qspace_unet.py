@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bidsapp.modalities.dwi.learn.losses import N_DENSITY
+from bidsapp import registry
+from bidsapp.core import Checkpoint
+from bidsapp.learn.fit import grown, start_network
+from bidsapp.learn.joint import joint
 from bidsapp.modalities.dwi.networks import qspace_unet
 from bidsapp.modalities.dwi.networks.neighbours import WeightedSum
 from bidsapp.modalities.dwi.networks.sphere import Sphere
@@ -16,7 +19,8 @@ from bidsapp.modalities.dwi.physics.qspace import (
     N_SH,
     SLOT_CHANNELS,
 )
-from bidsapp.networks.registry import build
+from bidsapp.networks.registry import build, reads
+from bidsapp.registry import task
 
 
 @pytest.mark.parametrize('shape', [(16, 16, 16), (17, 9, 30), (5, 8, 1)])
@@ -132,11 +136,11 @@ def test_the_density_is_averaged_over_neighbours_too():
     body = build('dwi', 'unet3d', 62, {'a': 1}, **SLOTTED).eval().body
     torch.nn.init.normal_(body.neighbours.logits.weight)
     x = slotted()
-    mean = body._averaged(body.decoder(body.encoder(x)), x)[-1]
+    mean = body._averaged(body.decoder(body.encoder(x)), x)[4]
     assert mean.std() < 0.9 * x[:, 17:].std()
     x[:, 17:] = 0.4
     assert torch.allclose(
-        body._averaged(body.decoder(body.encoder(x)), x)[-1], torch.tensor(0.4), atol=1e-5
+        body._averaged(body.decoder(body.encoder(x)), x)[4], torch.tensor(0.4), atol=1e-5
     )
 
 
@@ -178,11 +182,47 @@ def test_answers_a_few_planes_at_a_time_are_those_of_all_at_once(planes, monkeyp
     network = build('dwi', 'unet3d', N_CHANNELS, {'a': 4}, **LAYOUT).eval()
     x = torch.zeros(1, N_CHANNELS, *shape)
     x[:, :SLOT_CHANNELS] = torch.randn(1, SLOT_CHANNELS, *shape)
-    x[:, DENSITY_CHANNELS] = torch.randn(1, N_DENSITY, *shape)
+    x[:, DENSITY_CHANNELS.start :] = torch.randn(1, N_CHANNELS - DENSITY_CHANNELS.start, *shape)
     x[:, N_SH] = 1
+    x[:, N_SH + 2] = 0.2  # of a scan, not of a voxel
     x[..., :3, :] = 0
     at_once = network(x, {})
     monkeypatch.setitem(qspace_unet.AT_A_TIME, 'cpu', planes * shape[1] * shape[2])
     with torch.inference_mode():
         assert torch.allclose(network(x, {}), at_once, atol=1e-5)
     assert at_once.std() > 0.01
+
+
+def test_an_input_with_more_channels_is_not_looked_at_by_a_network_of_before():
+    """Later inputs append channels; a model made before gives what it gave."""
+    network = build('dwi', 'unet3d', 142, {'a': 2}, **{**LAYOUT, 'appended': 0}).eval()
+    x = torch.randn(1, N_CHANNELS, 8, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(network(x, {}), network(x[:, :142], {}))
+    assert reads('dwi', {'name': 'unet3d', 'channels_in': 142}, N_CHANNELS)
+    assert not reads('dwi', {'name': 'unet3d', 'channels_in': 141}, N_CHANNELS)
+    assert not reads('dwi', {'name': 'unet3d', 'channels_in': N_CHANNELS + 1}, N_CHANNELS)
+
+
+def test_a_grown_network_says_what_it_said():
+    old = {**LAYOUT, 'appended': 0}
+    own = registry.input('dwi')
+    head = joint([task('tissue').head, task('restore').head])
+    network = build('dwi', 'unet3d', 142, {'tissue': 3}, **old).eval()
+    card = {
+        'name': 'x', 'version': 'v1', 'modality': 'dwi', 'objective': 'supervised',
+        'network': {'name': 'unet3d', 'channels_in': 142, 'options': old},
+        'heads': {'tissue': 3},
+    }  # fmt: skip
+    before = Checkpoint(
+        card, network.body.state_dict(), {'tissue': network.heads['tissue'].state_dict()}
+    )
+    after = grown(before, own, head, N_CHANNELS)
+    assert after.card['network']['channels_in'] == N_CHANNELS
+    bigger = start_network(own, head, after, N_CHANNELS, 0).eval()
+    x = torch.randn(1, N_CHANNELS, 8, 8, 8)
+    with torch.no_grad():
+        said, corrected = bigger(x, {}).split([3, 84], 1)
+        assert torch.allclose(said, network(x, {}), atol=1e-5)
+    assert not corrected.any()  # a correction begins as none
+    assert grown(after, own, head, N_CHANNELS) is after

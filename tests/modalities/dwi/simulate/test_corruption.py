@@ -49,7 +49,21 @@ def ball():
 def clean(n=14):
     still = torch.eye(4).expand(n, 4, 4)
     one, flat = torch.ones(n, 24), torch.ones(24, 24, 24)
-    return co.Corruption(still, None, 1, one, 0.0, flat, 0.0, None, (0.0,) * 3, 1.0)
+    return co.Corruption(still, None, 1, one, 0.0, flat, 0.0, None, (0.0,) * 3, 1.0, n, (1.0,) * 3)
+
+
+def test_in_half_of_the_scans_all_unweighted_volumes_lie_elsewhere_together():
+    away = []
+    for seed in range(60):
+        drawn = co.draw_corruption(GRID, table(), 1.0, torch.Generator().manual_seed(seed))
+        b0 = drawn.motion[table().bvals == 0]
+        assert torch.equal(b0, b0[:1].expand_as(b0)) or not drawn.none
+        if not drawn.none:
+            middle = torch.tensor([23.0, 23.0, 23.0, 1.0])
+            away.append(float((drawn.motion[0] @ middle - middle).norm()))
+    moved = [d for d in away if d > 1e-3]
+    assert 0.3 < len(moved) / len(away) < 0.7
+    assert max(away) < co.B0_AWAY + 0.1
 
 
 def test_about_one_scan_in_five_is_clean_and_stays_as_it_is():
