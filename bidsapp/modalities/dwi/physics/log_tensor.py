@@ -29,6 +29,8 @@ GAUSSIAN_LIMIT = 1550.0
 SIGNAL_FLOOR = 1e-3
 #: Values of channels lie between these.
 _LIMIT = 5.0
+#: Voxels solved together; bounds the memory for weights.
+_CHUNK = 50_000
 
 
 def tensor_channels(attenuation: FloatArray, gtab: GradientTable, variance: float) -> np.ndarray:
@@ -48,13 +50,22 @@ def tensor_channels(attenuation: FloatArray, gtab: GradientTable, variance: floa
     spread[0] = SPREAD * np.sqrt(4 * np.pi)
     mean = MEAN * b  # of -ln E: degree 0 at the prior's mean
     design = b[:, None] * basis(weighted.bvecs[use], ORDER) * spread
-    seen = np.clip(attenuation[use], SIGNAL_FLOOR, None)
+    parts = np.array_split(attenuation, max(1, -(-attenuation.shape[1] // _CHUNK)), axis=1)
+    found = [_fitted(part[use], design, mean, variance) for part in parts]
+    return np.clip(np.concatenate(found).T, -_LIMIT, _LIMIT).astype(np.float32)
+
+
+def _fitted(
+    attenuation: FloatArray, design: FloatArray, mean: FloatArray, variance: float
+) -> np.ndarray:
+    """(V, N) coefficients of S/S0 (N', V), -ln of which is ``mean`` (N',) for coefficients zero."""
+    seen = np.clip(attenuation, SIGNAL_FLOOR, None)
     left = -np.log(seen) - mean[:, None].astype(seen.dtype)
+    products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
     found = np.zeros((seen.shape[1], N))
     for fitted in (False, True):
         expected = np.exp(-mean[:, None] - design @ found.T) if fitted else seen
         weights = np.square(np.clip(expected, SIGNAL_FLOOR, 1.5)) / max(variance, 1e-6)
-        products = (design[:, :, None] * design[:, None, :]).reshape(len(b), -1)
         normal = (weights.T @ products).reshape(-1, N, N) + np.eye(N)
         found = np.linalg.solve(normal, ((weights * left).T @ design)[..., None])[..., 0]
-    return np.clip(found.T, -_LIMIT, _LIMIT).astype(np.float32)
+    return found
