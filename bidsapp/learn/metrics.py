@@ -40,9 +40,12 @@ def f1_macro(counts: Tensor) -> float:
 def class_scores(
     predicted: Tensor, truth: Tensor, codes: Sequence[str]
 ) -> list[tuple[str, str, float]]:
-    """F1 macro, accuracy, and Dice of each class, of (V,) labels 1 … K named by ``codes``."""
+    """F1 macro, accuracy, and Dice of each class, of (V,) labels 1 … K named by ``codes``.
+
+    Of no voxels all are NaN.
+    """
     counts = confusion(predicted, truth, len(codes))
-    accuracy = float(counts.diagonal().sum() / counts.sum().clamp_min(1))
+    accuracy = float(counts.diagonal().sum() / counts.sum())
     dice = zip(codes, dice_per_class(counts).tolist(), strict=True)
     return [
         ('f1_macro', 'all', f1_macro(counts)),

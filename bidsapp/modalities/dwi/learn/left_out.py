@@ -111,7 +111,8 @@ def with_left_out(head: Head) -> Head:
     """The head of `restore`, taught by the truth of simulated scans and by volumes left out.
 
     Its target goes on with `encoded`; a sample that comes with volumes left out is judged by
-    those alone. Either way a network that changes nothing scores 1.
+    those alone, in units of the median S0. Either way a network that changes nothing has a loss
+    of 1.
     """
     n = head.targets
 
@@ -133,7 +134,7 @@ def with_left_out(head: Head) -> Head:
             return head.metrics(output, replace(sample, target=sample.target[:n]))
         pair = errors(output[None], sample.target[None, n:], sample.mask[None])
         names = ('rmse', 'rmse_uncorrected')
-        return [(k, 'all', float(e.sqrt())) for k, e in zip(names, pair, strict=True)]
+        return [(k, 'left out', float(e.sqrt())) for k, e in zip(names, pair, strict=True)]
 
     def turn_target(target: Tensor, turn: Turn) -> Tensor:
         own = head.turn_target(target[:, :n], turn)

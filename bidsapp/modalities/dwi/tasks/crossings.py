@@ -79,7 +79,7 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     """F1 macro over 0 … 3, accuracy, and Dice of each number, over brain voxels."""
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
-    where = sample.mask[0]
+    where = sample.mask[0] & (sample.target[0] > 0)
     predicted = output.argmax(0)[where] + 1
     return class_scores(predicted, sample.target[0][where], CODES)
 
