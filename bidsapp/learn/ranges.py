@@ -36,6 +36,30 @@ def outside(card: Mapping[str, Any], quantities: Iterable[Quantity]) -> list[str
     return [f'{text}: look at its predictions before they are used' for text in found]
 
 
+def spanned(found: Iterable[Iterable[Quantity]]) -> dict[str, Any]:
+    """The ranges that scans, each with its quantities, lie in, as a card's ``tested_ranges``.
+
+    Of a quantity each of whose values is judged for itself there are as many ranges as a scan has
+    values; where scans differ in that, one.
+    """
+    values: dict[str, list[tuple[float, ...]]] = {}
+    alone: set[str] = set()
+    for quantities in found:
+        for quantity in quantities:
+            if quantity.values:
+                values.setdefault(quantity.name, []).append(quantity.values)
+            if quantity.each:
+                alone.add(quantity.name)
+    ranges: dict[str, Any] = {}
+    for name, every in values.items():
+        if name in alone and len({len(own) for own in every}) == 1:
+            ranges[name] = [[min(kind), max(kind)] for kind in zip(*every, strict=True)]
+        else:
+            flat = [value for own in every for value in own]
+            ranges[name] = [min(flat), max(flat)]
+    return ranges
+
+
 def _strange(quantity: Quantity, ranges: Sequence[Sequence[float]]) -> list[str]:
     """What is to be said of values that lie in none of ``ranges``."""
     alone: list[tuple[str, tuple[float, ...]]] = [(quantity.words, quantity.values)]
