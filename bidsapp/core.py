@@ -238,7 +238,7 @@ class Label(Generic[A]):
     beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source;
     #: one of the label's own sources: only along with the label of that
     averaged: Callable[[Case, LongerVoxels], Arrays] | None = None  #: of a Case with the label's
-    #: files, what is learnt on longer voxels; None: shares of labels, means of maps in the mask
+    #: files, what is learnt on longer voxels; None: the commonest label, means of maps in the mask
     of_run: bool = True  #: derived from the data that a network sees, whose noise it then shares;
     #: else from another image, as tissue from a T1w
     version: int = 1  #: raised when what ``derive`` gives changes: labels are then derived again

@@ -24,21 +24,19 @@ from bidsapp.bids.write import write_json
 from bidsapp.hidden import hidden
 from bidsapp.learn.finetune import name_of
 from bidsapp.learn.inputs import states
+from bidsapp.physics.longer_voxels import commonest, mean_map
 from bidsapp.problems import MissingInput, Problem, problem_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from bidsapp.bids.runs import Run
-    from bidsapp.core import Arrays, Case, FloatArray, LongerVoxels, Task
+    from bidsapp.core import Arrays, Case, LongerVoxels, Task
     from bidsapp.settings import Settings
     from bidsapp.workflows.preparation import Likeness, Preparation
 
 log = logging.getLogger('transfermri')
-
-#: Share of a longer voxel that must be brain, or be labelled, for its label to count.
-MOSTLY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +248,8 @@ def averaged_label(
     return paths
 
 
-def averaged_outputs(task: Task[Any]) -> Any:
-    """(case, grid) → shares of each label, or means of maps in the mask, by Output.name."""
+def averaged_outputs(task: Task[Any]) -> Callable[[Case, LongerVoxels], Arrays]:
+    """The commonest of labels, or the mean of maps in the mask, by Output.name."""
 
     def averaged(case: Case, grid: LongerVoxels) -> Arrays:
         mask = load_volume(case.files['mask']) > 0
@@ -259,23 +257,10 @@ def averaged_outputs(task: Task[Any]) -> Any:
         for output in task.learnt:
             values = load_volume(case.files[output.name])
             if output.labels:
-                found[output.name] = shares(values, [i for i, *_ in output.labels], grid)
+                indices = [index for index, *_ in output.labels]
+                found[output.name] = commonest(values, indices, mask, grid)
             else:
-                mean, share = grid(values, mask.astype(np.float32))
-                where = share >= MOSTLY
-                found[output.name] = mean * (where[..., None] if mean.ndim == 4 else where)
+                found[output.name] = mean_map(values, mask, grid)
         return found
 
     return averaged
-
-
-def shares(label: FloatArray, indices: Sequence[int], grid: LongerVoxels) -> np.ndarray:
-    """(X', Y', Z', K) shares of the labels ``indices`` in longer voxels; they sum to 1.
-
-    Of what is labelled; all 0 where less than half of a voxel is.
-    """
-    one_hot = np.stack([label == index for index in indices], axis=-1).astype(np.float32)
-    found, share = grid(one_hot, one_hot.sum(-1))
-    found = np.where((share >= MOSTLY)[..., None], found, 0)
-    total = found.sum(-1, keepdims=True)
-    return np.asarray(np.divide(found, total, out=np.zeros_like(found), where=total > 0))

@@ -11,7 +11,8 @@ from bidsapp.core import Case
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 from bidsapp.modalities.dwi.physics.likeness import coarse_grid
-from bidsapp.standins import averaged_outputs, shares
+from bidsapp.physics.longer_voxels import commonest, shares
+from bidsapp.standins import averaged_outputs
 
 SHAPE, AFFINE = (18, 20, 16), np.diag([2.0, 2, 2, 1])
 
@@ -57,6 +58,15 @@ def test_shares_sum_to_one_where_most_is_labelled(grid):
     assert (total[0] == 0).all()
     assert np.isclose(total[-1], 1).all()
     assert found.mean(axis=(0, 1, 2)).std() < 0.05
+
+
+def test_the_commonest_label_may_be_none(grid):
+    label = np.zeros(SHAPE)
+    label[:9] = 1
+    found = commonest(label, (1,), np.ones(SHAPE, bool), grid)
+    assert set(np.unique(found)) == {0, 1}
+    assert (found[:5] == 1).all()
+    assert (found[7:] == 0).all()
 
 
 def test_every_task_with_a_label_has_it_on_longer_voxels(case, grid):

@@ -25,10 +25,10 @@ from bidsapp.learn.predict import class_probabilities
 from bidsapp.learn.uncertainty import entropy
 from bidsapp.modalities.dwi.learn.classical import deconvolved, one_hot
 from bidsapp.modalities.dwi.physics.csd import supports_deconvolution
-from bidsapp.modalities.dwi.physics.downsampling import MOSTLY
 from bidsapp.modalities.dwi.physics.likeness import mean_fibres
 from bidsapp.modalities.dwi.physics.peaks import FIBRES, MAX_FIBRES
 from bidsapp.physics.geometry import ALL_TURNS
+from bidsapp.physics.longer_voxels import commonest
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -141,10 +141,7 @@ def averaged(case: Case, grid: LongerVoxels) -> Arrays:
     directions = path.with_name(f'{start}_model-csd_param-direction_dwimap.nii.gz')
     if directions.is_file():
         return {'nfib': number_of(mean_fibres(load_volume(directions), mask, grid))}
-    number = load_volume(path)
-    each = np.stack([(number == n) & mask for n in range(len(CODES))], -1).astype(np.float32)
-    shares, share = grid(each, mask.astype(np.float32))
-    return {'nfib': np.where(share >= MOSTLY, shares.argmax(-1), 0)}
+    return {'nfib': commonest(load_volume(path), range(1, len(CODES)), mask, grid)}
 
 
 def truth(known: Mapping[str, Tensor]) -> Tensor:
