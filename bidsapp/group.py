@@ -107,7 +107,8 @@ def refuse_what_is_not_there(settings: Settings, wanted: Sequence[str]) -> None:
     """Raises Problem for weights, or a scan to be like, that were asked for and are not there."""
     modalities = {registry.tasks()[name] for name in wanted}
     for modality in modalities:
-        asked_of(modality, settings.options)
+        for like in asked_of(modality, settings.options).values():
+            log.info('what networks see is made like a scan of: %s', like['words'])
     if 'autoencoder' in settings.compare and not any(
         cards.autoencoder(settings.models, m) for m in modalities
     ):

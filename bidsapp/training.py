@@ -200,9 +200,12 @@ def identity(
     plan: Plan,
     starts: Sequence[Checkpoint | None],
     settings: Settings,
-    asked: Mapping[str, Any],
+    asked: Mapping[str, Any] | None = None,
 ) -> str:
-    """What exactly this plan, these starts and data are called, on whatever device."""
+    """What exactly this plan, these starts and data are called, on whatever device.
+
+    ``asked``: what inputs are like, in the place of the option that says where that is to be found.
+    """
     root = settings.output_dir
     files = {
         s: [
@@ -214,7 +217,7 @@ def identity(
     said = json.dumps([
         __version__, cards.described(replace(plan, device='any'), settings.freeze),
         [start and start.card['sha256'] for start in starts], settings.compare,
-        {**settings.options, **asked}, files,
+        {**settings.options, **(asked or {})}, files,
     ])  # fmt: skip
     return f'{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}'
 
