@@ -171,7 +171,8 @@ def coarse_grid(
         ratios[axis] = ratio if ratio > 1 + VOXEL_SLACK else 1.0
     kernels, step = [], np.eye(4)
     for axis, (n, ratio) in enumerate(zip(shape[:3], ratios, strict=True)):
-        count = n if ratio == 1 else max(LEAST, round(n / ratio))
+        # Halves go down whatever the last digits of an affine are.
+        count = n if ratio == 1 else max(LEAST, int(n / ratio + 0.49))
         first = 0.0 if ratio == 1 else (n - count * ratio) / 2
         kernels.append(sampling(n, float(ratio), count, first))
         step[axis, axis], step[axis, 3] = ratio, first + ratio / 2 - 0.5

@@ -124,6 +124,14 @@ class TestVoxels:
         assert inner.sum() > 100
         assert np.abs(mean - expected)[inner].max() < 0.02
 
+    def test_the_last_digits_of_an_affine_make_no_other_grid(self):
+        affine = np.diag([6.0, 6, 6, 1])
+        shapes = {
+            tuple(len(k) for k in coarse_grid((30, 30, 30), affine, (edge,) * 3).kernels)
+            for edge in (8.0, 8.0 - 1e-6, 8.0 + 1e-6)
+        }
+        assert len(shapes) == 1
+
     def test_never_shorter_and_a_hair_longer_is_the_same(self, affine_of):
         affine, shape = affine_of('RAS', False), (20, 22, 18)
         grid = coarse_grid(shape, affine, voxel_sizes(affine) * [0.5, 1.01, 1])
