@@ -18,10 +18,9 @@ from bidsapp.bids.identity import raw_scans, scans_of_person
 from bidsapp.bids.write import write_json, write_text
 from bidsapp.core import Plan
 from bidsapp.learn import cards
-from bidsapp.learn.finetune import gather, make_card, scored, scored_classical
+from bidsapp.learn.finetune import gather, make_card, ranges_of, scored, scored_classical
 from bidsapp.learn.inputs import states
 from bidsapp.learn.processors import nondeterminism
-from bidsapp.learn.ranges import spanned
 from bidsapp.learn.seen import FLAG, FLAG_WORDS, about_seen, flagged, flags, was_seen
 from bidsapp.learn.splits import SPLITS
 from bidsapp.learn.tables import COLUMNS, explained, tsv
@@ -30,10 +29,8 @@ from bidsapp.problems import WrongUsage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor
-
     from bidsapp.bids.identity import Scan
-    from bidsapp.core import Case, Checkpoint, Sample, Task
+    from bidsapp.core import Case, Checkpoint, Task
     from bidsapp.learn.finetune import Material
     from bidsapp.learn.inputs import Input
     from bidsapp.learn.state import State
@@ -167,21 +164,15 @@ def fit_arm(
     states_at: Path,
 ) -> tuple[Network, State, list[Row]]:
     """Fit from one start; the network at its best step, how it went, and its rows of the table."""
-    from bidsapp.learn.evaluate import as_written
     from bidsapp.learn.fit import fit
     from bidsapp.learn.patches import PatchSource
 
-    judged_by = material.seen('val')
-    cases = {id(one.sample): one.case for one in judged_by}
-
-    def written(output: Tensor, sample: Sample) -> Tensor:
-        return as_written(task, {task.name: output}, sample, cases[id(sample)])
-
+    judges = [one.sample for one in material.seen('val')]
     with nondeterminism(plan.device) as found:
         network, state = fit(
             registry.input(task.modality), task.head, PatchSource(material.learnt_from, plan.patch),
-            [one.sample for one in judged_by], start, plan,
-            states_at.with_name(f'{states_at.name}-{arm}.safetensors'), log.info, written,
+            judges, start, plan, states_at.with_name(f'{states_at.name}-{arm}.safetensors'),
+            log.info, material.written(task),
         )  # fmt: skip
     if found:
         log.warning(
@@ -220,13 +211,6 @@ def identity(
         {**settings.options, **(asked or {})}, files,
     ])  # fmt: skip
     return f'{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}'
-
-
-def ranges_of(task: Task[Any], material: Material) -> dict[str, Any]:
-    """For a card: which runs the model was made for, by the inputs that it has met."""
-    acquisition = registry.files(task.modality).acquisition
-    met = [one for split in SPLITS for one in material.seen(split)]
-    return {'tested_ranges': spanned(acquisition(one.case).quantities(one.sample) for one in met)}
 
 
 def trained_before(settings: Settings, task: str, key: str) -> Path | None:

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from bidsapp import registry
 from bidsapp.learn import cards
 from bidsapp.learn.inputs import Use, kept_inputs, open_input
+from bidsapp.learn.ranges import spanned
 from bidsapp.learn.seen import FLAG
 from bidsapp.learn.splits import SPLITS
 from bidsapp.problems import BadData, MissingInput, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from torch import Tensor
 
     from bidsapp.core import Case, Checkpoint, Plan, Sample, Task
     from bidsapp.learn.inputs import Input, Part
@@ -50,6 +53,15 @@ class Material:
     def seen(self, split: str) -> list[Seen]:
         """Every input of a split that is judged by."""
         return [one for own in self.judged_by[split] for one in own]
+
+    def written(self, task: Task[Any]) -> Callable[[Tensor, Sample], Tensor]:
+        """(output, one of its samples) → what is written of it, in the same channels."""
+        from bidsapp.learn.evaluate import as_written
+
+        cases = {id(one.sample): one.case for split in SPLITS for one in self.seen(split)}
+        return lambda output, sample: as_written(
+            task, {task.name: output}, sample, cases[id(sample)]
+        )
 
     @property
     def judged(self) -> str:
@@ -208,6 +220,14 @@ def rows_of(
         (f'sub-{case.subject}', split, arm, metric, label, mean(found))
         for (metric, label), found in values.items()
     ]
+
+
+def ranges_of(task: Task[Any], material: Material) -> dict[str, Any]:
+    """For a card: which runs a model was made for, by the inputs that it has met."""
+    acquisition = registry.files(task.modality).acquisition
+    met = [one for split in SPLITS for one in material.seen(split)]
+    ranges = spanned(acquisition(one.case).quantities(one.sample) for one in met)
+    return {'tested_ranges': ranges}
 
 
 def make_card(

@@ -1,4 +1,8 @@
-"""Fibre directions from diffusion MRI; the label comes from constrained deconvolution."""
+"""Fibre directions from diffusion MRI; the label comes from constrained deconvolution.
+
+Over 300 lines, for what a network says of a direction, what is written of it and what it is judged
+by are to be read together.
+"""
 
 from __future__ import annotations
 
