@@ -228,7 +228,7 @@ def sidecars(files: Sequence[Path]) -> list[Path]:
 def _applies(made: RunPlan, task: Task[Any], card: Mapping[str, Any]) -> bool:
     """Whether a prediction makes sense for the run; why not is kept.
 
-    A model that was made for the like of it (`group --input-like`) says what its labels have taught,
+    A model that was made for the like of it (`group --input-like`) says what labels have taught it,
     also where the run itself does not determine it: that is said.
     """
     assert made.survey is not None
