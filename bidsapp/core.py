@@ -9,7 +9,7 @@ Over 300 lines, for who knows the nouns knows the house: they are to be read in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -33,15 +33,17 @@ TISSUES = ((1, 'Gray Matter', 'GM'), (2, 'White Matter', 'WM'), (3, 'Cerebrospin
 class Case:
     """The files of one run. ``entities`` are BIDS entities by their long names, and ``datatype``.
 
-    Each modality has its own kinds of ``files``: 'dwi' and 'mask', or 'magnitude_1'.
+    Each modality has its own kinds of ``files``: 'dwi' and 'mask', or 'magnitude_1'. ``part`` says
+    in the modality's own plain values that only some of their data are looked at.
     """
 
     entities: Mapping[str, str]
     files: Mapping[str, Path]
+    part: Mapping[str, Any] = field(default_factory=dict)
 
     def with_files(self, **files: Path) -> Case:
         """The same run with more files known."""
-        return Case(self.entities, {**self.files, **files})
+        return replace(self, files={**self.files, **files})
 
     @property
     def subject(self) -> str:
@@ -147,6 +149,21 @@ class Output:
         return {**self.entities, self.told_by: source}
 
 
+class LongerVoxels(Protocol):
+    """The grid of a poorer scan over that of a run, for labels to be brought onto it."""
+
+    @property
+    def affine(self) -> FloatArray:
+        """(4, 4) voxel index → world (RAS+) mm."""
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the run's own grid."""
+
+    def __call__(self, values: FloatArray, weight: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+        """Means of (X, Y, Z[, K]) weighted by (X, Y, Z) ≥ 0; and the share of each that weighs."""
+
+
 Arrays = Mapping[str, np.ndarray]  #: by Output.name; (X, Y, Z) or (X, Y, Z, K), on the run's grid
 
 
@@ -227,7 +244,24 @@ class Label(Generic[A]):
     learns: int = 1  #: the task's first outputs, so many, are what is learnt
     beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source;
     #: one of the label's own sources: only along with the label of that
+    averaged: Callable[[Case, LongerVoxels], Arrays] | None = None  #: of a Case with the label's
+    #: files, what is learnt on longer voxels; None: the commonest label, means of maps in the mask
+    of_run: bool = True  #: derived from the data that a network sees, whose noise it then shares;
+    #: else from another image, as tissue from a T1w
     version: int = 1  #: raised when what ``derive`` gives changes: labels are then derived again
+
+
+@dataclass(frozen=True, slots=True)
+class Classical:
+    """What a task is done by without a network, as a comparator on the network's own input.
+
+    ``fitted`` takes labelled inputs to learn from, where there is anything to learn, and gives what
+    estimates from the Case and Sample of an input, in the channels of the head. That raises
+    Unavailable where the input does not carry it.
+    """
+
+    words: str
+    fitted: Callable[[Sequence[tuple[Case, Sample]]], Callable[[Case, Sample], Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +281,11 @@ class Task(Generic[A]):
     #: scan, by name → target; None: not learnt from simulated scans
     applies: Callable[[A], None] = anywhere  #: raises Unavailable: no prediction
     uses: tuple[str, ...] = ()  #: tasks whose outputs `finish` takes where the same model has them
+    written: Callable[[Mapping[str, Tensor], Sample, Case], Tensor] | None = (
+        None  #: what is written
+    )
+    #: of outputs, in the channels of the head, to be judged; None: as the network has said it
+    classical: Classical | None = None
     details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
     #: Output.name, from what ``finish`` or ``label.derive`` returns, which may hold more than what
     #: is written

@@ -17,6 +17,7 @@ from bidsapp.learn import cards
 from bidsapp.learn.processors import use_processors
 from bidsapp.learn.splits import MIN_PARTICIPANTS, SPLITS, make_split, read_split
 from bidsapp.problems import BadData, MissingInput, Problem, WrongUsage
+from bidsapp.standins import asked_of, stand_ins
 from bidsapp.stopping import look
 from bidsapp.training import refuse_seen, train
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from bidsapp.core import Case
     from bidsapp.settings import Settings
+    from bidsapp.standins import StandIns
 
 log = logging.getLogger('transfermri')
 
@@ -58,10 +60,13 @@ def run(settings: Settings, log_file: Path | None) -> int:
     write_dataset(settings.output_dir, settings.bids_dir)
     failures: list[Problem] = []
     made = []
+    standing = standing_for({name: by_task[name] for name in trained}, settings, device)
     for name in trained:
         look()
+        task = registry.task(name)
         try:
-            made.append(train(registry.task(name), by_task[name], split, settings, device))
+            own = standing[task.modality]
+            made.append(train(task, by_task[name], split, settings, device, own))
         except (BadData, MissingInput) as problem:
             log.error('FAILED %s: %s', name, problem)
             failures.append(problem)
@@ -75,6 +80,19 @@ def run(settings: Settings, log_file: Path | None) -> int:
     return 0
 
 
+def standing_for(
+    by_task: Mapping[str, Sequence[Case]], settings: Settings, device: str
+) -> dict[str, StandIns]:
+    """By modality, what is seen in the place of the runs of all tasks; made once for all."""
+    runs: dict[str, dict[tuple[Path, ...], Case]] = {}
+    for name, cases in by_task.items():
+        task = registry.task(name)
+        kinds = registry.files(task.modality).prepared.names
+        own = runs.setdefault(task.modality, {})
+        own |= {tuple(case.files[kind] for kind in kinds): case for case in cases}
+    return {m: stand_ins(m, [*own.values()], settings, device) for m, own in runs.items()}
+
+
 def draw_pages(names: Sequence[str], settings: Settings) -> int:
     """The pages again, from the files of the newest models."""
     from bidsapp.reports.group import group_page
@@ -86,8 +104,11 @@ def draw_pages(names: Sequence[str], settings: Settings) -> int:
 
 
 def refuse_what_is_not_there(settings: Settings, wanted: Sequence[str]) -> None:
-    """Raises WrongUsage or MissingInput for weights that were asked for and do not exist."""
+    """Raises Problem for weights, or a scan to be like, that were asked for and are not there."""
     modalities = {registry.tasks()[name] for name in wanted}
+    for modality in modalities:
+        for like in asked_of(modality, settings.options).values():
+            log.info('what networks see is made like a scan of: %s', like['words'])
     if 'autoencoder' in settings.compare and not any(
         cards.autoencoder(settings.models, m) for m in modalities
     ):

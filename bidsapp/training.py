@@ -17,7 +17,7 @@ from bidsapp.bids.identity import raw_scans, scans_of_person
 from bidsapp.bids.write import write_json, write_text
 from bidsapp.core import Plan
 from bidsapp.learn import cards
-from bidsapp.learn.finetune import gather, make_card, scored
+from bidsapp.learn.finetune import gather, make_card, ranges_of, scored, scored_classical
 from bidsapp.learn.inputs import states
 from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.seen import FLAG, FLAG_WORDS, about_seen, flagged, flags, was_seen
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bidsapp.learn.tables import Row
     from bidsapp.networks.base import Network
     from bidsapp.settings import Settings
+    from bidsapp.standins import StandIns
 
 log = logging.getLogger('transfermri')
 
@@ -79,20 +80,26 @@ def train(
     split: Mapping[str, str],
     settings: Settings,
     device: str,
+    standing: StandIns,
 ) -> Path:
-    """Fit one task and save its model, unless it is there; returns the model's folder."""
+    """Fit one task and save its model, unless it is there; returns the model's folder.
+
+    ``standing``: what is seen in the place of runs.
+    """
     from bidsapp.learn.checkpoint import checkpoint_of, start_model
     from bidsapp.learn.predict import network_of
 
     start = start_model(settings.init, task.modality)
     plan = plan_of(task, start, settings, device)
     others = other_starts(settings, start, task.modality)
-    key = identity(task, cases, split, plan, [start, *others.values()], settings)
+    starts = [start, *others.values()]
+    key = identity(task, cases, split, plan, starts, settings, standing.asked)
     if (folder := trained_before(settings, task.name, key)) is not None:
         log.info('%s: %s was trained by this plan on these data: not again', task.name, folder)
     else:
         kept = settings.work_dir / f'inputs-{__version__}'
-        material = gather(task, cases, split, settings.options, kept)
+        instead = standing.of(task, cases)
+        material = gather(task, cases, split, settings.options, kept, instead)
         scans = raw_scans(task.modality, material.groups, settings.output_dir, settings.roots)
         arm = 'scratch' if start is None else 'finetuned'
         states_at = settings.work_dir / 'group' / key
@@ -102,9 +109,14 @@ def train(
             own = replace(plan, rates={}, lr=LEARNING_RATE if other is None else FINE_RATE)
             rows += fit_arm(task, arm, other, own, material, scans, states_at)[2]
         if start is not None and task.name in start.heads and settings.init in ('auto', 'bundled'):
-            rows += scored(task, 'bundled', network_of(start, [task.name]), material, device)
+            heads = [name for name in (task.name, *task.uses) if name in start.heads]
+            rows += scored(task, 'bundled', network_of(start, heads), material, device)
+        rows += scored_classical(task, material)
         files = {s: [f and f[0] for _, f in found] for s, found in scans.items()}
-        seen = {**about_seen(files, None if start is None else start.card), 'fitted': key}
+        seen = {
+            **about_seen(files, None if start is None else start.card), 'fitted': key,
+            **standing.described, **(ranges_of(task, material) if standing.asked else {}),
+        }  # fmt: skip
         best, freeze = state.best_step, settings.freeze
         card = make_card(task, plan, start, material, best, rows, split, freeze, seen)
         folder = save_model(checkpoint_of(network, card), task, rows, state.log, split, settings)
@@ -140,11 +152,12 @@ def fit_arm(
     from bidsapp.learn.fit import fit
     from bidsapp.learn.patches import PatchSource
 
+    judges = [one.sample for one in material.seen('val')]
     with nondeterminism(plan.device) as found:
         network, state = fit(
             registry.input(task.modality), task.head, PatchSource(material.learnt_from, plan.patch),
-            material.samples['val'], start, plan,
-            states_at.with_name(f'{states_at.name}-{arm}.safetensors'), log.info,
+            judges, start, plan, states_at.with_name(f'{states_at.name}-{arm}.safetensors'),
+            log.info, material.written(task),
         )  # fmt: skip
     if found:
         log.warning(
@@ -163,8 +176,12 @@ def identity(
     plan: Plan,
     starts: Sequence[Checkpoint | None],
     settings: Settings,
+    asked: Mapping[str, Any] | None = None,
 ) -> str:
-    """What exactly this plan, these starts and data are called, on whatever device."""
+    """What exactly this plan, these starts and data are called, on whatever device.
+
+    ``asked``: what inputs are like, in the place of the option that says where that is to be found.
+    """
     root = settings.output_dir
     files = {
         s: [
@@ -176,7 +193,7 @@ def identity(
     said = json.dumps([
         __version__, cards.described(replace(plan, device='any'), settings.freeze),
         [start and start.card['sha256'] for start in starts], settings.compare,
-        dict(settings.options), files,
+        {**settings.options, **(asked or {})}, files,
     ])  # fmt: skip
     return f'{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}'
 

@@ -13,7 +13,6 @@ from realscans import RAW, SHARED
 
 from bidsapp.bids.dataset import images_of, subjects_of
 from bidsapp.learn.seen import SEEN, identity, seen_scans
-from bidsapp.problems import Problem
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -31,7 +30,7 @@ ROLES = {
 NOTES = {'achieva': 'the estimator of restored volumes was once chosen on it'}
 
 
-class Seen(Problem):
+class Seen(Exception):  # no Problem: those are the app's, with exit codes
     """A scan that a model has seen can say nothing of it."""
 
 

@@ -45,7 +45,7 @@ from applied import (
 from comparators import BLURS, blurred, directions, isotropic, of_tensor, tensor, used
 from effects import append, is_done
 from left_out import left, ratio
-from people import add_choice, announced, chosen, refuse_seen, role_of
+from people import Seen, add_choice, announced, chosen, refuse_seen, role_of
 from real_tables import print_tables
 from realscans import APART, CHOICES, MADE_BY, Divided, divided, kept, key_of, version
 from reference import noise, own_error
@@ -253,7 +253,7 @@ def measure(applied: Applied, paths: list[Path], others: list[Path], numbers: li
             for choice, n in product(range(CHOICES), numbers):
                 if not one_division(applied, path, n, choice, results):
                     print(f'{path.name}: {n} in, no choice {choice} whose two parts tell a tensor')
-        except Problem as problem:
+        except (Problem, Seen) as problem:
             print(f'{path.name}: NOT scored: {problem}', flush=True)
 
 

@@ -27,8 +27,10 @@ from bidsapp.problems import BadData, Problem
 from bidsapp.stopping import held
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from torch import Tensor
 
     from bidsapp.core import Head, Sample
     from bidsapp.learn.inputs import Input, Turned
@@ -169,9 +171,11 @@ def fit(
     plan: Plan,
     state_file: Path,
     progress: Progress = lambda line: None,
+    written: Callable[[Tensor, Sample], Tensor] = lambda output, sample: output,
 ) -> tuple[Network, State]:
     """Fit a network to ``train``; return it as it was at its best step on ``validation``.
 
+    A step is judged by what is ``written`` of the network's output, in the same channels.
     With ``plan.average`` the weights that are scored and returned are a moving average. A step
     whose loss is no number is left out, and so is a validation sample without a score.
     ``state_file`` holds the run's state while it lasts; an existing one is continued, and the
@@ -185,7 +189,7 @@ def fit(
     weights = BestWeights(network, plan.average)
     state = restore_state(state_file, network, optimizer, weights)
     judging = Validation(
-        head, validation, plan, network, optimizer, weights, state, state_file, progress
+        head, validation, plan, network, optimizer, weights, state, state_file, progress, written
     )
     if start is not None and state.best_score is None:
         judging.judge()  # a start that no step betters is kept

@@ -32,7 +32,11 @@ Turned = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What an input is for: to learn from or to be judged by, under a modality's own options."""
+    """What an input is for, under a modality's own options.
+
+    ``training``: its label was derived from all of the run, so parts of it are shown: to learn
+    from, and to be judged by where nothing else is the input.
+    """
 
     training: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)  #: `core.Option.name` → value

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from bidsapp.core import Quantity
 
 
+#: By what the lowest is multiplied of what was estimated and may be as high as it likes.
+LEEWAY = 0.9
+
+
 def has_ranges(card: Mapping[str, Any]) -> bool:
     """Whether a card says for which scans its model was tested."""
     return bool(card.get('tested_ranges'))
@@ -34,6 +38,34 @@ def outside(card: Mapping[str, Any], quantities: Iterable[Quantity]) -> list[str
         verb = 'was tested' if known is not None else 'has learnt'
         found += [f'{own}; the model {verb} with {words}' for own in _strange(quantity, ranges)]
     return [f'{text}: look at its predictions before they are used' for text in found]
+
+
+def spanned(found: Iterable[Iterable[Quantity]]) -> dict[str, Any]:
+    """The ranges that scans, each with its quantities, lie in, as a card's ``tested_ranges``.
+
+    Of a quantity each of whose values is judged for itself there are as many ranges as a scan has
+    values; where scans differ in that, one. The lowest of what has no highest is an estimate, and
+    is given some leeway.
+    """
+    values: dict[str, list[tuple[float, ...]]] = {}
+    alone: set[str] = set()
+    estimated: set[str] = set()
+    for quantities in found:
+        for quantity in quantities:
+            if quantity.values:
+                values.setdefault(quantity.name, []).append(quantity.values)
+            if quantity.each:
+                alone.add(quantity.name)
+            if not quantity.upper:
+                estimated.add(quantity.name)
+    ranges: dict[str, Any] = {}
+    for name, every in values.items():
+        if name in alone and len({len(own) for own in every}) == 1:
+            ranges[name] = [[min(kind), max(kind)] for kind in zip(*every, strict=True)]
+        else:
+            flat = [value for own in every for value in own]
+            ranges[name] = [min(flat) * (LEEWAY if name in estimated else 1), max(flat)]
+    return ranges
 
 
 def _strange(quantity: Quantity, ranges: Sequence[Sequence[float]]) -> list[str]:

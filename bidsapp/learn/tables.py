@@ -20,9 +20,11 @@ _EXPLAINED: dict[str, dict[str, Any]] = {
         'finetuned': 'started from other weights and learnt from train',
         'scratch': 'started from random weights and learnt from train',
         'autoencoder': 'started from an autoencoder and learnt from train',
+        'classical': 'no network: the usual estimate from the same input, not on train',
     }},
     'label': {'Description': 'Class or region that the value is about'},
-    'value': {'Description': 'The figure, against the reference label of the participant level'},
+    'value': {'Description': 'The figure, against the reference label of the participant level, of '
+              'what would be written; the mean over inputs where each shows a part of a run'},
 }  # fmt: skip
 
 

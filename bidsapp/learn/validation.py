@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from torch import Tensor
 
     from bidsapp.core import Head, Plan, Sample
     from bidsapp.learn.running import Clock
@@ -38,6 +39,7 @@ class Validation:
     state: State
     state_file: Path
     progress: Progress
+    written: Callable[[Tensor, Sample], Tensor] = lambda output, sample: output
     stopping: threading.Event = field(default_factory=threading.Event)
     unscored: set[str] = field(default_factory=set)  #: names that were said
 
@@ -77,8 +79,9 @@ class Validation:
         """Score the network on whole validation samples; keep the weights if they lead."""
         head, state = self.head, self.state
         rows = evaluate(
-            head, self.network, self.samples, self.plan.device, None, self.unless_stopped
-        )
+            head, self.network, self.samples, self.plan.device, None, self.unless_stopped,
+            self.written,
+        )  # fmt: skip
         self.say_unscored(rows)
         score = score_of(head, rows)
         sign = 1 if head.higher_is_better else -1

@@ -11,13 +11,14 @@ import numpy as np
 from bidsapp import registry
 from bidsapp.bids.write import write_text
 from bidsapp.learn import cards
+from bidsapp.learn.finetune import PARTS
 from bidsapp.learn.seen import FLAG, LISTS, flagged
 from bidsapp.problems import BadData, MissingInput
 from bidsapp.reports import html
 from bidsapp.reports.charts import learning_chart, paired_dots
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 KEYS = ('participant_id', 'split', 'model', 'metric', 'label')
 
 #: Models and splits in the order in which they are shown; others follow by name.
-MODELS = ('bundled', 'scratch', 'autoencoder', 'finetuned')
+MODELS = ('classical', 'bundled', 'scratch', 'autoencoder', 'finetuned')
 SPLITS = ('test', 'val', 'train')
 SPLIT_NAMES = {'test': 'test', 'val': 'validation', 'train': 'training'}
 
@@ -83,7 +84,9 @@ def group_page(root: Path, task: str, model: Path | None = None) -> Path:
     tidy = root / f'group_{task}.tsv'
     rows = averaged(read_table(tidy if tidy.is_file() else folder / 'metrics.tsv'))
     flags, rows = [r for r in rows if r['metric'] == FLAG], [r for r in rows if r['metric'] != FLAG]
+    card = cards.load_card(folder)
     pieces = [_seen_before(flags), html.element('h2', 'How well it does')]
+    pieces += [html.element('p', text) for text in judged_by(card, {r['model'] for r in rows})]
     pieces += _metrics(root, folder, rows, score_name)
     if (folder / 'log.tsv').is_file():
         picture = learning_curve(folder / 'log.tsv', folder / 'curve.png', score_name)
@@ -92,10 +95,36 @@ def group_page(root: Path, task: str, model: Path | None = None) -> Path:
         pieces += [html.element('h2', 'How it was learnt'), _picture(root, picture, caption)]
     if (folder / 'split.tsv').is_file():
         pieces += [html.element('h2', 'Who was in it'), _split(read_table(folder / 'split.tsv'))]
-    pieces += [html.element('h2', 'Model card'), html.facts(_for_people(cards.load_card(folder)))]
+    pieces += [html.element('h2', 'Model card'), html.facts(_for_people(card))]
     pieces += [html.element('h2', 'Every participant'), by_participant(rows)]
     where = html.element('p', f'Model {folder.relative_to(root).as_posix()}', class_='note')
     return write_text(root / f'group_{task}.html', html.page(f'Task {task}', where, *pieces))
+
+
+def judged_by(card: Mapping[str, Any], models: Collection[str]) -> list[str]:
+    """What figures are of, in sentences: the inputs, and what does without a network."""
+    found = []
+    if (like := card.get('input_like')) is not None:
+        made = card.get('input_made_from', {})
+        found.append(
+            'Each input was made like a routine scan, its label is that of the whole run: '
+            f'{like["words"]}.'
+        )
+        if made.get('prepared'):
+            found.append(
+                f'{made["prepared"]} of {sum(made.values())} inputs were made from runs that had '
+                'been preprocessed with all their data, which makes them better than a routine '
+                'scan is; the others from raw ones, preprocessed by themselves.'
+            )
+    elif card.get('judged_by') == PARTS:
+        found.append(
+            'Each label was derived from the whole of its run. Inputs show parts of it, so that '
+            'nobody is judged by how well he repeats the noise of the label; the whole run, which '
+            'participant shows, is a better input than these.'
+        )
+    if 'classical' in models and (words := card.get('classical')):
+        found.append(f'classical: {words}; from the same inputs as the networks.')
+    return found
 
 
 def averaged(rows: Rows) -> Rows:
@@ -134,6 +163,8 @@ def _for_people(card: Mapping[str, Any]) -> dict[str, Any]:
             said[name] = ', '.join(f'{split}: {len(found)}' for split, found in own.items())
         elif isinstance(own, list):
             said[name] = f'{len(own)} (SHA-256 of each in card.json)'
+    if isinstance(like := card.get('input_like'), dict):
+        said['input_like'] = like.get('words', '')
     return said
 
 

@@ -178,7 +178,7 @@ def promise(made: RunPlan, asked: Asked, wanted: Sequence[Task[Any]], models: Mo
                 made.unavailable[task.name] = str(reason)
                 if not review.preproc:
                     made.warnings += left_over(made, task, asked.root)
-        if task.name in models and _applies(made, task):
+        if task.name in models and _applies(made, task, models[task.name][1]):
             folder, card, learnt_from = models[task.name]
             files = predicted_files(entities, task.name)
             made.promised += files
@@ -225,12 +225,23 @@ def sidecars(files: Sequence[Path]) -> list[Path]:
     return [path for path in files if path.suffix == '.json' and path.stem in images]
 
 
-def _applies(made: RunPlan, task: Task[Any]) -> bool:
-    """Whether a prediction makes sense for the run; why not is kept."""
+def _applies(made: RunPlan, task: Task[Any], card: Mapping[str, Any]) -> bool:
+    """Whether a prediction makes sense for the run; why not is kept.
+
+    A model that was made for the like of it (`group --input-like`) says what labels have taught it,
+    also where the run itself does not determine it: that is said.
+    """
     assert made.survey is not None
+    acquisition = made.survey.acquisition
     try:
-        task.applies(made.survey.acquisition)
+        task.applies(acquisition)
     except Unavailable as reason:
+        if card.get('input_like') and not outside(card, acquisition.quantities()):
+            made.warnings.append(
+                f'{task.name}: this run alone does not determine it ({reason}); predicted is what '
+                'the labels have taught of people like those that the model has learnt from'
+            )
+            return True
         made.inapplicable[task.name] = str(reason)
         return False
     return True

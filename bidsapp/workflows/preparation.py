@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from nipype import Workflow
 
-    from bidsapp.bids.runs import Size
+    from bidsapp.bids.runs import Run, Size
+    from bidsapp.core import Case, LongerVoxels
     from bidsapp.interfaces.base import Step
 
 
@@ -48,6 +49,33 @@ class Aid:
 
 
 @dataclass(frozen=True, slots=True)
+class Poorer:
+    """A run made like a poorer scan: a raw one that is still to be prepared, or a prepared one."""
+
+    source: str  #: 'raw' or 'prepared': which files were made poorer
+    notes: Sequence[str]  #: what of the scan was not reached, for people
+    figures: Mapping[str, float]  #: what was reached
+    raw: Run | None = None
+    prepared: Case | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How runs are made like another scan, for a network to learn from their labels.
+
+    ``asked`` says of the modality's options what inputs shall be like, for cards: nothing where
+    nothing is asked. It raises Problem for a scan that cannot be used. ``poorer`` takes a prepared
+    run, (image, root) of the raw scan behind it where that is there, a folder and the options; it
+    raises BadData where the run cannot be made so. ``grid`` gives means over the voxels of the
+    poorer run: (X, Y, Z[, K]) values, (X, Y, Z) weights → means and share of each that weighs.
+    """
+
+    asked: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    poorer: Callable[[Case, tuple[Path, Path] | None, Path, Mapping[str, Any]], Poorer]
+    grid: Callable[[Case, Mapping[str, Any]], LongerVoxels]
+
+
+@dataclass(frozen=True, slots=True)
 class Preparation:
     """What a modality does to a run; its package ``workflows`` has one, called ``preparation``.
 
@@ -60,3 +88,4 @@ class Preparation:
     graph: Callable[[Any, Any, Place], Workflow]
     steps: Callable[[Any], Steps]  #: of a Run, every step that its graph may hold
     aids: Mapping[str, Aid] = field(default_factory=dict)  #: by the kind of file that they make
+    likeness: Likeness | None = None  #: how runs are made like another scan, if they can be

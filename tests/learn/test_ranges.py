@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from bidsapp.core import Quantity
-from bidsapp.learn.ranges import has_ranges, outside
+from bidsapp.learn.ranges import has_ranges, outside, spanned
 
 #: One number; all of several together, rounded by the scanner; each for itself; no upper limit.
 ECHOES = Quantity('echoes', (5.0,), 'this run has 5 echoes')
@@ -106,3 +106,17 @@ def test_it_loads_no_torch():
     code = 'import sys; import bidsapp.learn.ranges; print("torch" in sys.modules)'
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert said.stdout.strip() == 'False', said.stderr
+
+
+def test_ranges_are_those_that_scans_span():
+    def scan(n, b, edge):
+        return [
+            Quantity('directions', (n,), ''), Quantity('voxel_mm', (2.0, edge), ''),
+            Quantity('b', b, '', each=True), Quantity('nothing', (), ''),
+        ]  # fmt: skip
+
+    found = spanned([scan(20.0, (1000.0, 2000.0), 3.0), scan(22.0, (990.0, 2010.0), 2.5)])
+    assert found == {
+        'directions': [20, 22], 'voxel_mm': [2.0, 3.0], 'b': [[990, 1000], [2000, 2010]],
+    }  # fmt: skip
+    assert spanned([scan(6.0, (1000.0,), 2.0), scan(6.0, (700.0, 2000.0), 2.0)])['b'] == [700, 2000]

@@ -26,8 +26,8 @@ OPTIONS = """
     --work-dir --nprocs --omp-nthreads --mem --use-plugin --skip-bids-validation
     --stop-on-first-crash --dry-run --reports-only --random-seed --version --notrack --low-mem
     --clean-workdir --bids-database-dir --fs-license-file --init --freeze --steps --split-file
-    --compare --input-directions --b0-threshold --exclude-volumes --objective --resume --help
-    --force --redo --anat --combine-runs
+    --compare --input-like --input-directions --b0-threshold --exclude-volumes --objective --resume
+    --help --force --redo --anat --combine-runs
 """
 #: The contract's exit codes but 0.
 CODES = [1, 16, 17, 18, 64, 65, 66, 73, 74, 75]
@@ -69,7 +69,7 @@ INVOCATIONS = {
         'Steps': 300,
         'SplitFile': '/data/split.tsv',
         'Compare': ['scratch', 'autoencoder'],
-        'InputDirections': 12,
+        'InputLike': '/data/short_dwi.nii.gz',
     },
     'pretrain': {
         'InputDataset': ['-'],
@@ -108,7 +108,7 @@ MEANT = {
         'steps': 300,
         'split_file': Path('/data/split.tsv'),
         'compare': ('scratch', 'autoencoder'),
-        'options': {'input_directions': 12},
+        'options': {'input_like': '/data/short_dwi.nii.gz'},
     },
     'pretrain': {'objective': 'restore', 'steps': 100, 'resume': True, 'seed': 0},
 }
@@ -215,6 +215,7 @@ class TestOptions:
         values = {
             'Objective': ['restore'], 'Model': ['bundled'], 'Freeze': ['body'],
             'Compare': ['scratch'], 'SplitFile': ['s.tsv'], 'InputDirections': ['6'],
+            'InputLike': ['/data/short_dwi.nii.gz'],
             'Steps': ['1'], 'RandomSeed': ['1'], 'Device': ['cpu'], 'Resume': [],
             'ReportsOnly': [], 'DryRun': [],
         }  # fmt: skip

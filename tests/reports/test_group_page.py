@@ -56,6 +56,23 @@ def test_page_without_table_at_the_root_takes_the_models_own(root):
     assert 'curve.png' not in text
 
 
+def test_page_says_what_was_judged_and_what_does_without_a_network(root):
+    folder = root / 'models' / 'orientation' / 'v2'
+    card = json.loads((folder / 'card.json').read_text())
+    like = {'words': '7 directions at b=1000', 'table': [[0, 0, 1, 1000]] * 7, 'sha256': 'cd'}
+    made = {'raw': 5, 'prepared': 2}
+    told = {'input_like': like, 'input_made_from': made, 'classical': 'a tensor'}
+    (folder / 'card.json').write_text(json.dumps({**card, **told}))
+    table = root / 'group_orientation.tsv'
+    row = 'sub-02\ttest\tclassical\tangular_error_median\tWM\t13'
+    table.write_text(table.read_text() + row + '\n')
+    text = group_page(root, 'orientation').read_text()
+    for expected in ('7 directions at b=1000', '2 of 7 inputs', 'classical: a tensor'):
+        assert expected in text
+    (folder / 'card.json').write_text(json.dumps({**card, 'judged_by': 'parts of each run'}))
+    assert 'Inputs show parts of it' in group_page(root, 'orientation').read_text()
+
+
 def test_no_model_is_said(tmp_path):
     with pytest.raises(MissingInput, match='No model of task tissue'):
         group_page(tmp_path, 'tissue')

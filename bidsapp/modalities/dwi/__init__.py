@@ -45,6 +45,13 @@ OPTIONS = (
         'corrected; default: runs are never merged', levels=('participant',),
     ),
     Option(
+        '--input-like', str, 'SCAN',
+        'group: a routine scan, *_dwi.nii[.gz] with bval and bvec beside it; what the network sees '
+        'of each run is made like it (directions, b-values, voxels, noise), its label is of the '
+        'whole',
+        levels=('group',),
+    ),
+    Option(
         '--input-directions', int, 'N', 'group: directions that the network sees of each run',
         levels=('group',), least=6,
     ),

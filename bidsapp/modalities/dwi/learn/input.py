@@ -59,10 +59,13 @@ def parts(case: Case, use: Use) -> list[Part]:
 
     To learn from, a run enters twice, each time with half of its directions: its label was
     derived from all of them, and a network that sees exactly the volumes of the label learns to
-    repeat their noise (measured on simulated scans; docs/architecture.md).
+    repeat their noise (measured on simulated scans; docs/architecture.md). What was made like a
+    poorer scan enters with all that it has left.
     """
     gtab = load_table(case)
-    if (wanted := use.options.get('input_directions')) is not None:
+    if use.options.get('input_like') is not None:
+        chosen = [np.arange(len(gtab))]
+    elif (wanted := use.options.get('input_directions')) is not None:
         chosen = [well_spread(gtab, wanted)]
     else:
         chosen = (halves(gtab) if use.training else []) or [np.arange(len(gtab))]
@@ -207,11 +210,22 @@ def with_directions(sample: Sample, label: Path | None) -> Sample:
     return replace(sample, target=torch.from_numpy(local.reshape(-1, *world.shape[1:])))
 
 
-def brain_signal(case: Case, sample: Sample) -> tuple[np.ndarray, GradientTable]:
-    """(N, V) signals in the brain of the run's volumes, and their table in the sample's axes."""
+def volumes_of(case: Case, sample: Sample) -> tuple[np.ndarray, GradientTable]:
+    """(N, X, Y, Z) volumes of the run, or of its part, on the sample's grid; the table in its axes.
+
+    So what is estimated from them beside a network sees what the network has seen.
+    """
     affine = open_image(case.files['dwi']).affine
-    volumes = onto_sample(load_volume(case.files['dwi']), affine, sample)
-    return volumes[:, sample.mask[0].numpy()], in_grid(load_table(case), sample.affine)
+    data, gtab = load_volume(case.files['dwi']), load_table(case)
+    if (keep := case.part.get('volumes')) is not None and len(keep) < len(gtab):
+        data, gtab = data[..., keep], gtab[keep]
+    return onto_sample(data, affine, sample), in_grid(gtab, sample.affine)
+
+
+def brain_signal(case: Case, sample: Sample) -> tuple[np.ndarray, GradientTable]:
+    """(N, V) signals in the brain of `volumes_of`, and their table in the sample's axes."""
+    volumes, gtab = volumes_of(case, sample)
+    return volumes[:, sample.mask[0].numpy()], gtab
 
 
 def noise_variance_of(sample: Sample) -> float:

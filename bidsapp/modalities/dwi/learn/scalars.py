@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp.bids.images import with_maps
-from bidsapp.core import Arrays, Case, Head, Output, Sample
+from bidsapp.bids.images import load_volume, with_maps
+from bidsapp.core import Arrays, Case, Head, LongerVoxels, Output, Sample
 from bidsapp.modalities.dwi.learn.losses import LOG_SD, weighted_nll
+from bidsapp.modalities.dwi.physics.downsampling import MOSTLY
 from bidsapp.physics.geometry import ALL_TURNS
 
 if TYPE_CHECKING:
@@ -84,6 +85,15 @@ class Scalars:
     def load(self, sample: Sample, case: Case) -> Sample:
         """With the target (n, X, Y, Z)."""
         return with_maps(sample, [case.files.get(one.name) for one in self.maps])
+
+    def averaged(self, case: Case, grid: LongerVoxels) -> Arrays:
+        """Of longer voxels, the mean of what is known; 0 where that is less than half."""
+        found = {}
+        for one in self.maps:
+            values = load_volume(case.files[one.name])
+            mean, share = grid(values, (values != 0).astype(np.float32))
+            found[one.name] = np.where(share >= MOSTLY, mean, 0)
+        return found
 
     def loss(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Negative log-likelihood of ``target`` (B, n, …) where it is known."""

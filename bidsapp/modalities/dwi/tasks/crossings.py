@@ -8,14 +8,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.bids.images import load_volume, with_label
-from bidsapp.core import Arrays, Case, Head, Label, Output, Sample, Task
+from bidsapp.core import (
+    Arrays,
+    Case,
+    Classical,
+    Head,
+    Label,
+    LongerVoxels,
+    Output,
+    Sample,
+    Task,
+)
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import CLASS_WORDS, class_scores
 from bidsapp.learn.predict import class_probabilities
 from bidsapp.learn.uncertainty import entropy
+from bidsapp.modalities.dwi.learn.classical import deconvolved, one_hot
 from bidsapp.modalities.dwi.physics.csd import supports_deconvolution
+from bidsapp.modalities.dwi.physics.likeness import mean_fibres
 from bidsapp.modalities.dwi.physics.peaks import FIBRES, MAX_FIBRES
 from bidsapp.physics.geometry import ALL_TURNS
+from bidsapp.physics.longer_voxels import commonest
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -23,6 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from bidsapp.core import FloatArray
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 
 #: Fewer directions miss too many crossings for their number to be a label.
@@ -101,8 +115,33 @@ def derive(case: Case) -> Arrays:
     if found.shape[-1] == 3:
         raise Unavailable('no single fibre was found, from which deconvolution learns to count')
     fibres = found[..., : 3 * MAX_FIBRES]
+    return {'nfib': number_of(fibres).astype(np.uint8)}
+
+
+def classical(case: Case, sample: Sample) -> Tensor:
+    """(4, X, Y, Z) by the number of fibres that a deconvolution of the input's volumes finds."""
+    assert sample.target is not None
+    white = (sample.target[0] > 1).numpy()
+    return one_hot(np.minimum(number_of(deconvolved(case, sample, white)), MAX_FIBRES), len(CODES))
+
+
+def number_of(fibres: FloatArray) -> np.ndarray:
+    """(X, Y, Z, 3n) directions or zeros → how many there are."""
     lengths = np.linalg.norm(fibres.reshape(*fibres.shape[:3], -1, 3), axis=-1)
-    return {'nfib': (lengths > 0.5).sum(-1).astype(np.uint8)}
+    return np.asarray((lengths > 0.5).sum(-1))
+
+
+def averaged(case: Case, grid: LongerVoxels) -> Arrays:
+    """The number in longer voxels, by the run's directions; without them the commonest number.
+
+    Bundles that lie side by side in a long voxel cross in it, which only directions tell.
+    """
+    mask, path = load_volume(case.files['mask']) > 0, case.files['nfib']
+    start = path.name.partition('_seg-')[0]
+    directions = path.with_name(f'{start}_model-csd_param-direction_dwimap.nii.gz')
+    if directions.is_file():
+        return {'nfib': number_of(mean_fibres(load_volume(directions), mask, grid))}
+    return {'nfib': commonest(load_volume(path), range(1, len(CODES)), mask, grid)}
 
 
 def truth(known: Mapping[str, Tensor]) -> Tensor:
@@ -127,6 +166,10 @@ task = Task(
     writes=(DSEG, PROBSEG, ENTROPY),
     load=load,
     finish=finish,
-    label=Label(source, derive, reads=('fibres',)),
+    label=Label(source, derive, reads=('fibres',), averaged=averaged),
     truth=truth,
+    classical=Classical(
+        'peaks of a constrained deconvolution, in the white matter of the label',
+        lambda taught: classical,
+    ),
 )

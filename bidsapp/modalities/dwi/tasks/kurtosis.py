@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from bidsapp.bids.images import load_volume
-from bidsapp.core import Arrays, Case, Label, Task
+from bidsapp.core import Arrays, Case, Classical, Label, Sample, Task
 from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.learn.classical import scan_of
 from bidsapp.modalities.dwi.learn.scalars import Scalars, scalar_map
+from bidsapp.modalities.dwi.physics.acquisition import acquisition
 from bidsapp.modalities.dwi.physics.kurtosis import (
     LEAST,
     MOST,
@@ -19,6 +24,8 @@ from bidsapp.modalities.dwi.physics.qspace import in_two_ranges
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
 
 RANGE = ' Within -3/7 and 10, as DIPY clips it; 0 where it is not known.'
@@ -61,12 +68,25 @@ def derive(case: Case) -> Arrays:
     return {'mk': found.mk, 'ak': found.ak, 'rk': found.rk}
 
 
+def classical(case: Case, sample: Sample) -> Tensor:
+    """(6, X, Y, Z) by the same fit from the input's own volumes. Raises Unavailable."""
+    data, gtab, brain = scan_of(case, sample)
+    if (reason := supports_kurtosis(acquisition(gtab))) is not None:
+        raise Unavailable(reason)
+    found = fit_kurtosis(data, gtab, brain)
+    values = torch.from_numpy(np.stack([found.mk, found.ak, found.rk]))
+    return torch.cat([values, torch.zeros_like(values)])
+
+
 #: No ``truth``: a simulated scan knows its compartments and not the kurtosis of their mixture.
 task: Task[Acquisition] = Task(
     head=KURTOSIS.head('mean absolute error of kurtosis, where it is known'),
     writes=KURTOSIS.writes,
     load=KURTOSIS.load,
     finish=KURTOSIS.finish,
-    label=Label(source, derive, learns=3),
+    label=Label(source, derive, learns=3, averaged=KURTOSIS.averaged),
     applies=applies,
+    classical=Classical(
+        'the fit of the label, where the input carries it', lambda taught: classical
+    ),
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from bidsapp.bids.images import load_volume, with_maps
 from bidsapp.bids.scans import read_object
-from bidsapp.core import Arrays, Case, Head, Label, Sample, Task
+from bidsapp.core import Arrays, Case, Classical, Head, Label, LongerVoxels, Sample, Task
 from bidsapp.modalities.dwi.bids.tables import load_table
+from bidsapp.modalities.dwi.learn.classical import map_on_input, scan_of
 from bidsapp.modalities.dwi.learn.losses import gaussian_nll
 from bidsapp.modalities.dwi.learn.scalars import (
     deviations,
@@ -19,16 +21,17 @@ from bidsapp.modalities.dwi.learn.scalars import (
     uncertainty_of,
 )
 from bidsapp.modalities.dwi.physics.diffusion import FREE_WATER
+from bidsapp.modalities.dwi.physics.downsampling import MOSTLY
 from bidsapp.modalities.dwi.physics.noddi import fit_noddi, supports_noddi
 from bidsapp.modalities.dwi.physics.qspace import in_two_ranges
 from bidsapp.modalities.dwi.physics.spherical_mean import MIN_B, MIN_DIRECTIONS, fit_smt
+from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 from bidsapp.physics.geometry import ALL_TURNS
 from bidsapp.problems import MissingInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from torch import Tensor
 
     from bidsapp.modalities.dwi.physics.acquisition import Acquisition
@@ -58,6 +61,8 @@ UNCERTAINTIES = tuple(
 )
 #: Above this share of free water, density and dispersion mean little.
 MOSTLY_WATER = 0.5
+#: Share of the signal below which there is too little tissue for its density to mean anything.
+LITTLE = 0.01
 
 
 def load(sample: Sample, case: Case) -> Sample:
@@ -153,9 +158,12 @@ def derive(case: Case) -> Arrays:
     }  # fmt: skip
 
 
-def noise_of(case: Case) -> tuple[np.ndarray | None, np.ndarray | None]:
+def noise_of(
+    case: Case, sample: Sample | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(X, Y, Z) the noise before denoising, whose floor stays, and what is left of it.
 
+    On the run's own grid, or on that of ``sample``.
     None of a run that was not denoised here: its own residuals tell then. Raises MissingInput for
     a map that the sidecar promises.
     """
@@ -170,8 +178,32 @@ def noise_of(case: Case) -> tuple[np.ndarray | None, np.ndarray | None]:
         return None, None
     if gone := [p.name for p in maps if not p.is_file()]:
         raise MissingInput(f'{gone[0]} is not there, which {sidecar.name} names; preprocess again.')
-    floor, spread = (load_volume(p) for p in maps)
+    floor, spread = (load_volume(p) if sample is None else map_on_input(p, sample) for p in maps)
     return floor, spread
+
+
+def classical(case: Case, sample: Sample) -> Tensor:
+    """(6, X, Y, Z) by NODDI from the input's own volumes. Raises Unavailable."""
+    data, gtab, brain = scan_of(case, sample)
+    floor, spread = noise_of(case, sample)
+    found = fit_noddi(data, gtab, brain, sigma=floor, spread=spread)
+    values = torch.from_numpy(np.stack([found.icvf, found.od, found.isovf]))
+    return torch.cat([values.logit(1e-6), torch.zeros_like(values)])
+
+
+def averaged(case: Case, grid: LongerVoxels) -> Arrays:
+    """Water weighted by the signal, density and dispersion by that of tissue; -1: not known."""
+    maps = np.stack([load_volume(case.files[o.name]) for o in PARAMETERS], axis=-1)
+    mask = load_volume(case.files['mask']) > 0
+    s0 = signal_at_zero(load_volume(case.files['dwi']), load_table(case)).clip(0) * mask
+    tissue, tissue_weight = grid(maps[..., :2], s0 * (1 - maps[..., 2]).clip(0, 1))
+    water, weight = grid(maps[..., 2], s0)
+    inside = grid(mask.astype(np.float32), np.ones(mask.shape, np.float32))[0] >= MOSTLY
+    known = inside & (tissue_weight > LITTLE * np.maximum(weight, 1e-12))
+    return {
+        'icvf': np.where(known, tissue[..., 0], -1), 'od': np.where(known, tissue[..., 1], -1),
+        'isovf': np.where(inside, water, -1),
+    }  # fmt: skip
 
 
 def truth(known: Mapping[str, Tensor]) -> Tensor:
@@ -200,8 +232,9 @@ task = Task(
     finish=finish,
     label=Label(
         source, derive, learns=len(PARAMETERS),
-        beside=((SMT_ICVF, 'smt'), (SMT_DIFFUSIVITY, 'smt')),
+        beside=((SMT_ICVF, 'smt'), (SMT_DIFFUSIVITY, 'smt')), averaged=averaged,
     ),
     truth=truth,
+    classical=Classical('NODDI, where the input has two shells', lambda taught: classical),
     applies=applies,
 )  # fmt: skip

@@ -1,4 +1,8 @@
-"""Fibre directions from diffusion MRI; the label comes from constrained deconvolution."""
+"""Fibre directions from diffusion MRI; the label comes from constrained deconvolution.
+
+Over 300 lines, for what a network says of a direction, what is written of it and what it is judged
+by are to be read together.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,19 @@ import numpy as np
 import torch
 
 from bidsapp.bids.images import load_volume
-from bidsapp.core import Arrays, Case, Head, Label, Output, Sample, Task
+from bidsapp.core import (
+    Arrays,
+    Case,
+    Classical,
+    Head,
+    Label,
+    LongerVoxels,
+    Output,
+    Sample,
+    Task,
+)
 from bidsapp.learn.metrics import angular_errors
+from bidsapp.modalities.dwi.learn.classical import first_direction
 from bidsapp.modalities.dwi.learn.input import (
     brain_signal,
     noise_variance_of,
@@ -20,6 +35,7 @@ from bidsapp.modalities.dwi.learn.losses import (
     DENSITY_ORDER,
     N_DENSITY,
     axis_and_spread,
+    dyad,
     fibres,
     principal_axis,
     six,
@@ -29,6 +45,7 @@ from bidsapp.modalities.dwi.physics.csd import supports_deconvolution
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import n_unique
 from bidsapp.modalities.dwi.physics.harmonics import largest_order
+from bidsapp.modalities.dwi.physics.likeness import mean_fibres
 from bidsapp.modalities.dwi.physics.mrtrix_basis import mrtrix_coefficients
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES, at_directions, fibre_peaks, sphere
 from bidsapp.modalities.dwi.physics.qspace import DENSITY_CHANNELS, input_harmonics
@@ -242,6 +259,31 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
     ]
 
 
+def written(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Tensor:
+    """(51, X, Y, Z) as the network says it, but the dyad that of the direction that is written."""
+    world = finish(outputs, sample, case)['direction'][..., :3]
+    return torch.cat([_dyads(world @ grid_axes(sample.affine)), outputs['orientation'][N_DYAD:]])
+
+
+def _dyads(directions: FloatArray) -> Tensor:
+    """(X, Y, Z, 3) unit vectors in the axes of the grid → (6, X, Y, Z)."""
+    return dyad(torch.from_numpy(np.asarray(directions, np.float32))).movedim(-1, 0)
+
+
+def classical(case: Case, sample: Sample) -> Tensor:
+    """(51, X, Y, Z) with the dyad of the strongest fibre of the input's own volumes."""
+    assert sample.target is not None
+    white = (sample.target[:3].square().sum(0) > 0.5).numpy()
+    found = _dyads(first_direction(case, sample, white))
+    return torch.cat([found, found.new_zeros(N_DENSITY, *found.shape[1:])])
+
+
+def averaged(case: Case, grid: LongerVoxels) -> Arrays:
+    """The fibres of longer voxels."""
+    mask = load_volume(case.files['mask']) > 0
+    return {'direction': mean_fibres(load_volume(case.files['direction']), mask, grid)}
+
+
 def source(acquisition: Acquisition) -> str:
     """'csd' where directions and b carry it, else 'tensor'."""
     return 'csd' if supports_deconvolution(acquisition) else 'tensor'
@@ -285,8 +327,16 @@ task = Task(
     writes=(DIRECTION, UNCERTAINTY, FOD),
     load=load,
     finish=finish,
-    label=Label(source, derive, reads=('fibres',), beside=((FOD, 'csd'),), version=2),
+    label=Label(
+        source, derive, reads=('fibres',), beside=((FOD, 'csd'),), averaged=averaged, version=2
+    ),
     truth=truth,
+    written=written,
+    classical=Classical(
+        'constrained deconvolution where the input carries it, else the tensor, in the white '
+        'matter of the label',
+        lambda taught: classical,
+    ),
     uses=('restore',),
     details=details,
     version=2,

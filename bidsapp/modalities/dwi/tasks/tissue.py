@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.bids.images import load_volume, with_label
-from bidsapp.core import TISSUES, Arrays, Case, Head, Label, Output, Sample, Task
+from bidsapp.core import (
+    TISSUES,
+    Arrays,
+    Case,
+    Classical,
+    Head,
+    Label,
+    LongerVoxels,
+    Output,
+    Sample,
+    Task,
+)
 from bidsapp.learn.losses import cross_entropy_and_dice
 from bidsapp.learn.metrics import CLASS_WORDS, class_scores
 from bidsapp.learn.predict import class_probabilities
 from bidsapp.learn.uncertainty import entropy
+from bidsapp.modalities.dwi.learn.classical import by_thresholds
 from bidsapp.physics.geometry import MIRRORED
+from bidsapp.physics.longer_voxels import shares
 from bidsapp.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -51,7 +64,7 @@ ENTROPY = Output(
 
 
 def load(sample: Sample, case: Case) -> Sample:
-    """With the target (1, X, Y, Z): 1 … 3 where labelled, 0 elsewhere."""
+    """With the target (1, X, Y, Z): 1 … 3 where labelled, 0 elsewhere; or (3, X, Y, Z) shares."""
     return with_label(sample, case.files.get('tissue'))
 
 
@@ -96,6 +109,11 @@ def derive(case: Case) -> Arrays:
     return {'tissue': ((posteriors.argmax(-1) + 1) * inside).astype(np.uint8)}
 
 
+def averaged(case: Case, grid: LongerVoxels) -> Arrays:
+    """(X, Y, Z, 3) shares of the tissues in longer voxels."""
+    return {'tissue': shares(load_volume(case.files['tissue']), [i for i, *_ in TISSUES], grid)}
+
+
 def truth(known: Mapping[str, Tensor]) -> Tensor:
     """(3, X, Y, Z) fractions of grey matter, white matter and fluid."""
     return known['tissue']
@@ -115,6 +133,10 @@ task = Task(
     writes=(DSEG, PROBSEG, ENTROPY),
     load=load,
     finish=finish,
-    label=Label(source, derive, reads=('tissue_posteriors',)),
+    label=Label(source, derive, reads=('tissue_posteriors',), averaged=averaged, of_run=False),
     truth=truth,
+    classical=Classical(
+        'two thresholds, on mean diffusivity and on fractional anisotropy, chosen on train',
+        by_thresholds,
+    ),
 )

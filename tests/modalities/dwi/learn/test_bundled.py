@@ -59,7 +59,7 @@ def noisy():
     table = Table(torch.cat([torch.zeros(2, 3), u]), torch.tensor([0.0, 0.0] + [1000.0] * 15))
     still = torch.eye(4).expand(17, 4, 4)
     noise = Corruption(still, None, 1, torch.ones(17, SIDE), 0.0, torch.ones((SIDE,) * 3), 1 / 15,
-                       None, (0.0,) * 3, 1.0)  # fmt: skip
+                       None, (0.0,) * 3, 1.0, 17, (1.0,) * 3)  # fmt: skip
     seen = {}
     original = scanned.canonical
 
