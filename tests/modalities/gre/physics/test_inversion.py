@@ -94,7 +94,7 @@ def cost(chi, field, d, weights, strength):
 def test_total_variation_by_few_iterations_is_that_by_many(problem):
     _, field, d, mask = problem
     short = inversion.total_variation(field, d, mask, VOXEL, 4e-4)
-    long = inversion.total_variation(field, d, mask, VOXEL, 4e-4, iterations=600, tolerance=0.0)
+    long = inversion.total_variation(field, d, mask, VOXEL, 4e-4, iterations=400, tolerance=0.0)
     assert long.change < 1e-4
     assert short.iterations <= 100
     inside = mask.numpy() > 0
@@ -140,3 +140,9 @@ def test_a_turned_problem_has_the_turned_solution(problem):
         [VOXEL[i] for i in order], 4e-4, iterations=15,
     ).chi  # fmt: skip
     assert torch.allclose(there, here.permute(order), atol=1e-9)
+
+
+def test_the_strength_grows_with_the_noise_and_with_the_voxel():
+    own = inversion.strength_for(0.002, VOXEL)
+    assert inversion.strength_for(0.004, [2 * v for v in VOXEL]) == pytest.approx(4 * own)
+    assert inversion.strength_for(0.002, VOXEL, behind_filter=True) < own
