@@ -32,6 +32,8 @@ ROUNDS = 4
 END, EVENLY = 0.02, 0.3
 #: A step to a neighbour of so much of the range is a wrap, and this share of all steps is to be.
 JUMP, JUMPS = 0.8, 2e-4
+#: Mean cosine between slices, of the opposite sign, from which on they alternate.
+OPPOSITE = 0.3
 #: A range of radians that fills less than this share of a turn says nothing of its ends.
 WHOLE_TURN = 0.98
 
@@ -74,6 +76,21 @@ def _whole_turn(phase: FloatArray, low: float, high: float) -> bool:
     steps = np.abs(np.diff(phase, axis=-3))
     jumps = (steps > JUMP * (high - low)).sum() / max(np.isfinite(steps).sum(), 1)
     return bool(min(counts[0], counts[-1]) > EVENLY * even and jumps > JUMPS)
+
+
+def slices_turned_back(phase: FloatArray, magnitude: FloatArray) -> tuple[np.ndarray, bool]:
+    """``phase`` (E, X, Y, Z) in radians without alternating slices, and whether it had them.
+
+    Images from GE's real and imaginary parts may have the opposite sign in every other slice, half
+    a turn: neighbours along the last axis then differ by about π wherever there is signal.
+    """
+    step = np.exp(1j * np.diff(phase, axis=-1))
+    weight = magnitude[..., 1:] * magnitude[..., :-1]
+    coherence = float((weight * step.real).sum() / max(float(weight.sum()), 1e-30))
+    if coherence > -OPPOSITE:
+        return phase, False
+    slices = np.pi * (np.arange(phase.shape[-1]) % 2)
+    return wrapped(phase + slices), True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

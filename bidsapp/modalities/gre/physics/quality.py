@@ -24,9 +24,9 @@ MISFIT = 3.0
 GAP = 2.0
 #: Of the brain, ordered by R2*: the share that iron and veins have, and the share from which decay
 #: is no longer that of tissue.
-IRON, TOO_FAST = 0.97, 0.999
+IRON, TOO_FAST = 0.98, 0.999
 #: ppm by which χ has to differ there for its sign to be told, and standard errors that it takes.
-CONTRAST, ERRORS = 0.015, 6.0
+CONTRAST, ERRORS = 0.015, 4.0
 #: Fewer voxels tell no sign.
 ENOUGH = 500
 

@@ -145,6 +145,24 @@ def test_an_unwrapped_field_is_no_phase(scan):
         echoes.phase_radians(scan.field[None] * 30)
 
 
+def test_slices_of_alternating_sign_are_turned_back(scan):
+    phase, magnitude = scan(EVEN)
+    kept, turned = echoes.slices_turned_back(phase, magnitude)
+    assert not turned
+    assert kept is phase
+    phase[..., 1::2] = wrapped(phase[..., 1::2] + np.pi)
+    found, turned = echoes.slices_turned_back(phase, magnitude)
+    assert turned
+    assert np.abs(wrapped(found - scan_again(phase))).max() < 1e-9
+
+
+def scan_again(phase):
+    """The same with the odd slices half a turn on."""
+    again = phase.copy()
+    again[..., 1::2] += np.pi
+    return again
+
+
 def test_residues_are_where_phase_has_open_loops():
     x, y, _ = np.indices((8, 8, 3)) - 3.5
     mask = np.ones((8, 8, 3), bool)
