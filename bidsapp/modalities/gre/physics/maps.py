@@ -1,4 +1,4 @@
-"""Susceptibility maps from fields on a scan's own grid: frame, kernels, weights, strength, constant.
+"""Susceptibility maps from fields on a scan's own grid: frame, kernels, weights, constant.
 
 A field is cut to the box of its mask and put amid zeros, inverted there, and put back. The
 classical methods by name, for a *local* field: 'tkd', 'tikhonov', 'tv'; for a *total* field:
@@ -20,6 +20,8 @@ from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.operators import Padded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from bidsapp.core import BoolArray, FloatArray
@@ -33,6 +35,13 @@ HEAVIEST = 2.0
 MARGIN = 1.3
 #: Iterations of total variation; behind the filter, which leaves no slow modes, fewer are enough.
 ITERATIONS, ITERATIONS_BEHIND = 80, 40
+
+
+#: Background removal by its name: total field, mask and voxel edges → local field and mask.
+_REMOVED: dict[str, Callable[[Tensor, Tensor, Sequence[float]], tuple[Tensor, Tensor]]] = {
+    'vsharp': background.vsharp,
+    'resharp': background.resharp,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +61,12 @@ class Frame:
         zeros = Padded((x, y, z), enlarged((x, y, z), factor))
         a, b, c = mask.shape
         return cls((a, b, c), box, zeros, tuple(float(v) for v in voxel_sizes(affine)))
+
+    @property
+    def padded(self) -> Shape:
+        """The frame's grid."""
+        x, y, z = self.zeros.padded
+        return x, y, z
 
     def into(self, array: FloatArray | BoolArray) -> Tensor:
         """(X, Y, Z) of the scan → float32 in the frame."""
@@ -80,7 +95,7 @@ def local_field(
     ``method``: 'vsharp' or 'resharp'; the unit is the field's.
     """
     frame = Frame.of(mask, affine)
-    remove = {'vsharp': background.vsharp, 'resharp': background.resharp}[method]
+    remove = _REMOVED[method]
     middle = np.where(mask, total - np.median(total[mask]), 0)
     local, known = remove(frame.into(middle), frame.into(mask) > 0, frame.voxel_mm)
     return frame.back(local), frame.back(known) > 0
@@ -102,7 +117,7 @@ def susceptibility(
     """
     frame = Frame.of(mask, affine)
     f = frame.into(np.where(mask, field - np.median(field[mask]), 0))
-    d = kspace(frame.zeros.padded, frame.voxel_mm, b0_direction(affine).tolist())
+    d = kspace(frame.padded, frame.voxel_mm, b0_direction(affine).tolist())
     if method == 'tkd':
         chi = inversion.truncated_division(f, d, strength or inversion.TRUNCATION)
     elif method == 'tikhonov':
@@ -126,7 +141,7 @@ def _total_variation(
     behind = {'tv': False, 'single-step': True}[method]
     known = mask
     if behind:
-        s = background.spherical_mean(frame.zeros.padded, frame.voxel_mm, radius)
+        s = background.spherical_mean(frame.padded, frame.voxel_mm, radius)
         known = background.reach(mask, frame.voxel_mm, radius)
         f, d = convolved(f, s), d * s
     weights, typical = weights_of(noise, known if known.any() else mask)

@@ -114,7 +114,7 @@ def _vein(inside: Tensor, middle: Tensor, spacing: float, generator: torch.Gener
 
 
 def tube(line: Tensor, radius: Tensor, grid: Grid) -> Tensor:
-    """(X, Y, Z) share of each voxel within ``radius`` (N,) mm of its point of ``line`` (3, N) mm."""
+    """(X, Y, Z) share of each voxel within ``radius`` (N,) mm of its point of ``line`` (3, N)."""
     spacing = min(grid.spacing)
     reach = [int((float(radius.max()) + spacing) / size) + 1 for size in grid.spacing]
     steps = torch.cartesian_prod(*(torch.arange(-n, n + 1) for n in reach)).T.to(line.device)

@@ -125,7 +125,9 @@ def test_what_no_susceptibility_explains_is_as_spread_as_asked(head, grid, simul
 
 def test_a_tube_has_its_volume():
     grid = Grid((40, 40, 40), torch.diag(torch.tensor([1.0, 1, 1, 1])))
-    line = torch.stack([torch.full((61,), 20.2), torch.full((61,), 19.7), torch.linspace(5, 35, 61)])
+    line = torch.stack(
+        [torch.full((61,), 20.2), torch.full((61,), 19.7), torch.linspace(5, 35, 61)]
+    )
     share = matter.tube(line, torch.full((61,), 3.0), grid)
     assert float(share[:, :, 20].sum()) == pytest.approx(np.pi * 9, rel=0.05)
     assert share.max() == 1
@@ -143,7 +145,9 @@ def test_written_phase_is_read_again(simulated, encoding, tmp_path):
     radians, turned = echoes.slices_turned_back(radians, simulated.signal.abs().numpy())
     assert turned == (encoding == 'alternating')
     assert np.abs(wrapped(radians - simulated.signal.angle().numpy())).max() < 0.01
-    sidecar = json.loads(phases[1].with_name(phases[1].name.replace('.nii.gz', '.json')).read_text())
+    sidecar = json.loads(
+        phases[1].with_name(phases[1].name.replace('.nii.gz', '.json')).read_text()
+    )
     assert sidecar['EchoTime'] == PROTOCOL.echo_times[1]
 
 
