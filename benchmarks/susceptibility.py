@@ -132,7 +132,7 @@ def main(options: argparse.Namespace) -> None:
     if len(times) > 1:
         rate = relaxation.r2star(magnitude, times, mask, field.sigma)
         ratio = rate[bench.core] / np.maximum(scan.r2star.numpy()[bench.core], 1)
-        sign = quality.phase_sign(bench.found['single-step'], rate, reliable)
+        sign = quality.phase_sign(bench.found['single-step'], rate, reliable, bench.affine)
         print(f'R2*: median of found over true {np.median(ratio):.3f}; sign: {sign.verdict}')
     if options.pictures:
         draw(bench, options.pictures)

@@ -27,6 +27,8 @@ GAP = 2.0
 IRON, TOO_FAST = 0.98, 0.999
 #: ppm by which χ has to differ there for its sign to be told, and standard errors that it takes.
 CONTRAST, ERRORS = 0.015, 4.0
+#: mm of the mask's surface that tell nothing of iron.
+SURFACE = 6.0
 #: Fewer voxels tell no sign.
 ENOUGH = 500
 
@@ -56,12 +58,15 @@ class Sign:
     errors: float  #: the same in standard errors
 
 
-def phase_sign(chi: FloatArray, r2star: FloatArray, mask: BoolArray) -> Sign:
+def phase_sign(chi: FloatArray, r2star: FloatArray, mask: BoolArray, affine: FloatArray) -> Sign:
     """Whether χ (X, Y, Z) is positive where R2* is large: iron and veins are paramagnetic.
+
+    Looked at is what lies deeper than 6 mm in ``mask``: at its surface bone makes R2* large.
 
     Infants and slabs without deep nuclei may show neither; then nothing is told. Myelin and
     calcium, which decay fast and are diamagnetic, are fewer than the veins and nuclei of an adult.
     """
+    mask = brain.eroded(mask, affine, SURFACE)
     if mask.sum() < ENOUGH:
         return Sign('cannot tell', 0.0, 0.0)
     low, high = np.quantile(r2star[mask], [IRON, TOO_FAST])

@@ -55,15 +55,16 @@ def iron(mask, rng):
 
 def test_iron_is_paramagnetic(iron, mask):
     chi, r2star = iron
-    assert quality.phase_sign(chi, r2star, mask).verdict == 'as expected'
-    turned = quality.phase_sign(-chi, r2star, mask)
+    assert quality.phase_sign(chi, r2star, mask, AFFINE).verdict == 'as expected'
+    turned = quality.phase_sign(-chi, r2star, mask, AFFINE)
     assert turned.verdict == 'turned'
     assert turned.contrast == pytest.approx(-0.12, abs=0.02)
 
 
 def test_where_nothing_shows_nothing_is_told(iron, mask, rng):
     _, r2star = iron
-    assert quality.phase_sign(rng.normal(0, 0.01, SHAPE), r2star, mask).verdict == 'cannot tell'
+    noise = rng.normal(0, 0.01, SHAPE)
+    assert quality.phase_sign(noise, r2star, mask, AFFINE).verdict == 'cannot tell'
     few = np.zeros(SHAPE, bool)
     few[:5, :5, :5] = True
-    assert quality.phase_sign(*iron, few).verdict == 'cannot tell'
+    assert quality.phase_sign(*iron, few, AFFINE).verdict == 'cannot tell'
