@@ -30,8 +30,8 @@ PACE = 0.002
 #: Total variation has converged where an iteration changes χ by less than this share of it.
 CONVERGED = 0.002
 #: Of total variation: λ over the field's noise times a voxel's edge, for a local field and behind
-#: the spherical-mean filter, which leaves less of the field. Measured on simulated heads of 2 and
-#: 3 mm at noise of 0.6 to 2.4 ppb (`benchmarks/susceptibility.py`).
+#: the spherical-mean filter, which leaves less of the field. Measured on one simulated head of 2
+#: and 3 mm at noise of 0.6 to 2.4 ppb, behind the filter at 3 mm and 0.7 ppb only.
 OF_NOISE, BEHIND_FILTER = 0.08, 0.025
 
 
