@@ -1,7 +1,7 @@
 """Modalities, their parts and their tasks, found by folder; nothing loads before it is asked for.
 
-A modality is a folder of ``bidsapp/modalities``, a task a file of its ``tasks``. What a modality
-brings is found under fixed names on fixed floors:
+A modality is a folder of ``bidsapp/modalities`` that has ``tasks``, a task a file of these. What a
+modality brings is found under fixed names on fixed floors:
 
 =============  ====================  ==============================================
 ``bids``       ``files``             which runs there are, what is known and promised
@@ -43,8 +43,8 @@ def _names_in(package: str) -> list[str]:
 
 @cache
 def modalities() -> tuple[str, ...]:
-    """Every modality's name, in alphabetical order."""
-    return tuple(_names_in(_HOME))
+    """Every modality's name, in alphabetical order; one that is being built has no tasks yet."""
+    return tuple(m for m in _names_in(_HOME) if 'tasks' in _names_in(f'{_HOME}.{m}'))
 
 
 @cache

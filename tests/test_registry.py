@@ -22,8 +22,8 @@ from bidsapp.workflows.preparation import Preparation
 HOME = Path(bidsapp.modalities.__file__).parent
 
 
-def test_every_folder_is_a_modality_and_every_file_of_its_tasks_a_task():
-    folders = {p.parent.name for p in HOME.glob('[!_]*/__init__.py')}
+def test_every_folder_with_tasks_is_a_modality_and_every_file_of_these_a_task():
+    folders = {p.parts[-3] for p in HOME.glob('[!_]*/tasks/__init__.py')}
     assert set(registry.modalities()) == folders
     files = {p.stem: p.parts[-3] for p in HOME.glob('*/tasks/[!_]*.py')}
     assert dict(registry.tasks()) == files

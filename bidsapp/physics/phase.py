@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from bidsapp.core import BoolArray, FloatArray
 
 TURN = 2 * np.pi
@@ -23,6 +25,8 @@ SCALES = (
 )
 #: A scanner's scale counts as found if the values fill this fraction of it.
 FILLED = 0.8
+#: Pieces of a mask that are put in their place one after the other.
+FEW = 8
 
 
 def radians(phase: FloatArray) -> np.ndarray:
@@ -62,12 +66,17 @@ def _unreliability(phase: FloatArray) -> np.ndarray:
 
 
 def unwrap(phase: FloatArray, mask: BoolArray) -> np.ndarray:
-    """``phase`` (X, Y, Z) in radians plus whole turns: no jumps within ``mask``, in one piece.
+    """``phase`` (X, Y, Z) in radians plus whole turns: no jumps within a piece of ``mask``.
 
     Neighbours are joined along the tree over the mask whose worst steps are the least bent; along
     it every step is shorter than half a turn. Of all common turns, the median in the mask is the
-    nearest to 0. Outside the mask the phase is 0.
+    nearest to 0. Face-connected pieces that do not touch each have their own tree and are put, the
+    largest first, where the voxels of the ones before that are nearest to them fit best. Outside
+    the mask the phase is 0.
     """
+    unwrapped = np.zeros(phase.shape)
+    if not mask.any():
+        return unwrapped
     number = np.full(phase.shape, -1)
     number[mask] = np.arange(mask.sum())
     bend, ends = _unreliability(phase)[mask], []
@@ -79,13 +88,52 @@ def unwrap(phase: FloatArray, mask: BoolArray) -> np.ndarray:
     weight = 1e-6 + np.maximum(bend[first], bend[second])
     graph = sparse.coo_matrix((weight, (first, second)), (len(bend),) * 2).tocsr()
     tree = csgraph.minimum_spanning_tree(graph)
-    _, before = csgraph.breadth_first_order(tree, 0, directed=False)
-    before = np.where(before < 0, 0, before)
+    n_pieces, piece = csgraph.connected_components(tree, directed=False)
+    before = _towards_roots(tree, np.unique(piece, return_index=True)[1])
     values = phase[mask]
     turns = np.rint((values[before] - values) / TURN)
-    while before.any():  # each round doubles the length of the paths that are summed
+    while (before != before[before]).any():  # each round doubles the paths that are summed
         turns, before = turns + turns[before], before[before]
     values = values + TURN * turns
-    unwrapped = np.zeros(phase.shape)
+    unwrapped[mask] = values
+    if n_pieces > 1:
+        pieces = np.full(phase.shape, -1)
+        pieces[mask] = piece
+        _join(unwrapped, pieces)
+        values = unwrapped[mask]
     unwrapped[mask] = values - TURN * np.rint(np.median(values) / TURN)
     return unwrapped
+
+
+def _towards_roots(tree: Any, roots: NDArray[np.intp]) -> np.ndarray:
+    """(N,) the neighbour of each node on its way to the root of its tree; roots are their own."""
+    n = tree.shape[0]
+    # All roots hang on one more node, so that a single walk finds all.
+    links = sparse.coo_matrix((np.ones(len(roots)), (roots, np.full(len(roots), n))), (n + 1,) * 2)
+    edges = tree.tocoo()
+    joined = sparse.coo_matrix((edges.data, (edges.row, edges.col)), (n + 1,) * 2) + links
+    _, before = csgraph.breadth_first_order(joined.tocsr(), n, directed=False)
+    before = before[:n]
+    before[roots] = roots
+    return np.asarray(before)
+
+
+def _join(unwrapped: FloatArray, piece: NDArray[np.intp]) -> None:
+    """Put the pieces (X, Y, Z; -1 outside) of ``unwrapped``, by whole turns, where they fit.
+
+    The largest stays; the next few follow one after the other, all further ones at once.
+    """
+    sizes = np.bincount(piece[piece >= 0])
+    largest, *others = np.argsort(sizes, kind='stable')[::-1]
+    fixed = piece == largest
+    for group in filter(None, (*([other] for other in others[:FEW]), others[FEW:])):
+        own = np.isin(piece, group)
+        distance, nearest = ndimage.distance_transform_edt(~fixed, return_indices=True)
+        gap = np.zeros(len(sizes))
+        gap[group] = ndimage.minimum(distance, piece, group)
+        facing = own & (distance <= gap[piece] + 2)
+        step = unwrapped[tuple(nearest)] - unwrapped
+        turns = np.zeros(len(sizes))
+        turns[group] = np.rint(ndimage.median(step, np.where(facing, piece, -1), group) / TURN)
+        unwrapped[own] += TURN * turns[piece[own]]
+        fixed |= own

@@ -1,0 +1,1 @@
+"""Physics of susceptibility and of gradient-echo phase, on arrays and tensors."""

@@ -1,0 +1,1 @@
+"""Heads with a susceptibility, in the scanner: multi-echo gradient echoes with their truth."""
