@@ -270,8 +270,9 @@ def log_result(task: Task[Any], rows: Sequence[Row]) -> None:
     score = task.head.score
     for arm in dict.fromkeys(row[2] for row in rows):
         for split in SPLITS:
-            value = mean(row[5] for row in rows if row[1:4] == (split, arm, score))
-            log.info('%s, %s: %s on %s %.4g', task.name, arm, score, split, value)
+            own = [row[5] for row in rows if row[1:4] == (split, arm, score)]
+            if own:  # what does without a network is not judged by what it may learn from
+                log.info('%s, %s: %s on %s %.4g', task.name, arm, score, split, mean(own))
     for arm, (known, unknown) in flagged(rows).items():
         if known:
             log.warning(

@@ -269,7 +269,8 @@ class TestWhatTakesIt:
         call = (raw, out, 'group', '--tasks', 'microstructure', '--init', model(pretrained))
         assert run(*call, '--compare', 'scratch', 'autoencoder', *FEW) == 0
         rows = (out / 'group_microstructure.tsv').read_text().splitlines()[1:]
-        assert {row.split('\t')[2] for row in rows} == {'finetuned', 'scratch', 'autoencoder'}
+        models = {'finetuned', 'scratch', 'autoencoder', 'classical'}
+        assert {row.split('\t')[2] for row in rows} == models
         card = load_card(out / 'models' / 'microstructure' / 'v1')
         assert card['started_from']['sha256'] == load_card(model(pretrained))['sha256']
         assert set(card['heads']) == {'microstructure'}

@@ -158,7 +158,10 @@ class LeftOut:
         return DwiScan(image, mask[None], truth, run.voxel_mm, table=own)
 
     def _block(self, run: Measured, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(N, X, Y, Z) signals and (X, Y, Z) mask of a box around a voxel of the brain."""
+        """(N, S, S, S) signals and (S, S, S) mask of a box of one side around a voxel of the brain.
+
+        Where a run is thinner, nothing stands behind it.
+        """
         where = run.mask.nonzero()
         least = min(LEAST_BRAIN, SHARE * min(self._side**3, len(where)))
         while True:
@@ -169,7 +172,16 @@ class LeftOut:
                 spans.append(slice(first, first + self._side))
             i, j, k = spans
             if int(run.mask[i, j, k].sum()) >= least:
-                return run.signals[:, i, j, k].float(), run.mask[i, j, k].clone()
+                return (
+                    padded_to(run.signals[:, i, j, k].float(), self._side),
+                    padded_to(run.mask[i, j, k], self._side),
+                )
+
+
+def padded_to(values: Tensor, side: int) -> Tensor:
+    """(…, X, Y, Z) with zeros behind until each edge has ``side`` voxels."""
+    missing = [side - n for n in values.shape[-3:]]
+    return torch.nn.functional.pad(values, [0, missing[2], 0, missing[1], 0, missing[0]])
 
 
 def unknown(mask: Tensor) -> Mapping[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,16 @@ def test_a_head_that_changes_nothing_scores_one_on_either_kind():
 def run():
     mask = torch.ones(SIDE, SIDE, SIDE, dtype=torch.bool)
     return Measured(signals(0.05).half(), TABLE, mask, 0.05, (2.0, 2.0, 2.0))
+
+
+def test_a_run_of_few_slices_makes_blocks_of_the_same_shape():
+    whole = run()
+    thin = replace(whole, signals=whole.signals[..., :5], mask=whole.mask[..., :5])
+    scan = LeftOut([thin], 3, SIDE).scan(0)
+    assert scan.image.shape[1:] == scan.truth['left_out'].shape[1:] == (SIDE,) * 3
+    assert scan.mask[..., :5].all()
+    assert not scan.mask[..., 5:].any()
+    assert not scan.image[..., 5:].any()
 
 
 def test_what_is_hidden_has_no_part_in_the_input():
