@@ -118,6 +118,8 @@ def train(
             **standing.described, **(ranges_of(task, material) if standing.asked else {}),
         }  # fmt: skip
         best, freeze = state.best_step, settings.freeze
+        if start is not None and not best:
+            log.warning('%s: no step was better than the start, whose weights are kept', task.name)
         card = make_card(task, plan, start, material, best, rows, split, freeze, seen)
         folder = save_model(checkpoint_of(network, card), task, rows, state.log, split, settings)
         log_result(task, rows)

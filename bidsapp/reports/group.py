@@ -85,7 +85,7 @@ def group_page(root: Path, task: str, model: Path | None = None) -> Path:
     rows = averaged(read_table(tidy if tidy.is_file() else folder / 'metrics.tsv'))
     flags, rows = [r for r in rows if r['metric'] == FLAG], [r for r in rows if r['metric'] != FLAG]
     card = cards.load_card(folder)
-    pieces = [_seen_before(flags), html.element('h2', 'How well it does')]
+    pieces = [_unchanged(card), _seen_before(flags), html.element('h2', 'How well it does')]
     pieces += [html.element('p', text) for text in judged_by(card, {r['model'] for r in rows})]
     pieces += _metrics(root, folder, rows, score_name)
     if (folder / 'log.tsv').is_file():
@@ -136,6 +136,16 @@ def averaged(rows: Rows) -> Rows:
         {**dict(zip(KEYS, key, strict=True)), 'value': str(np.mean(own))}
         for key, own in values.items()
     ]
+
+
+def _unchanged(card: Mapping[str, Any]) -> html.Html:
+    """What must be said first: a model that is the one it started from, for no step was better."""
+    start = card.get('started_from')
+    if not start or card.get('best_step') != 0:
+        return html.Html('')
+    return html.box('warning', 'Nothing was gained: no step was better on the validation '
+                    'participants than the model that it started from, whose weights are kept.',
+                    [f'{start["name"]} {start["version"]}'])  # fmt: skip
 
 
 def _seen_before(flags: Rows) -> html.Html:

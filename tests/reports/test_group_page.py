@@ -47,6 +47,18 @@ def test_page_shows_metrics_split_curve_and_card(root):
     assert '<script>' not in text
 
 
+@pytest.mark.parametrize('best', [0, 3])
+def test_page_says_first_that_nothing_was_gained(root, best):
+    path = root / 'models' / 'orientation' / 'v2' / 'card.json'
+    start = {'name': 'transfermri-supervised', 'version': 'v2', 'sha256': 'cd'}
+    card = json.loads(path.read_text()) | {'started_from': start, 'best_step': best}
+    path.write_text(json.dumps(card))
+    text = group_page(root, 'orientation').read_text()
+    assert ('Nothing was gained' in text) == (best == 0)
+    if best == 0:
+        assert text.index('Nothing was gained') < text.index('How well it does')
+
+
 def test_page_without_table_at_the_root_takes_the_models_own(root):
     folder = root / 'models' / 'orientation' / 'v2'
     (root / 'group_orientation.tsv').rename(folder / 'metrics.tsv')
