@@ -259,11 +259,12 @@ def make_card(
         {'task': task.name},
         task.name,
         f'{shape.words} for {task.name} from {title[:1].lower()}{title[1:]}.',
+        # A start that was made for an earlier input stays what it is.
         {
             'name': shape.name,
             'channels_in': material.learnt_from[0].image.shape[0],
-            'options': dict(shape.options if start is None else start.card['network']['options']),
-        },
+            'options': dict(shape.options),
+        } if start is None else dict(start.card['network']),
         task.head,
         {
             **own.about(material.learnt_from),
