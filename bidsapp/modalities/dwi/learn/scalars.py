@@ -46,8 +46,9 @@ def uncertainty_of(output: Output, more: str = '') -> Output:
     """One standard deviation of a parameter; ``more`` ends its description."""
     words = (
         'Standard deviation that the network states of its error: the truth is expected within it '
-        'in 68 %, within 1.96 of it in 95 % of voxels, both as nearly as one number can say. It '
-        'was calibrated on simulated scans; on others errors may be larger or smaller.'
+        'in 68 %, within 1.96 of it in 95 % of voxels, both as nearly as one number can say. '
+        'Pretraining calibrates it on simulated scans, on others errors may be larger or smaller; '
+        'after fine-tuning it is as it was learnt.'
     )
     entities = {**output.entities, 'desc': 'uncertainty'}
     return Output(

@@ -33,7 +33,7 @@ def sample():
 def test_each_map_has_an_uncertainty_of_its_own_name():
     assert [o.name for o in MAPS.writes] == ['one', 'two', 'one_uncertainty', 'two_uncertainty']
     assert MAPS.writes[2].entities == {**ONE.entities, 'desc': 'uncertainty'}
-    assert uncertainty_of(ONE, ' And so on.').description.endswith('smaller. And so on.')
+    assert uncertainty_of(ONE, ' And so on.').description.endswith('learnt. And so on.')
 
 
 def test_what_is_written_lies_in_the_range_and_in_the_brain(sample):
