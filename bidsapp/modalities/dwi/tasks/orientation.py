@@ -82,6 +82,10 @@ LEAST_MASS, PEAK, CONFIRMED = 0.8, 0.3, 0.2
 MIN_CROSSING = 20
 #: Degrees; peaks nearer to a stronger fibre than this are that fibre.
 SEPARATION = 25.0
+#: Root mean square degrees by which an axis errs that no noise tilts: fibres bend within a voxel,
+#: and few of another bundle do not count as a second fibre. With it the stated root mean square
+#: agrees with the errors in single fibres of a simulated head (2.25 for 2.20; 2.02 without).
+NOT_NOISE = 1.0
 #: Directions among which the highest value of a density is looked for.
 _POINTS = 150
 
@@ -121,8 +125,9 @@ UNCERTAINTY = Output(
     units='degree',
     description='Expected root mean square angle of the true first fibre from the first direction '
     'in the file. Of the main axis of the restored volumes: by the noise that is left in them, to '
-    'first order; where there is one fibre, 68 % of true ones lie within 1.07 times it, 95 % '
-    'within 1.73 times. Of a fibre where several are named: by what the network expects of the '
+    'first order, and 1 degree that is no noise. Of noise alone, where there is one fibre, 68 % of '
+    'true ones lie within 1.07 times it, 95 % within 1.73 times; in simulated heads errors have '
+    'longer tails, and 89 to 94 % did. Of a fibre where several are named: by what the network expects of the '
     'strongest, which may be another of them. 54.7: nothing is known; 45: one of two axes. That '
     'fibres cross unnamed, or that the axes of the scan are swapped, no noise tells. It means '
     'little where there are no fibres. Zero outside the brain.',
@@ -234,6 +239,7 @@ def refit_principal_direction(
     restored, _, deviation = restored_scan(signal, predicted, gtab, inside, size, noise)
     tensor = fit_tensor(restored, gtab)
     errors = axis_error(tensor, restored, signal - restored, s0, gtab, inside, deviation)
+    errors += (1 - 1.5 * errors) * np.sin(np.deg2rad(NOT_NOISE)) ** 2
     found = np.linalg.norm(tensor.direction, axis=1) > 0.5
     return np.where(found[:, None], tensor.direction, axes), np.where(found, errors, np.nan)
 
