@@ -125,11 +125,11 @@ UNCERTAINTY = Output(
     units='degree',
     description='Expected root mean square angle of the true first fibre from the first direction '
     'in the file. Of the main axis of the restored volumes: by the noise that is left in them, to '
-    'first order, and 1 degree that is no noise. Of noise alone, where there is one fibre, 68 % of '
-    'true ones lie within 1.07 times it, 95 % within 1.73 times; in simulated heads errors have '
-    'longer tails, and 89 to 94 % did. Of a fibre where several are named: by what the network expects of the '
-    'strongest, which may be another of them. 54.7: nothing is known; 45: one of two axes. That '
-    'fibres cross unnamed, or that the axes of the scan are swapped, no noise tells. It means '
+    'first order, and 1 degree that is no noise. By noise alone, where there is one fibre, 68 % of '
+    'true ones lie within 1.07 times it and 95 % within 1.73 times; in simulated heads there were '
+    'more errors beyond that. Of a fibre where several are named: by what the network expects of '
+    'the strongest, which may be another of them. 54.7: nothing is known; 45: one of two axes. '
+    'That fibres cross unnamed, or that the axes of the scan are swapped, no noise tells. It means '
     'little where there are no fibres. Zero outside the brain.',
     told_by='model',
 )
