@@ -8,8 +8,7 @@ what is stated, least first, and of all: the share of voxels whose error is with
 mean square angle is stated, 1.07 and 1.73 times that, which hold 68 and 95 % of two equal normal
 tilts. Voxels: of directions those with one true fibre, and apart those with several; of icvf and od
 those at least half white matter (these heads have neither in grey matter), and apart white matter
-of one fibre; of isovf all. Wanted:
-0.63 to 0.73 and 0.92 to 0.97 in each third.
+of one fibre; of isovf all. Wanted: 0.63 to 0.73 and 0.92 to 0.97 in each third.
 
 A row is written as soon as its scan is done, and what has been done is not done again. ``--quick``:
 one small scan, to see that all works; random weights unless a model is given.
