@@ -122,7 +122,8 @@ def tilts(
     products = (columns[:, :, None] * columns[:, None, :]).flatten(1)
     fitted = np.flatnonzero((tensor.evals[:, 0] > 0) & (s0 > 0))
     weighted = ~gtab.b0[use]
-    found = Tilts(*(np.zeros((len(s0), 2)) for _ in range(3)), np.zeros(len(s0)))
+    pairs = np.zeros((3, len(s0), 2))
+    found = Tilts(pairs[0], pairs[1], pairs[2], np.zeros(len(s0)))
     for at in np.array_split(fitted, max(1, -(-len(fitted) // _CHUNK))):
         vectors = tensor.evecs[at]
         unknowns = np.einsum('vij,vj,vkj->vik', vectors, tensor.evals[at] * 1e3, vectors)
