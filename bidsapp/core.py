@@ -210,7 +210,8 @@ class Head:
     augment: Callable[[Batch, Generator], Batch] = as_it_is  #: anew at each step: a sampling mask,
     #: noise, a scaled field
     calibrate: Callable[[Sequence[Tensor], Sequence[Sample]], Tensor] | None = None  #: outputs of
-    #: labelled samples → (K,) what to add to them so that stated uncertainty is the error found
+    #: labelled samples → (2, K) by what to multiply each channel, and what to add then, so that
+    #: stated uncertainty is the error found
     weight: float = 1.0  #: of its loss, where several heads are learnt together
     from_nothing: bool = False  #: its output is a correction, which begins as none
     name: str = ''  #: that of its task; the registry fills it in

@@ -16,7 +16,6 @@ from bidsapp import registry
 from bidsapp.core import Sample
 from bidsapp.learn.checkpoint import load as load_checkpoint
 from bidsapp.learn.predict import TTA_FLIPS, network_of, predict_tta, split_heads, turns_of
-from bidsapp.modalities.dwi.learn.losses import axis_and_spread
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.diffusion import fit_tensor
 from bidsapp.modalities.dwi.physics.gradients import in_grid
@@ -113,9 +112,17 @@ def canonical(scan: Scan, variance: float | None = None) -> Sample:
     )
 
 
-def direction_doubt(output: Tensor, where: np.ndarray) -> np.ndarray:
-    """(V,) degrees, the root mean square angle that they state."""
-    return np.asarray(axis_and_spread(output[:6, torch.from_numpy(where)].T)[1].numpy())
+def written(
+    scan: Scan, sample: Sample, outputs: Mapping[str, Tensor], where: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """First fibres (V, 3), world axes, and their degrees (V,) as `participant` writes them.
+
+    In ``where``, in the mask.
+    """
+    volumes = np.moveaxis(scan.data[scan.mask], -1, 0), in_grid(scan.gtab, scan.affine)
+    fibres, degrees = orientation.named_fibres(outputs, sample, volumes)
+    at = where[scan.mask]
+    return np.asarray(fibres[at, 0] @ grid_axes(scan.affine).T), degrees[at]
 
 
 def shell_signal(image: Tensor, slot: int, where: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -28,9 +28,9 @@ from applied import (
     Applied,
     attenuation_of,
     canonical,
-    direction_doubt,
     parser_of,
     restored_signal,
+    written,
 )
 from comparators import tensor
 from people import add_choice, announced, chosen, refuse_seen
@@ -82,7 +82,7 @@ def maps_of(applied: Applied, scan: Scan) -> dict[str, dict[str, np.ndarray]]:
             found[name][key] = np.zeros(scan.mask.shape)
             found[name][key][scan.mask] = values
     doubt = np.zeros(scan.mask.shape)
-    doubt[scan.mask] = direction_doubt(output['orientation'], scan.mask)
+    doubt[scan.mask] = written(scan, sample, output, scan.mask)[1]
     found['network'] |= {
         'uncertainty': doubt,
         'share of WM': output['tissue'].softmax(0)[1].numpy(),

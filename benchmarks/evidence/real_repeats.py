@@ -4,9 +4,9 @@
 
 sub-prisma was scanned twice, with reversed phase encoding; `participant` has corrected both, each
 on its own, onto grids of the same shape and affine. Voxels: brain in both; white matter where the
-tensor's FA of both exceeds 0.2. Error: angle between the two predictions; stated: root mean square
-of the two uncertainties; both by tenths of what is stated. Rank correlation over voxels. Beside it
-the tensor's own angle between the scans in the same voxels.
+tensor's FA of both exceeds 0.2. Error: angle between the two directions as written; stated: root
+of the sum of squares of the two uncertainties, for both err; both by tenths of what is stated.
+Rank correlation over voxels. Beside it the tensor's own angle between the scans in the same voxels.
 Out of range: the mean uncertainty in the same voxels when the scan is made worse or wrong.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
-from applied import Applied, arguments, attenuation_of, canonical, direction_doubt, named
+from applied import Applied, arguments, attenuation_of, canonical, written
 from comparators import tensor
 from people import admit
 from realscans import DONE, Scan, load_done
@@ -82,9 +82,9 @@ def main() -> None:
     samples = [canonical(s) for s in scans]
     outputs = [applied(sample) for sample in samples]
     each = zip(scans, samples, outputs, strict=True)
-    vectors = [named(s, i.image, o, white)[0] for s, i, o in each]
+    vectors, doubts = zip(*(written(s, i, o, white) for s, i, o in each), strict=True)
     error = degrees(*vectors)
-    stated = np.sqrt(np.mean([direction_doubt(o['orientation'], white) ** 2 for o in outputs], 0))
+    stated = np.sqrt(np.sum(np.square(doubts), 0))  # both err
     plain = degrees(*(f.direction[white] for f in fits))
     rows = []
     for k, here in enumerate(np.array_split(np.argsort(stated, kind='stable'), 10)):
@@ -102,7 +102,8 @@ def main() -> None:
     print(f'  medians over all: network {np.median(error):.2f}°, tensor {np.median(plain):.2f}°\n')
     rows, first = [], 0.0
     for name, scan in worse(scans[0]).items():
-        doubt = float(direction_doubt(applied.of(scan)['orientation'], white).mean())
+        sample = canonical(scan)
+        doubt = float(written(scan, sample, applied(sample), white)[1].mean())
         first = first or doubt
         rows.append([name, doubt, doubt / first])
     print(f'Out of range: {PAIR[0]}, mean uncertainty of direction (54.7: none known)')

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from applied import Applied, arguments, canonical, direction_doubt, named
+from applied import Applied, arguments, canonical, written
 from comparators import tensor
 from people import admit
 from realscans import Scan, load_done
@@ -62,15 +62,13 @@ def maps_of(applied: Applied, scan: Scan) -> tuple[np.ndarray, dict[str, np.ndar
     """(X, Y, Z, 3) directions, and scalar maps (X, Y, Z)."""
     sample = canonical(scan)
     output = applied(sample)
-    everywhere = np.ones_like(scan.mask)
-    directions = np.zeros((*scan.mask.shape, 3))
-    directions[scan.mask] = named(scan, sample.image, output, scan.mask)[0]
+    directions, doubt = np.zeros((*scan.mask.shape, 3)), np.zeros(scan.mask.shape)
+    directions[scan.mask], doubt[scan.mask] = written(scan, sample, output, scan.mask)
     shares = output['tissue'].softmax(0).numpy()
     fibres = output['crossings'].softmax(0).numpy()
     maps = {f'share of {name}': shares[k] for k, name in enumerate(('GM', 'WM', 'CSF'))}
     maps['chance of two or three fibres'] = fibres[2:].sum(0)
-    doubt = direction_doubt(output['orientation'], everywhere)
-    maps['uncertainty of direction'] = doubt.reshape(scan.mask.shape)
+    maps['uncertainty of direction'] = doubt
     return directions, maps
 
 

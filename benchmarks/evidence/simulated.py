@@ -1,4 +1,4 @@
-"""Tissue, microstructure, uncertainty and unseen schemes on a simulated head that is held out.
+"""Tissue, microstructure and unseen schemes on a simulated head that is held out.
 
     python benchmarks/evidence/simulated.py [--model FOLDER]
 
@@ -15,13 +15,12 @@ knows the very contrast.
 from __future__ import annotations
 
 import numpy as np
-from applied import Applied, arguments, canonical, direction_doubt, named
+from applied import Applied, arguments, canonical, named
 from comparators import blurred, tensor
 from realscans import KEPT
 from scores import degrees, table
 from simheads import Case, simulated, without_faults
 
-from bidsapp.modalities.dwi.learn.losses import LOG_SD
 from bidsapp.modalities.dwi.physics.noddi import fit_noddi
 from bidsapp.modalities.dwi.physics.spherical_mean import fit_smt
 from bidsapp.modalities.dwi.simulate.protocol import Protocol
@@ -151,7 +150,7 @@ def fits(case: Case, where: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
 
 
 def microstructure(applied: Applied) -> None:
-    """Slope, bias and correlation within white matter of one fibre, and the intervals' coverage."""
+    """Slope, bias and correlation within white matter of one fibre."""
     case = case_of(SHELLS)
     where = case.scan.mask & (case.tissue[1] >= 0.9) & (case.truth.n_fibres.numpy() == 1)
     output = applied.of(case.scan)['microstructure'].numpy()[:, where]
@@ -172,7 +171,6 @@ def microstructure(applied: Applied) -> None:
             if parameter in found:
                 rows.append([parameter, method, *line(true, found[parameter])])
     table(['parameter', 'method', 'slope', 'bias', 'r', 'mean |error|'], rows)
-    intervals(output, truth)
 
 
 def line(true: np.ndarray, found: np.ndarray) -> tuple[float, float, float, float]:
@@ -182,35 +180,14 @@ def line(true: np.ndarray, found: np.ndarray) -> tuple[float, float, float, floa
     return slope, float((found - true).mean()), r, float(np.abs(found - true).mean())
 
 
-def intervals(output: np.ndarray, truth: dict[str, np.ndarray]) -> None:
-    """How often the truth lies within 1 and 1.96 stated deviations; error by stated deviation."""
-    rows = []
-    for k, (parameter, true) in enumerate(truth.items()):
-        error = np.abs(1 / (1 + np.exp(-output[k])) - true)
-        deviation = np.exp(np.clip(output[3 + k], *LOG_SD))
-        shares = [float((error <= z * deviation).mean()) for z in (1.0, 1.96)]
-        fine = 0.63 <= shares[0] <= 0.73 and 0.92 <= shares[1] <= 0.97
-        rows.append([parameter, *shares, *fifths(deviation, error), said(fine)])
-    header = ['parameter', '68 %', '95 %', *(f'|error| in fifth {k}' for k in range(1, 6))]
-    print('Intervals (0.63 to 0.73 and 0.92 to 0.97 wanted), mean error by fifths of the deviation')
-    table([*header, 'coverage'], rows)
-
-
-def fifths(stated: np.ndarray, error: np.ndarray) -> list[float]:
-    """Mean error in each fifth of what was stated, least first."""
-    order = np.argsort(stated, kind='stable')
-    return [float(part.mean()) for part in np.array_split(error[order], 5)]
-
-
-def direction_errors(applied: Applied, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(V,) degrees of the network and of the tensor where there is one fibre, and stated ones."""
+def direction_errors(applied: Applied, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """(V,) degrees of the network and of the tensor where there is one fibre."""
     where = case.scan.mask & (case.truth.n_fibres.numpy() == 1)
     truth = case.vectors[where][:, 0]
     sample = canonical(case.scan)
     output = applied(sample)
     ours, _ = named(case.scan, sample.image, output, where)
-    doubt = direction_doubt(output['orientation'], where)
-    return degrees(ours, truth), degrees(tensor(case.scan, where).direction[where], truth), doubt
+    return degrees(ours, truth), degrees(tensor(case.scan, where).direction[where], truth)
 
 
 def families(applied: Applied) -> None:
@@ -232,10 +209,6 @@ def families(applied: Applied) -> None:
     rows.append(['half sphere', here[0], there[0], *growth, said(growth[0] <= 0.1)])
     print('Unseen schemes: median degrees in white matter of one fibre; beside: mean of neighbours')
     table(['scheme', 'network', 'beside', 'growth', "tensor's growth", 'at most +0.10'], rows)
-    errors, _, doubt = direction_errors(applied, case)
-    print('Direction, mean degrees by fifths of the stated uncertainty, and its own mean there')
-    table(['', *map(str, range(1, 6))], [['error', *fifths(doubt, errors)],
-                                         ['stated', *fifths(doubt, doubt)]])  # fmt: skip
 
 
 def restored_change(applied: Applied) -> None:

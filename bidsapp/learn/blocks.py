@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
+    from torch.nn import Module
 
     from bidsapp.core import Head, Sample, Task
     from bidsapp.learn.inputs import Turned
@@ -53,9 +54,7 @@ def calibrate(
     turned: Turned,
     device: str,
 ) -> None:
-    """Set the heads' biases so that stated uncertainty is the error found on ``blocks``."""
-    import torch
-
+    """Make the heads' stated uncertainty the error found on ``blocks``."""
     wanted = [task for task in tasks if task.head.calibrate is not None]
     if not wanted:
         return
@@ -63,10 +62,23 @@ def calibrate(
     for task in wanted:
         assert task.head.calibrate is not None
         outputs, samples = zip(*(block[task.name] for block in said), strict=True)
-        shift = task.head.calibrate(outputs, samples)
-        with torch.no_grad():
-            cast('Tensor', network.heads[task.name].bias).add_(shift.to(device))
-        log.info('%s: uncertainty calibrated by %s', task.name, shift.tolist())
+        factor, shift = task.head.calibrate(outputs, samples)
+        fold(network.heads[task.name], factor, shift)
+        log.info('%s: uncertainty calibrated by factors %s, then %s', task.name,
+                 factor.tolist(), shift.tolist())  # fmt: skip
+
+
+def fold(layer: Module, factor: Tensor, shift: Tensor) -> None:
+    """Make the channels c of a last layer c · ``factor`` + ``shift``, (K,) each.
+
+    It is linear, so that this is exact, and a mean over turns changes in the same way.
+    """
+    import torch
+
+    weight, bias = cast('Tensor', layer.weight), cast('Tensor', layer.bias)
+    with torch.no_grad():
+        weight.mul_(factor.to(weight).view(-1, *[1] * (weight.ndim - 1)))
+        bias.mul_(factor.to(bias)).add_(shift.to(bias))
 
 
 def tested(

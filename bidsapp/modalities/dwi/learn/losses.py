@@ -150,6 +150,19 @@ def correction(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((left + LEAST_ERROR) / (before + LEAST_ERROR)).mean()
 
 
+def spread_about(dyads: Tensor, axes: Tensor) -> Tensor:
+    """(V,) mean sin² of the angle from unit ``axes`` (V, 3) to v, by mean dyads (V, 6) of v.
+
+    As `axis_and_spread` has it, about any axis: 1 - aᵀTa / trace T, T without what is negative.
+    """
+    values, vectors = eigh(symmetric(dyads).double())
+    values = values.clamp_min(0)
+    along = (vectors.mT @ axes.double()[..., None])[..., 0].square()
+    total = values.sum(-1)
+    share = (values * along).sum(-1) / total.clamp_min(1e-12)
+    return torch.where(total > 0, 1 - share, 2 / 3)
+
+
 def axis_and_spread(dyads: Tensor) -> tuple[Tensor, Tensor]:
     """(V, 6) mean dyads → principal axes (V, 3) and root mean square angles (V,) in degrees.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -112,6 +112,14 @@ def single_fibre(axes: FloatArray, gtab: GradientTable) -> np.ndarray:
     return np.exp(-1e-3 * table.bvals[:, None] * (0.4 + 1.2 * along)).astype(np.float32)
 
 
+class Restored(NamedTuple):
+    """A run as a prediction restores it."""
+
+    signal: np.ndarray  #: (N, V) its volumes
+    share: np.ndarray  #: (V,) of data, in the finest detail
+    deviation: float  #: of the noise of the data, in the unit of the signal
+
+
 def restored_scan(
     signal: FloatArray,
     predicted: FloatArray,
@@ -119,8 +127,8 @@ def restored_scan(
     inside: BoolArray,
     size: FloatArray,
     noise: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Volumes (N, V) of a run as a prediction restores them, and the share (V,) of data.
+) -> Restored:
+    """A run as a prediction restores it, with what its noise turned out to be.
 
     ``signal`` (N, V) in any unit, b = 0 too, of the voxels ``inside`` (X, Y, Z) bool; their edges
     ``size`` (3,) in mm; ``predicted`` (N', V) the volumes that have a slot; ``noise`` the standard
@@ -136,7 +144,7 @@ def restored_scan(
     restored[use], share = restored_volumes(
         signal[use], predicted, slots[use], deviation, inside, size
     )
-    return restored, share
+    return Restored(restored, share, deviation)
 
 
 def restored_volumes(

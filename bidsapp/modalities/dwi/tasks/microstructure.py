@@ -16,9 +16,10 @@ from bidsapp.modalities.dwi.learn.classical import map_on_input, scan_of
 from bidsapp.modalities.dwi.learn.losses import gaussian_nll
 from bidsapp.modalities.dwi.learn.scalars import (
     deviations,
+    line_of,
     scalar_map,
-    shift_of,
     uncertainty_of,
+    unchanged_lines,
 )
 from bidsapp.modalities.dwi.physics.diffusion import FREE_WATER
 from bidsapp.modalities.dwi.physics.downsampling import MOSTLY
@@ -99,12 +100,12 @@ def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
 
 
 def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
-    """(6,) shifts of the log deviations after which 68 % of errors lie within one deviation.
+    """(2, 6) factors and shifts of the log deviations after which intervals hold what they say.
 
     Where there is tissue, and the value is known; a parameter with no such voxel is left alone.
     """
     n = len(PARAMETERS)
-    shift = torch.zeros(2 * n)
+    lines = unchanged_lines(2 * n)
     for k in range(n):
         errors, log_sd = [], []
         for output, sample in zip(outputs, samples, strict=True):
@@ -115,8 +116,8 @@ def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
             errors.append((output[k][known].sigmoid() - sample.target[k][known]).abs())
             log_sd.append(output[n + k][known])
         if (found := torch.cat(errors)).numel():
-            shift[n + k] = shift_of(found, torch.cat(log_sd))
-    return shift
+            lines[:, n + k] = torch.tensor(line_of(found, torch.cat(log_sd)))
+    return lines
 
 
 def source(acquisition: Acquisition) -> str:

@@ -95,7 +95,7 @@ def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
         signal[use] = np.where(gaps, predicted, signal[use])
     left = residual(seen, predicted, noise * float(np.median(s0)))
     size = voxel_sizes(sample.affine)
-    restored, share = restored_scan(signal, predicted, gtab, inside, size, noise)
+    restored, share, _ = restored_scan(signal, predicted, gtab, inside, size, noise)
     by_volume = np.full(len(gtab), np.nan)
     by_volume[use] = left.volumes
     tensor = fit_tensor(restored, gtab)

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from bidsapp.core import Case, Sample
-from bidsapp.modalities.dwi.learn.scalars import Scalars, scalar_map, uncertainty_of
+from bidsapp.modalities.dwi.learn.scalars import (
+    INTERVALS,
+    Scalars,
+    line_of,
+    scalar_map,
+    uncertainty_of,
+)
 
 ONE, TWO = (scalar_map(name, name, 'fit', f'Map {name}.', name) for name in ('one', 'two'))
 MAPS = Scalars((ONE, TWO), -1.0, 4.0)
@@ -27,7 +33,7 @@ def sample():
 def test_each_map_has_an_uncertainty_of_its_own_name():
     assert [o.name for o in MAPS.writes] == ['one', 'two', 'one_uncertainty', 'two_uncertainty']
     assert MAPS.writes[2].entities == {**ONE.entities, 'desc': 'uncertainty'}
-    assert uncertainty_of(ONE, ' And so on.').description.endswith('error. And so on.')
+    assert uncertainty_of(ONE, ' And so on.').description.endswith('learnt. And so on.')
 
 
 def test_what_is_written_lies_in_the_range_and_in_the_brain(sample):
@@ -64,6 +70,29 @@ def test_calibration_makes_two_thirds_of_the_errors_lie_within_one_deviation(sam
     target[1] = 0  # known nowhere
     output = torch.zeros(4, *SHAPE)
     output[:2] = 1 + 0.2 * torch.randn(2, *SHAPE, generator=generator)
-    shift = MAPS.calibrate([output], [replace(sample, target=target)])
+    factor, shift = MAPS.calibrate([output], [replace(sample, target=target)])
+    assert factor.tolist() == [1] * 4
     assert shift[[0, 1, 3]].tolist() == [0, 0, 0]
     assert np.exp(float(shift[2])) == pytest.approx(0.2, rel=0.3)
+
+
+@pytest.mark.parametrize('tails', [np.inf, 8.0])
+@pytest.mark.parametrize('power', [0.5, 1.0, 1.6])
+def test_calibrated_intervals_hold_in_each_third_of_what_is_stated(power, tails, rng):
+    n = 60_000
+    log_sd = rng.normal(-3, 0.5, n)
+    drawn = rng.normal(size=n) if np.isinf(tails) else rng.standard_t(tails, n)
+    error = np.abs(drawn) * np.exp(power * log_sd + 0.4)
+    factor, shift = line_of(torch.from_numpy(error), torch.from_numpy(log_sd))
+    assert factor == pytest.approx(power, abs=0.15)
+    stated = np.exp(factor * log_sd + shift)
+    for third in np.array_split(np.argsort(stated), 3):
+        for (share, within), slack in zip(INTERVALS, (0.05, 0.025), strict=True):
+            found = (error <= within * stated)[third].mean()
+            assert found == pytest.approx(share, abs=slack)
+
+
+def test_few_errors_move_the_level_only(rng):
+    log_sd = torch.from_numpy(rng.normal(-3, 0.5, 100))
+    factor, _ = line_of(torch.from_numpy(np.abs(rng.normal(size=100))) * 0.1, log_sd)
+    assert factor == 1

@@ -261,7 +261,7 @@ def test_what_has_no_slot_stays_and_a_run_in_other_units_is_restored_alike():
     signal = tensor_signal(gtab, rng, inside.sum())
     signal = (signal + rng.normal(scale=0.05, size=signal.shape)).astype(np.float32)
     said = attenuation_at(harmonics_of(signal, gtab, 0.05**2), gtab)
-    restored, share = restored_scan(signal, said, gtab, inside, SIZE, 0.05)
+    restored, share, _ = restored_scan(signal, said, gtab, inside, SIZE, 0.05)
     assert np.array_equal(restored[gtab.bvals < 900], signal[gtab.bvals < 900])
     assert not np.array_equal(restored[gtab.bvals > 900], signal[gtab.bvals > 900])
     brighter = restored_scan(300 * signal, 300 * said, gtab, inside, SIZE, 0.05)

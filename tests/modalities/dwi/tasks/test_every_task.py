@@ -315,7 +315,8 @@ def test_calibration_makes_two_thirds_of_the_errors_lie_within_one_deviation(sam
     output[3:] = np.log(0.1)
     target[1] = -1  # dispersion is unknown here, and stays as it is
     labelled = replace(sample, target=target)
-    shift = microstructure.calibrate([output], [labelled])
+    factor, shift = microstructure.calibrate([output], [labelled])
+    assert factor.tolist() == [1] * 6
     assert shift[:3].tolist() == [0, 0, 0]
     assert shift[4] == 0
     for k in (0, 2):

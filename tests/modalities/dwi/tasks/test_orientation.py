@@ -8,7 +8,7 @@ import torch
 
 from bidsapp.modalities.dwi.learn.losses import DENSITY_ORDER, dyad, principal_axis
 from bidsapp.modalities.dwi.physics.harmonics import basis, harmonics_at
-from bidsapp.modalities.dwi.tasks.orientation import fibres_of, turn_output
+from bidsapp.modalities.dwi.tasks.orientation import expected_angles, fibres_of, turn_output
 from bidsapp.physics.geometry import ALL_TURNS
 
 X, Y, Z = np.eye(3)
@@ -59,3 +59,12 @@ def test_an_output_turned_is_that_of_the_turned_fibres(turn, rng):
     assert torch.allclose(found, after, atol=1e-4)
     axes = principal_axis(found[0, :6, :, 0, 0].T)
     assert ((axes * turned.T).sum(1).abs() > 0.999).all()
+
+
+def test_of_one_fibre_the_noise_tells_and_of_several_the_network():
+    vectors = np.zeros((3, 3, 3))
+    vectors[:, 0], vectors[1, 1] = X, Y
+    dyads = dyad(torch.tensor(np.array([X, (X + Y) / 2**0.5, Y]), dtype=torch.float32))
+    errors = np.array([0.01, 0.01, np.nan])
+    found = expected_angles(dyads, vectors, errors)
+    np.testing.assert_allclose(found, [np.rad2deg(np.arcsin(0.1)), 45, 90], atol=0.1)
