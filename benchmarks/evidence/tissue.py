@@ -29,6 +29,7 @@ import numpy as np
 import people
 import torch
 from draws import PEOPLE, features
+from effects import read_results
 from foreign import Scheme
 from margins import (
     CLASSICAL,
@@ -122,7 +123,8 @@ def plain(scheme: Scheme, steps: int, people_: int, known: Known) -> Iterator[Fi
     """What the plain network says."""
     inside = known.scan.mask
     shares = plain_unet(scheme, steps, people_)(known.scan)
-    yield from figures_of(PLAIN, shares, known.tissue[:, inside])
+    for method, _, metric, value in figures_of(PLAIN, shares, known.tissue[:, inside]):
+        yield method, f'{steps} steps', metric, value
 
 
 def verdict(theirs: Series, found: Margin) -> str:
@@ -134,7 +136,9 @@ def verdict(theirs: Series, found: Margin) -> str:
 
 def tables(claim: Claim, schemes: tuple[Scheme, ...]) -> None:
     """Of all rows so far."""
-    made_by = (CLASSICAL, claim.applied.label, PLAIN)
+    fitted = {row['made_by'] for row in read_results(claim.results)}
+    fitted = {name for name in fitted if name.startswith(PLAIN)}
+    made_by = (CLASSICAL, claim.applied.label, *fitted)
     for scheme in schemes:
         for metric in (LABELS, SOFT, CEILING):
             found = series(claim.results, made_by, scheme.name, metric)
@@ -208,7 +212,7 @@ def main() -> None:
             scan.write(claim.results, claim.applied.label, partial(network, claim))
             if given.plain_unet:
                 own = partial(plain, scheme, given.plain_unet, people_)
-                scan.write(claim.results, PLAIN, own)
+                scan.write(claim.results, f'{PLAIN}, {given.plain_unet} steps', own)
     tables(claim, schemes)
     if given.real is not None:
         illustrations(claim, given.real, given.labels or given.real)

@@ -18,6 +18,7 @@ from realscans import KEPT, Scan
 from bidsapp import registry
 from bidsapp.core import Plan, Sample
 from bidsapp.learn.fit import fit
+from bidsapp.learn.inputs import only_voxels
 from bidsapp.learn.joint import joint
 from bidsapp.learn.patches import PatchSource
 from bidsapp.learn.predict import predict
@@ -68,9 +69,9 @@ def by_thresholds(fa: np.ndarray, md: np.ndarray, pair: tuple[float, float]) -> 
 
 
 def maps_of(scan: Scan) -> list[np.ndarray]:
-    """b = 0, FA and MD (X, Y, Z), zero outside the mask."""
+    """ln S0 (z-scored), FA and MD (X, Y, Z), zero outside the mask."""
     found = []
-    for values in (np.exp(0.3 * brightness(scan, scan.mask)), *tensors(scan, scan.mask)[:2]):
+    for values in (brightness(scan, scan.mask), *tensors(scan, scan.mask)[:2]):
         volume = np.zeros(scan.mask.shape)
         volume[scan.mask] = values
         found.append(volume)
@@ -129,7 +130,7 @@ def template_prior(scan: Scan) -> np.ndarray:
 
 
 def sample_of(scan: Scan, tissue: np.ndarray | None = None) -> Sample:
-    """FA, MD and b = 0 as a plain network sees them."""
+    """FA, MD, ln S0 and the mask, as a plain network sees them."""
     bright, fa, md = (torch.from_numpy(volume).float() for volume in maps_of(scan))
     mask = torch.from_numpy(scan.mask.copy())
     image = torch.stack([fa, md, bright, mask.float()])
@@ -141,7 +142,8 @@ def sample_of(scan: Scan, tissue: np.ndarray | None = None) -> Sample:
 def plain_unet(scheme: Scheme, steps: int, people_: int) -> Callable[[Scan], np.ndarray]:
     """A plain 3D U-Net, fitted to the training draws; its state stays in a file."""
     own = registry.input('dwi')
-    own = replace(own, network=replace(own.network, name='unet', options={}))
+    shape = replace(own.network, name='unet', options={})
+    own = replace(own, network=shape, turned=only_voxels)
     numbers = range(people_ + 8)
     samples = [sample_of(*drawn(scheme, k)[:2]) for k in numbers]
     plan = Plan(steps, (16, 16, 16), 4, 2e-3, seed=1, validate_every=max(1, steps // 8),

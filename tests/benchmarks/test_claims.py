@@ -11,6 +11,7 @@ import microstructure
 import numpy as np
 import pytest
 import tissue
+import tissue_comparators
 import torch
 from margins import CLASSICAL, COLUMNS, Scanned, Series, chosen, for_tuning, margin, series
 from realscans import Scan
@@ -105,6 +106,23 @@ def test_truth_has_the_best_scores_of_tissue(known) -> None:
     shuffled = np.roll(true, 1, axis=0)
     worse = {metric: value for _, _, metric, value in tissue.figures_of('a', shuffled, true)}
     assert all(worse[metric] < 0.1 for metric in worse)
+
+
+def test_a_plain_network_is_fitted_once(known, monkeypatch, tmp_path) -> None:
+    people = []
+    one = (known.scan, known.tissue, known.parameters)
+    monkeypatch.setattr(tissue_comparators, 'KEPT', tmp_path)
+    monkeypatch.setattr(
+        tissue_comparators, 'drawn', lambda scheme, person: (people.append(person), one)[1]
+    )
+    scheme = foreign.Scheme(((1000.0, 6), (2000.0, 6)), voxel=2.0)
+    said = tissue_comparators.plain_unet(scheme, 2, 1)(known.scan)
+    assert said.shape == (3, known.scan.mask.sum())
+    assert np.allclose(said.sum(0), 1, atol=1e-5)
+    assert len(set(people)) == len(people)
+    tissue_comparators.plain_unet.cache_clear()
+    again = tissue_comparators.plain_unet(scheme, 2, 1)(known.scan)  # from its file
+    assert np.array_equal(said, again)
 
 
 def test_a_shrunk_estimate_has_a_shrunk_slope() -> None:
