@@ -13,7 +13,8 @@ The network: the number that it says; the number of directions that it names (`f
 `participant` writes them); and where it says a crossing, by its probabilities, above a threshold.
 Deconvolution of orders 4 and 6, response from the scan's own single fibres, raw and after blurs.
 The least height of a peak and the least angle between peaks, the blur, and that threshold, are
-settings; the best on `--tuned` other heads of each anatomy (no test) is taken for each figure.
+settings; for number and for crossing each the best on `--tuned` other heads of each anatomy (no
+test) are taken. Recall and angle are read at the settings of crossing: a low gate finds all.
 """
 
 from __future__ import annotations
@@ -169,14 +170,16 @@ def tables(claim: Claim, schemes: tuple[Scheme, ...]) -> None:
     for scheme in schemes:
         for metric in (NUMBER, CROSSING, RECALL, SECOND):
             every = series(claim.results, made_by, scheme.name, metric)
-            tuning = series(claim.results, made_by, scheme.name, metric, tuning=True)
-            kept = chosen(every, metric != SECOND, tuning)
+            by = metric if metric == NUMBER else CROSSING
+            judged = series(claim.results, made_by, scheme.name, by, tuning=True)
+            judged = judged or series(claim.results, made_by, scheme.name, by)
+            kept = chosen(every, True, judged)
             theirs = [one for one in kept if one.method not in OURS]
             theirs.sort(key=lambda one: one.mean * (-1 if metric == SECOND else 1))
             for ours in (one for one in kept if one.method in OURS):
                 title = f'{metric}, {scheme.name}'
-                judged = metric in (NUMBER, CROSSING)
-                print_margins(title, ours, theirs, False, partial(verdict, judged))
+                wanted = metric in (NUMBER, CROSSING)
+                print_margins(title, ours, theirs, False, partial(verdict, wanted))
 
 
 def main() -> None:
