@@ -158,11 +158,14 @@ class Margin:
     low: float
     high: float
     heads: int
+    ratio: bool = False
 
     @property
     def words(self) -> str:
         """For tables."""
-        return f'{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})'
+        sign = '' if self.ratio else '+'
+        value, low, high = (f'{x:{sign}.3f}' for x in (self.value, self.low, self.high))
+        return f'{value} ({low} to {high})'
 
 
 def margin(ours: Series, theirs: Series, ratio: bool = False) -> Margin:
@@ -175,7 +178,7 @@ def margin(ours: Series, theirs: Series, ratio: bool = False) -> Margin:
         return x.mean(-1) / y.mean(-1) if ratio else x.mean(-1) - y.mean(-1)
 
     low, high = np.percentile(of(a[draws], b[draws]), [2.5, 97.5])
-    return Margin(float(of(a, b)), float(low), float(high), len(both))
+    return Margin(float(of(a, b)), float(low), float(high), len(both), ratio)
 
 
 def said(fine: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache, partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def atropos(scan: Scan) -> np.ndarray:
         return ants.from_numpy(np.ascontiguousarray(volume, np.float32), spacing=spacing)
 
     found = ants.atropos(
-        a=[plain(volume) for volume in maps], x=plain(scan.mask), i='KMeans[3]', m='[0.2,1x1x1]',
+        a=[plain(volume) for volume in maps], x=plain(scan.mask), i='Kmeans[3]', m='[0.2,1x1x1]',
         c='[10,0]', r=0,
     )  # fmt: skip
     parts = np.stack([part.numpy()[scan.mask] for part in found['probabilityimages']])
@@ -115,15 +116,15 @@ def template_prior(scan: Scan) -> np.ndarray:
     there = affine.copy()
     there[2, 3] += kept.start * RESOLUTION
     grey, white, fluid = (to_ants(volume[:, :, kept], there) for volume in maps)
-    found = ants.registration(
-        fixed, white, 'SyN', mask=to_ants(scan.mask, scan.affine), initial_transform='Identity',
-        reg_iterations=(30, 20, 0), random_seed=1,
-    )  # fmt: skip
-    warps = found['fwdtransforms']
-    carried = [
-        ants.apply_transforms(fixed, part, warps).numpy()[scan.mask]
-        for part in (grey, white, fluid)
-    ]
+    with TemporaryDirectory() as folder:
+        warps = ants.registration(
+            fixed, white, 'SyN', mask=to_ants(scan.mask, scan.affine), initial_transform='Identity',
+            reg_iterations=(30, 20, 0), random_seed=1, outprefix=f'{folder}/syn',
+        )['fwdtransforms']  # fmt: skip
+        carried = [
+            ants.apply_transforms(fixed, part, warps).numpy()[scan.mask]
+            for part in (grey, white, fluid)
+        ]
     # Where no map reaches, at the surface, there is fluid.
     carried[2] = np.maximum(carried[2], 1 - carried[0] - carried[1])
     return np.stack(carried)
