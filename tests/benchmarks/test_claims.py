@@ -134,6 +134,55 @@ def test_a_shrunk_estimate_has_a_shrunk_slope() -> None:
     assert microstructure.covered(own, true, np.full(1000, 0.25), 1.96) == 1
 
 
+@pytest.fixture
+def draws_of(known, monkeypatch):
+    """The head itself for training draws: what is fitted then knows it by heart."""
+
+    def taught(scheme, people):
+        inside = known.scan.mask
+        return {
+            'features': draws.features(known.scan),
+            'tissue': known.tissue[:, inside].T,
+            'parameters': known.parameters[:, inside].T,
+        }
+
+    monkeypatch.setattr(microstructure, 'taught', taught)
+    monkeypatch.setattr(tissue_comparators, 'taught', taught)
+    cached = (microstructure.regressions, microstructure.water, tissue_comparators.regressions,
+              tissue_comparators.thresholds)  # fmt: skip
+    for function in cached:
+        function.cache_clear()
+    yield foreign.Scheme(((1000.0, 6), (2000.0, 6)), voxel=2.0)
+    for function in cached:
+        function.cache_clear()
+
+
+def test_every_comparator_of_microstructure_has_figures(known, draws_of) -> None:
+    found = list(microstructure.classical(draws_of, 1, known))
+    assert np.isfinite([value for *_, value in found]).all()
+    methods = {method for method, *_ in found}
+    assert methods == {
+        'NODDI', microstructure.MEAN, 'ridge regression, squares', 'boosted trees',
+    }  # fmt: skip
+    error = {(m, name): v for m, _, name, v in found}
+    assert error['boosted trees', 'od_error'] < error['NODDI', 'od_error']
+    where = microstructure.places(known)
+    closed = microstructure.by_closed_form(known.scan, where, draws_of, 1)
+    assert closed['no water'].shape == (3, where.sum())
+    assert (closed['water of MD and S0'][0] >= closed['no water'][0] - 1e-6).all()
+
+
+def test_every_comparator_of_tissue_has_figures(known, draws_of, monkeypatch) -> None:
+    prior = np.full((3, known.scan.mask.sum()), 1 / 3)
+    monkeypatch.setattr(tissue, 'template_prior', lambda scan: prior)  # of a brain only
+    found = list(tissue.classical(draws_of, 1, known))
+    score = {method: value for method, _, metric, value in found if metric == tissue.LABELS}
+    assert score[tissue.ORACLE] == 1
+    assert score['boosted trees'] > 0.95
+    assert score[tissue.AFTERWARDS] >= score['thresholds'] - 1e-9
+    assert score['Atropos'] > 0.5
+
+
 def test_true_directions_are_all_found() -> None:
     rng = np.random.default_rng(0)
     true = np.zeros((300, 3, 3))
