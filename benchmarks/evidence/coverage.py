@@ -25,9 +25,10 @@ import numpy as np
 import simheads
 import torch
 from applied import Applied, canonical, parser_of, written
+from microstructure import PARAMETERS
 from scores import degrees, table
 from simheads import simulated
-from simulated import PARAMETERS, SHELLS, case_of, one_shell
+from simulated import LEFT, case_of, one_shell
 
 from bidsapp.modalities.dwi.learn.scalars import INTERVALS, deviations
 from bidsapp.modalities.dwi.physics.axis_error import WITHIN_68, WITHIN_95
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from simheads import Case
 
+SHELLS = Protocol(shells=((1000.0, 30), (2000.0, 45)), n_b0=6, snr=25.0, **LEFT)
 #: Scan → protocol; seeds of heads.
 SCANS = {
     '30 at b 1000, SNR 20': one_shell(30),

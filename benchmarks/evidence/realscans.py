@@ -111,9 +111,9 @@ def own_mask(data: np.ndarray, gtab: GradientTable, affine: np.ndarray) -> np.nd
     return brain.brain_mask(data[..., gtab.b0].mean(-1), data[..., ~gtab.b0].mean(-1), affine)
 
 
-def load_done(name: str) -> Scan:
+def load_done(name: str, folder: Path = DONE) -> Scan:
     """A run as the app has preprocessed it, by the start of its file names; RAS, cropped."""
-    path = next(DONE.rglob(f'{name}_desc-preproc_dwi.nii.gz'))
+    path = next(folder.rglob(f'{name}_desc-preproc_dwi.nii.gz'))
     image = open_image(path)
     stem = str(path).removesuffix('.nii.gz')
     gtab = from_fsl(np.loadtxt(f'{stem}.bvec'), np.loadtxt(f'{stem}.bval'), image.affine)

@@ -4,7 +4,8 @@ Anatomy: the FreeSurfer labels of `../shared/data/extras/t1w_aseg`, registered a
 template's space so that bundles lie where they should. Scans: `dwi.simulate.scan.simulate_dwi`, not
 the blocks that networks are pretrained on: one set of bundles and parameters for a whole head,
 isotropic grey matter, tortuosity tied to the density, S0 as there, motion and eddy currents a
-tenth of those of a raw scan.
+tenth of those of a raw scan. Of other tissues than pretraining's, and with grey matter that has
+directions, are the heads of `foreign`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bidsapp.modalities.dwi.simulate.scan import simulate_dwi
 from bidsapp.modalities.dwi.simulate.scheme import draw_scheme
 from bidsapp.physics.template import template_maps
 from bidsapp.simulate.anatomy import Template, draw_head, head_template
-from bidsapp.simulate.grids import Grid, moved, sample
+from bidsapp.simulate.grids import Grid
 from bidsapp.simulate.t1w import field_of_view
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 GREY = (3, 42, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)
 WHITE = (2, 41, 7, 46, 16, 28, 60, 77, 85, 251, 252, 253, 254, 255)
 FLUID = (4, 43, 5, 44, 14, 15, 24, 30, 31, 62, 63, 72, 80)
-#: mm and slices of the scans: a slab through the middle of the head keeps them quick.
-VOXEL, SLICES = 2.5, 28
+#: mm, voxels of the scans and what slices cover: a slab through the middle of the head is quick.
+VOXEL, THICK = 2.5, 70.0
 RESOLUTION = 1.5
 
 
@@ -49,7 +50,6 @@ class Case:
 
     scan: Scan
     truth: Truth
-    prior: np.ndarray  #: (3, X, Y, Z) the MNI tissue maps, with the head's own true affine
 
     @property
     def tissue(self) -> np.ndarray:
@@ -116,35 +116,30 @@ def _affine(ants: object, moving: np.ndarray, fixed: np.ndarray, affine: np.ndar
 
 
 def mni_template() -> Template:
-    """What a comparator is fitted on: the MNI maps."""
+    """The MNI maps as a head."""
     _, gm, wm, csf, affine = template_maps(RESOLUTION)
     return head_template(*(torch.from_numpy(array) for array in (gm, wm, csf, affine)))
 
 
-def slab(head: Head) -> Grid:
-    """A grid of ``SLICES`` axial slices from the level of the thalamus up."""
-    whole = field_of_view(head, torch.eye(3), VOXEL)
+def slab(head: Head, voxel: float = VOXEL) -> Grid:
+    """A grid of axial slices over ``THICK`` mm from the level of the thalamus up."""
+    whole, slices = field_of_view(head, torch.eye(3), voxel), round(THICK / voxel)
     centre = torch.linalg.solve(head.affine, torch.tensor([0.0, -20.0, 10.0, 1.0]))
-    first = int((centre[2] - whole.affine[2, 3]) / VOXEL) - SLICES // 3
+    first = int((centre[2] - whole.affine[2, 3]) / voxel) - slices // 3
     affine = whole.affine.clone()
-    affine[2, 3] += first * VOXEL
-    return Grid((whole.shape[0], whole.shape[1], SLICES), affine)
+    affine[2, 3] += first * voxel
+    return Grid((whole.shape[0], whole.shape[1], slices), affine)
 
 
-def simulated(
-    name: str, protocol: Protocol, seed: int, held_out: bool = True, half: bool = False
-) -> Case:
-    """Scan a head with directions in ``protocol``; the same ``seed``, the same head. Kept.
+def simulated(name: str, protocol: Protocol, seed: int, half: bool = False) -> Case:
+    """Scan the labelled head with directions in ``protocol``; the same ``seed``, the same. Kept.
 
-    ``held_out``: the labelled head; else the MNI one, which comparators are fitted on. ``half``:
-    all directions on one half sphere, so that eddy currents never cancel.
+    ``half``: all directions on one half sphere, so that eddy currents never cancel.
     """
-    where = f'{"aseg" if held_out else "mni"}{"-half" if half else ""}'
-    kept = KEPT / f'simulated-{name}-{seed}-{where}.pt'
+    kept = KEPT / f'simulated-{name}-{seed}-aseg{"-half" if half else ""}.pt'
     if not kept.is_file():
-        template = held_out_template() if held_out else mni_template()
         with mock.patch.object(simulation, 'draw_scheme', one_sided if half else draw_scheme):
-            torch.save(_simulated(template, protocol, seed), kept)
+            torch.save(_simulated(held_out_template(), protocol, seed), kept)
     case: Case = torch.load(kept, weights_only=False)
     return case
 
@@ -163,7 +158,7 @@ def _simulated(template: Template, protocol: Protocol, seed: int) -> Case:
     gtab = GradientTable(run.bvecs.double().numpy(), run.bvals.double().numpy())
     data = run.signal.movedim(0, -1).contiguous().numpy()
     scan = Scan(data, gtab, grid.affine.double().numpy(), run.truth.mask.numpy())
-    return Case(scan, run.truth, _prior(head, grid))
+    return Case(scan, run.truth)
 
 
 def without_faults(protocol: Protocol) -> Protocol:
@@ -171,12 +166,3 @@ def without_faults(protocol: Protocol) -> Protocol:
     return replace(
         protocol, snr=float('inf'), motion_mm=0.0, motion_deg=0.0, eddy_hz=0.0, dropout=0.0
     )
-
-
-def _prior(head: Head, grid: Grid) -> np.ndarray:
-    """MNI maps at the head's voxels through its true affine part: no registration does better."""
-    _, gm, wm, csf, affine = template_maps(RESOLUTION)
-    maps = torch.from_numpy(np.stack([gm, wm, csf]))
-    lattice = Grid(tuple(maps.shape[1:]), torch.from_numpy(affine).float())  # type: ignore[arg-type]
-    points = moved(head.affine, grid.points())
-    return np.asarray(sample(maps, lattice, points).numpy())

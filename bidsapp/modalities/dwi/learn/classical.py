@@ -78,21 +78,26 @@ def by_thresholds(taught: Sequence[tuple[Case, Sample]]) -> Estimate:
     if not len(truth):
         raise Unavailable('no labelled voxel tells tissues apart')
     some = rng.permutation(len(truth))[:_VOXELS]
-    md, fa, known = md[some], fa[some], torch.from_numpy(truth[some])
-    quantiles = np.linspace(0.02, 0.98, _CANDIDATES)
-    best, pair = -1.0, (0.0, 0.0)
-    for water in np.quantile(md, quantiles):
-        for white in np.quantile(fa, quantiles):
-            said = torch.from_numpy(_tissue(md, fa, water, white))
-            if (score := f1_macro(confusion(said, known, 3))) > best:
-                best, pair = score, (float(water), float(white))
+    pair = best_thresholds(md[some], fa[some], truth[some])
 
     def estimate(case: Case, sample: Sample) -> Tensor:
         data, gtab, brain = scan_of(case, sample)
         tensor = fit_tensor(data, gtab, brain)
-        return one_hot(_tissue(tensor.md, tensor.fa, *pair) - 1, 3)
+        return one_hot(thresholded(tensor.md, tensor.fa, *pair) - 1, 3)
 
     return estimate
+
+
+def best_thresholds(md: FloatArray, fa: FloatArray, truth: FloatArray) -> tuple[float, float]:
+    """Of MD (V,) and FA (V,), those of best mean F1 on tissues (V,) of 1 … 3."""
+    known, quantiles = torch.from_numpy(truth), np.linspace(0.02, 0.98, _CANDIDATES)
+    best, pair = -1.0, (0.0, 0.0)
+    for water in np.quantile(md, quantiles):
+        for white in np.quantile(fa, quantiles):
+            said = torch.from_numpy(thresholded(md, fa, water, white))
+            if (score := f1_macro(confusion(said, known, 3))) > best:
+                best, pair = score, (float(water), float(white))
+    return pair
 
 
 def _features(case: Case, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,7 +111,7 @@ def _features(case: Case, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.nd
     return tensor.md[where], tensor.fa[where], label[where].astype(np.int64)
 
 
-def _tissue(md: FloatArray, fa: FloatArray, water: float, white: float) -> np.ndarray:
+def thresholded(md: FloatArray, fa: FloatArray, water: float, white: float) -> np.ndarray:
     """1 grey matter, 2 white matter, 3 fluid."""
     return np.where(md > water, 3, np.where(fa > white, 2, 1))
 

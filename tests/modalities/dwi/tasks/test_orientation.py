@@ -61,10 +61,10 @@ def test_an_output_turned_is_that_of_the_turned_fibres(turn, rng):
     assert ((axes * turned.T).sum(1).abs() > 0.999).all()
 
 
-def test_of_one_fibre_the_noise_tells_and_of_several_the_network():
-    vectors = np.zeros((3, 3, 3))
+def test_of_one_fibre_it_is_at_least_what_noise_does_and_of_several_the_networks():
+    vectors = np.zeros((4, 3, 3))
     vectors[:, 0], vectors[1, 1] = X, Y
-    dyads = dyad(torch.tensor(np.array([X, (X + Y) / 2**0.5, Y]), dtype=torch.float32))
-    errors = np.array([0.01, 0.01, np.nan])
-    found = expected_angles(dyads, vectors, errors)
-    np.testing.assert_allclose(found, [np.rad2deg(np.arcsin(0.1)), 45, 90], atol=0.1)
+    said = np.array([X, (X + Y) / 2**0.5, Y, (X + Y) / 2**0.5])
+    errors = np.array([0.01, 0.9, np.nan, 0.01])
+    found = expected_angles(dyad(torch.tensor(said, dtype=torch.float32)), vectors, errors)
+    np.testing.assert_allclose(found, [np.rad2deg(np.arcsin(0.1)), 45, 90, 45], atol=0.1)
