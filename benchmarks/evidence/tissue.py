@@ -9,7 +9,7 @@ an oracle stands that labels each voxel by its largest fraction. In the mask.
 
 Comparators see the same volumes: two thresholds on FA and MD fitted to the network's own training
 draws (`draws`), and the pair that is best afterwards on that very head; Atropos on b = 0, FA and
-MD, three classes from K-means; a template prior, registered by SyN from the dMRI alone (FA on the
+MD, begun from K-means; a template prior, registered by SyN from the dMRI alone (FA on the
 map of white matter); regressions on FA, MD and S0, all blurred too, fitted to those draws: logistic
 with squares and products, and boosted trees; with ``--plain-unet`` a plain 3D U-Net on FA, MD and
 b = 0, fitted to the same draws for STEPS steps (a run that was stopped goes on).
