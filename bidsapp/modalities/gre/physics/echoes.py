@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from bidsapp.modalities.gre.physics.acquisition import check_times
 from bidsapp.physics import brain
 from bidsapp.physics.phase import TURN, radians, unwrap, wrapped
 from bidsapp.problems import BadData
@@ -119,7 +120,7 @@ def total_field(
     BadData for echo times that do not rise or are no seconds, and for two bipolar echoes.
     """
     times = np.asarray(echo_times, float)
-    _check(times, bipolar)
+    check_times(times, bipolar)
     signal = np.where(mask, magnitude * np.exp(1j * phase), 0)
     if len(times) > 1:
         signal = signal * np.exp(-1j * _offset(signal, times, mask, affine, 1 + bipolar))
@@ -140,22 +141,6 @@ def total_field(
         unwrapped=unwrapped,
         sigma=sigma,
     )
-
-
-def _check(times: FloatArray, bipolar: bool) -> None:
-    said = ', '.join(f'{time:g}' for time in times)
-    if not (np.diff(times) > 0).all() or times[0] <= 0:
-        raise BadData(f'EchoTime: {said} s were found; rising positive times were expected.')
-    if times[-1] >= 1:
-        raise BadData(
-            f'EchoTime: {said} s were found; less than 1 s was expected. BIDS has seconds: these '
-            'look like milliseconds.'
-        )
-    if bipolar and len(times) < 3:
-        raise BadData(
-            f'{len(times)} bipolar echoes were found; at least 3 are needed to tell the offset of '
-            'the even ones from the field.'
-        )
 
 
 def _offset(
