@@ -22,7 +22,6 @@ import torch
 from bidsapp.modalities.gre.physics import echoes, maps, quality, relaxation
 from bidsapp.modalities.gre.physics.agreement import nrmse, slope, xsim
 from bidsapp.modalities.gre.physics.background import SINGLE, reach
-from bidsapp.modalities.gre.physics.inversion import TRUNCATION, strength_for
 from bidsapp.modalities.gre.simulate.scan import GradientEchoScan, Protocol, simulate_scan
 from bidsapp.physics import brain
 from bidsapp.physics.geometry import voxel_sizes
@@ -74,7 +73,7 @@ class Bench:
         line += f'{self.scores(chi, self.core & known)} {took:5.0f} s'
         self.found[name] = chi
         if self.search:
-            usual = self._usual(method, noise, known)
+            usual = maps.usual_strength(noise, mask, self.affine, method)
             tried = {
                 q: maps.susceptibility(field, noise, mask, self.affine, method, q * usual)
                 for q in FACTORS
@@ -82,12 +81,6 @@ class Bench:
             best = max(tried, key=lambda q: xsim(tried[q], self.chi, self.core))
             line += f' | best λ × {best:g}: {self.scores(tried[best], self.core)}'
         print(line, flush=True)
-
-    def _usual(self, method: str, noise: np.ndarray, known: np.ndarray) -> float:
-        if method in ('tkd', 'tikhonov'):
-            return {'tkd': TRUNCATION, 'tikhonov': maps.TIKHONOV}[method]
-        typical = float(np.median(noise[known]))
-        return strength_for(typical, voxel_sizes(self.affine).tolist(), method == 'single-step')
 
 
 def main(options: argparse.Namespace) -> None:

@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def examined(run: Run) -> list[Finding]:
     """What is noticed of one run, whatever state its files are in."""
+    if run.unserved is not None:
+        return [Finding('warning', 'NOT_SERVED', str(run.unserved))]
     try:
         return registry.files(run.modality).check(run) if run.problem is None else refused(run)
     except Exception as error:

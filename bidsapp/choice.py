@@ -15,6 +15,8 @@ from bidsapp.learn.cards import bundled_models, load_card, newest_model, trainin
 from bidsapp.problems import MissingInput, NothingSelected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bidsapp.bids.runs import Run
     from bidsapp.settings import Settings
     from bidsapp.workflows.plan import Models
@@ -38,7 +40,30 @@ def select_runs(settings: Settings) -> list[Run]:
     modalities = modalities_of(selected_tasks(settings))
     say_what_is_not_used(chosen, modalities)
     runs = find_runs(chosen, modalities, dict(settings.derivatives))
-    return runs + without_run(chosen, asked, modalities, runs)
+    without = without_run(chosen, asked, modalities, runs)
+    return [*served(runs, modalities_of(list(settings.tasks))), *without]
+
+
+def served(runs: Sequence[Run], named: Sequence[str]) -> list[Run]:
+    """``runs`` without those that cannot be served in principle, which are said in a line each.
+
+    Of a modality of which a task was ``named`` such a run is a problem. Raises NothingSelected
+    where no run is left.
+    """
+    found: list[Run] = []
+    for run in runs:
+        if run.unserved is None:
+            found.append(run)
+        elif run.modality in named:
+            found.append(replace(run, problem=run.unserved))
+        else:
+            log.warning('%s promises nothing: %s', run.name, run.unserved)
+    if runs and not found:
+        raise NothingSelected(
+            f'None of the {len(runs)} runs that are selected can be served; {runs[0].name}: '
+            f'{runs[0].unserved}'
+        )
+    return found
 
 
 def modalities_of(tasks: list[str]) -> list[str]:

@@ -123,6 +123,10 @@ class Selection:
 
     def files(self, kind: str, **query: Any) -> list[Path]:
         """Images that the labels, ``query`` and the filter for ``kind`` select: the runs."""
+        return self._magnitudes(self.parts(kind, **query))
+
+    def parts(self, kind: str, **query: Any) -> list[Path]:
+        """The same of every part of a complex signal: phase, real and imaginary images too."""
         if self.sessions:
             return self._answering([query, {'session': self.sessions}, self._filter(kind)])
         return self._answering([query, self._filter(kind)])
@@ -133,7 +137,7 @@ class Selection:
         '' is a kind that nothing filters. Of an image that is there as .nii and as .nii.gz the
         second is taken.
         """
-        found = self._answering([query, self._filter(kind)])
+        found = self._magnitudes(self._answering([query, self._filter(kind)]))
         return list({path.with_name(path.name.partition('.')[0]): path for path in found}.values())
 
     def anatomies(self) -> list[Path]:
@@ -156,13 +160,15 @@ class Selection:
     def _filter(self, kind: str) -> Mapping[str, Any]:
         return self.filters.get(kind, {})
 
+    def _magnitudes(self, images: Sequence[Path]) -> list[Path]:
+        return [path for path in images if parse(path.name).get('part', 'mag') == 'mag']
+
     def _answering(self, queries: Sequence[Mapping[str, Any]]) -> list[Path]:
-        """Magnitude images that answer all ``queries``."""
+        """Images that answer all ``queries``."""
         return [
             path
             for path, entities in self._images()
-            if entities.get('part', 'mag') == 'mag'
-            and all(matches(query, entities) for query in queries)
+            if all(matches(query, entities) for query in queries)
         ]
 
     def _images(self) -> Iterator[tuple[Path, dict[str, str]]]:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bidsapp.core import Finding, FloatArray, Sample
 
 
+#: mm by which two grids that are the same may differ at a corner.
+_NEAR = 0.01
+
+
 def open_image(path: Path) -> nib.Nifti1Image:
     """The image with a header that can be used (`headers.mended`), not yet its voxels.
 
@@ -69,6 +73,25 @@ def load_volume(path: Path, dtype: str = 'float32') -> np.ndarray:
         truncated = 'Expected' in str(error) or 'end-of-stream' in str(error)
         kind = BadData if truncated or 'CRC' in str(error) else InputOutputError
         raise kind(f'{path} could not be read to its end: {error}. Copy it again.') from error
+
+
+def check_grid(given: Path, like: Path, advice: str) -> None:
+    """Raises BadData, with ``advice``, unless a 3D image lies on the grid of the image ``like``.
+
+    Corners may lie 0.01 mm apart, which is what headers are rounded to.
+    """
+    image, scan = open_image(given), open_image(like)
+    if image.shape != scan.shape[:3]:
+        raise BadData(
+            f'{given.name} has the shape {image.shape}; expected {scan.shape[:3]}, that of '
+            f'{like.name}. {advice}'
+        )
+    corners = np.array(np.meshgrid(*([0, n - 1] for n in image.shape), [1.0])).reshape(4, -1)
+    apart = np.abs((image.affine - scan.affine) @ corners).max()
+    if apart > _NEAR:
+        raise BadData(
+            f'{given.name} lies up to {apart:.2g} mm from where {like.name} does. {advice}'
+        )
 
 
 def read_to_end(path: Path) -> None:

@@ -52,9 +52,10 @@ def find_prepared(root: Path, modality: str, subjects: Sequence[str] | None = No
     """The prepared runs of a modality below ``root`` of which every file is there."""
     prepared: Prepared = registry.files(modality).prepared
     main = {k: v for k, v in prepared.names[prepared.main].items() if k != 'datatype'}
+    folder = prepared.names[prepared.main].get('datatype', prepared.datatype)
     cases = []
     for subject in participants_of(root) if subjects is None else subjects:
-        for path in images_of(root / f'sub-{subject}', prepared.datatype):
+        for path in images_of(root / f'sub-{subject}', folder):
             named = parse(path.name)
             if all(named.get(k) == v for k, v in main.items()):
                 entities = {**source_entities(named), 'datatype': prepared.datatype}

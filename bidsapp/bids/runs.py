@@ -28,6 +28,8 @@ class Run:
     notes: tuple[str, ...] = ()
     problem: Problem | None = None
     taken_from: str | None = None  #: the pipeline that has already prepared it, as ``-d`` names it
+    unserved: Problem | None = None  #: why, in principle, nothing can be made of it: it promises
+    #: nothing, and that is no failure unless a task of its modality was named
     called: str = ''  #: how it is named where its files' names, or the folder, are not BIDS
 
     @property

@@ -1,9 +1,21 @@
 """Gradient-echo MRI.
 
-Susceptibility mapping in the making: what stands here is physics (`physics`) and simulation
-(`simulate`), each complete. As long as the folder has no ``tasks`` it is no modality of the app.
+Susceptibility mapping in the making: what stands here (`physics`, `simulate`, `bids`, `interfaces`,
+`workflows`) is complete. As long as the folder has no ``tasks`` it is no modality of the app.
 
 Signs and units, throughout: φ = 2π f TE with the phase φ in rad, the field f in Hz above the
 scanner's frequency and positive where paramagnetic matter lies; χ in ppm; a field in ppm is
 Hz / ImagingFrequency (MHz). The direction of B0 is a unit vector b along the voxel axes.
 """
+
+from __future__ import annotations
+
+from bidsapp.core import Option
+
+OPTIONS = (
+    Option(
+        '--phase-sign', str, 'auto|keep|turn',
+        'whether the phase has the sign of paramagnetic matter; auto (default) warns and turns '
+        'nothing', levels=('participant',), choices=('auto', 'keep', 'turn'),
+    ),
+)  # fmt: skip

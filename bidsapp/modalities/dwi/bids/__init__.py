@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from bidsapp.bids.masks import HELPS
 from bidsapp.bids.runs import Files
 from bidsapp.modalities.dwi.bids.ingest import (
     SUPPORTED,
     check_derivative,
     runs_with_preprocessed,
 )
-from bidsapp.modalities.dwi.bids.masks import HELPS
 from bidsapp.modalities.dwi.bids.prepared import PREPARED
 from bidsapp.modalities.dwi.bids.survey import acquisition_of, examine_run, survey
 

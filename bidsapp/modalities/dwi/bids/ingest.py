@@ -10,12 +10,12 @@ from bidsapp.bids.dataset import choose_t1w
 from bidsapp.bids.derivatives import linked_uri
 from bidsapp.bids.filters import matches
 from bidsapp.bids.images import open_image
+from bidsapp.bids.masks import MASKS, with_masks
 from bidsapp.bids.metadata import understood
 from bidsapp.bids.names import parse, source_entities, stem
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Case
 from bidsapp.modalities.dwi.bids.combining import combined
-from bidsapp.modalities.dwi.bids.masks import MASKS, with_masks
 from bidsapp.modalities.dwi.bids.runs import DwiRun, anatomies_asked, b0_asked, runs_of
 from bidsapp.modalities.dwi.bids.tables import read_numbers
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, from_fsl, to_fsl

@@ -10,9 +10,9 @@ from nipype import Node, Workflow
 from nipype.interfaces.utility import IdentityInterface
 
 from bidsapp.bids.derivatives import linked_uri
+from bidsapp.bids.masks import MASKS
 from bidsapp.interfaces.anat import CorrectT1w
 from bidsapp.modalities.dwi.bids.fieldmaps import choose_distortion
-from bidsapp.modalities.dwi.bids.masks import MASKS
 from bidsapp.modalities.dwi.interfaces.corrections import (
     CorrectBias,
     Denoise,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from bidsapp.modalities.gre.physics.acquisition import check_times
 from bidsapp.physics import brain
 from bidsapp.physics.phase import TURN, radians, unwrap, wrapped
 from bidsapp.problems import BadData
@@ -34,6 +35,8 @@ END, EVENLY = 0.02, 0.3
 JUMP, JUMPS = 0.8, 2e-4
 #: Mean cosine between slices, of the opposite sign, from which on they alternate.
 OPPOSITE = 0.3
+#: 1 - mean cosine of the even echoes' own phase from which on they are read backwards: 0.2 rad.
+BACKWARDS = 0.02
 #: A range of radians that fills less than this share of a turn says nothing of its ends.
 WHOLE_TURN = 0.98
 
@@ -56,7 +59,7 @@ def phase_radians(phase: FloatArray) -> tuple[np.ndarray, str]:
             'the right image is named part-phase.'
         )
     filled = np.where(finite, phase, 0.0)
-    turns = _whole_turn(np.where(finite, phase, np.nan), low, high)
+    turns = whole_turn(np.where(finite, phase, np.nan), low, high)
     if high - low > WHOLE_TURN * TURN or not turns:
         try:
             return radians(filled), f'{low:g} to {high:g}, a known scale'
@@ -68,8 +71,8 @@ def phase_radians(phase: FloatArray) -> tuple[np.ndarray, str]:
     return np.where(finite, stretched, 0.0), f'{low:g} to {high:g} taken for one turn'
 
 
-def _whole_turn(phase: FloatArray, low: float, high: float) -> bool:
-    """Whether ``phase`` wraps from one end of its range to the other."""
+def whole_turn(phase: FloatArray, low: float, high: float) -> bool:
+    """Whether ``phase`` (…, X, Y, Z), NaN where it is unknown, wraps from ``low`` to ``high``."""
     values = phase[np.isfinite(phase)]
     counts, _ = np.histogram(values, round(1 / END), (low, high))
     even = (len(values) - counts.max()) / len(counts)  # the fullest may be a background
@@ -119,7 +122,7 @@ def total_field(
     BadData for echo times that do not rise or are no seconds, and for two bipolar echoes.
     """
     times = np.asarray(echo_times, float)
-    _check(times, bipolar)
+    check_times(times, bipolar)
     signal = np.where(mask, magnitude * np.exp(1j * phase), 0)
     if len(times) > 1:
         signal = signal * np.exp(-1j * _offset(signal, times, mask, affine, 1 + bipolar))
@@ -142,20 +145,37 @@ def total_field(
     )
 
 
-def _check(times: FloatArray, bipolar: bool) -> None:
-    said = ', '.join(f'{time:g}' for time in times)
-    if not (np.diff(times) > 0).all() or times[0] <= 0:
-        raise BadData(f'EchoTime: {said} s were found; rising positive times were expected.')
-    if times[-1] >= 1:
-        raise BadData(
-            f'EchoTime: {said} s were found; less than 1 s was expected. BIDS has seconds: these '
-            'look like milliseconds.'
-        )
-    if bipolar and len(times) < 3:
-        raise BadData(
-            f'{len(times)} bipolar echoes were found; at least 3 are needed to tell the offset of '
-            'the even ones from the field.'
-        )
+def read_backwards(
+    phase: FloatArray,
+    magnitude: FloatArray,
+    echo_times: Sequence[float],
+    mask: BoolArray,
+    affine: FloatArray,
+) -> bool:
+    """Whether even echoes have an offset of their own, as of a bipolar readout; by three echoes.
+
+    Echoes 1 and 3 predict the phase of echo 2 whatever the coils' offset is. Of fewer than three it
+    cannot be told, and is taken not to be. Arguments as of `total_field`.
+    """
+    if len(echo_times) < 3:
+        return False
+    times = np.asarray(echo_times, float)
+    signal = np.where(mask, magnitude * np.exp(1j * phase), 0)[:3]
+    signal = signal * np.exp(-1j * _offset(signal, times, mask, affine, 2))
+    power = np.abs(signal[1]) ** 2
+    own = np.cos(_even_offset(signal, times, mask, affine))
+    return bool(1 - (power * own).sum() / max(float(power.sum()), 1e-30) > BACKWARDS)
+
+
+def weighting(magnitude: FloatArray, echo_times: Sequence[float]) -> tuple[np.ndarray, float]:
+    """√(Σ |S|² TE² / Σ TE²) (X, Y, Z), and what the noise of the field in Hz is of σ over it.
+
+    The noise of `total_field` is that factor times its σ over this magnitude.
+    """
+    times = np.asarray(echo_times, float)
+    total = float((times**2).sum())
+    power = (magnitude**2 * times[:, None, None, None] ** 2).sum(0) / total
+    return np.sqrt(power), float(1 / (TURN * np.sqrt(total)))
 
 
 def _offset(

@@ -109,23 +109,46 @@ def susceptibility(
     method: str = 'tv',
     strength: float | None = None,
     radius: float = background.SINGLE,
+    b: Sequence[float] | None = None,
 ) -> np.ndarray:
     """χ (X, Y, Z) in ppm of a ``field`` in ppm with its ``noise``, mean 0 in ``mask``, 0 outside.
 
     ``method`` as above; ``strength`` is its λ (or threshold) where it is not to be the usual one,
-    which for total variation follows the noise. ``radius`` in mm is of the single step's filter.
+    (`usual_strength`). ``radius`` in mm is of the single step's filter. ``b`` (3,) is the direction
+    of B0 along the voxel axes where it is not that of ``affine``.
     """
     frame = Frame.of(mask, affine)
     f = frame.into(np.where(mask, field - np.median(field[mask]), 0))
-    d = kspace(frame.padded, frame.voxel_mm, b0_direction(affine).tolist())
+    d = kspace(frame.padded, frame.voxel_mm, b0_direction(affine).tolist() if b is None else b)
+    if strength is None:
+        strength = usual_strength(noise, mask, affine, method, radius)
     if method == 'tkd':
-        chi = inversion.truncated_division(f, d, strength or inversion.TRUNCATION)
+        chi = inversion.truncated_division(f, d, strength)
     elif method == 'tikhonov':
-        chi = inversion.tikhonov(f, d, strength or TIKHONOV)
+        chi = inversion.tikhonov(f, d, strength)
     else:
         chi = _total_variation(f, d, noise, mask, frame, method, strength, radius)
     found = frame.back(chi)
     return np.where(mask, found - found[mask].mean(), 0.0)
+
+
+def usual_strength(
+    noise: FloatArray,
+    mask: BoolArray,
+    affine: FloatArray,
+    method: str,
+    radius: float = background.SINGLE,
+) -> float:
+    """λ of a ``method``, or the threshold of 'tkd', where nobody says another; ``noise`` in ppm.
+
+    That of total variation follows the median noise where the field is known.
+    """
+    if method in ('tkd', 'tikhonov'):
+        return {'tkd': inversion.TRUNCATION, 'tikhonov': TIKHONOV}[method]
+    behind, edges = method == 'single-step', voxel_sizes(affine).tolist()
+    known = background.reach(mask, edges, radius) if behind else mask
+    _, typical = weights_of(noise, known if known.any() else mask)
+    return inversion.strength_for(typical, edges, behind)
 
 
 def _total_variation(
@@ -135,7 +158,7 @@ def _total_variation(
     mask: BoolArray,
     frame: Frame,
     method: str,
-    strength: float | None,
+    strength: float,
     radius: float,
 ) -> Tensor:
     behind = {'tv': False, 'single-step': True}[method]
@@ -144,9 +167,7 @@ def _total_variation(
         s = background.spherical_mean(frame.padded, frame.voxel_mm, radius)
         known = background.reach(mask, frame.voxel_mm, radius)
         f, d = convolved(f, s), d * s
-    weights, typical = weights_of(noise, known if known.any() else mask)
-    if strength is None:
-        strength = inversion.strength_for(typical, frame.voxel_mm, behind)
+    weights, _ = weights_of(noise, known if known.any() else mask)
     return inversion.total_variation(
         frame.into(known) * f,
         d,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.bids.images import open_image
+from bidsapp.bids.images import check_grid, open_image
 from bidsapp.bids.names import build, source_entities
 from bidsapp.problems import BadData, problem_of
 
@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bidsapp.modalities.dwi.bids.runs import DwiRun
+    from bidsapp.bids.runs import R
 
 MASKS = 'masks'
 HELPS = {MASKS: 'brain masks'}
-#: mm by which the grids of a scan and its mask may differ at a corner.
-_NEAR = 0.01
 
 
-def with_masks(runs: Sequence[DwiRun], root: Path) -> list[DwiRun]:
+def with_masks(runs: Sequence[R], root: Path) -> list[R]:
     """``runs``, each with its mask below ``root``; one that is not there is made as usual.
 
     A mask that does not lie as its scan does is the run's problem: it was meant.
@@ -31,7 +29,7 @@ def with_masks(runs: Sequence[DwiRun], root: Path) -> list[DwiRun]:
     return [_with_mask(run, root) for run in runs]
 
 
-def _with_mask(run: DwiRun, root: Path) -> DwiRun:
+def _with_mask(run: R, root: Path) -> R:
     if run.problem is not None:
         return run
     named = {**source_entities(run.case.entities), 'desc': 'brain', 'suffix': 'mask'}
@@ -50,18 +48,6 @@ def _with_mask(run: DwiRun, root: Path) -> DwiRun:
 
 def _check(mask: Path, scan: Path) -> None:
     """Raises Problem unless ``mask`` is a mask on the grid of ``scan``."""
-    given, image = open_image(mask), open_image(scan)
-    if given.shape != image.shape[:3]:
-        raise BadData(
-            f'{mask.name} has the shape {given.shape}; expected {image.shape[:3]}, that of '
-            f'{scan.name}. Make it on the grid of the scan.'
-        )
-    corners = np.array(np.meshgrid(*([0, n - 1] for n in given.shape), [1.0])).reshape(4, -1)
-    apart = np.abs((given.affine - image.affine) @ corners).max()
-    if apart > _NEAR:
-        raise BadData(
-            f'{mask.name} lies up to {apart:.2g} mm from where {scan.name} does. Make it on the '
-            'grid of the scan.'
-        )
-    if not np.asarray(given.dataobj).any():
+    check_grid(mask, scan, 'Make it on the grid of the scan.')
+    if not np.asarray(open_image(mask).dataobj).any():
         raise BadData(f'{mask.name} is empty. Take it away, or draw the brain.')

@@ -1,0 +1,79 @@
+"""What the preparation of a gradient-echo run promises, and how it is named.
+
+Fields stand in ``fmap``, each with a magnitude, which BIDS wants beside a field in Hz. That is
+√(Σ |S|² TE² / Σ TE²) over the echoes: the noise of the field is inversely proportional to it, with
+the factor in the sidecar (`NOISE_FIELD`), so that the two files tell the weights of an inversion.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bidsapp.bids.names import parse
+from bidsapp.bids.runs import Prepared
+from bidsapp.core import Output
+from bidsapp.modalities.gre.bids.fields import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from bidsapp.core import Case
+    from bidsapp.modalities.gre.bids.runs import GreRun
+
+#: Field of the main sidecar: the noise of the field in Hz times the magnitude.
+NOISE_FIELD = 'NoiseTimesMagnitude'
+BRAIN = Output('mask', {'suffix': 'mask'}, 'uint8', description='Brain.')
+_IMAGE = {'extension': '.nii.gz'}
+
+
+def in_fmap(kind: str, suffix: str) -> dict[str, str]:
+    """Entities of the ``suffix`` 'fieldmap' or 'magnitude' of the 'local' or 'total' field."""
+    return {'datatype': 'fmap', 'desc': kind, 'suffix': suffix, **_IMAGE}
+
+
+#: Kind of a file that some runs have → its entities.
+FURTHER = {
+    'total_magnitude': in_fmap('total', 'magnitude'),
+    'total': in_fmap('total', 'fieldmap'),
+    'r2star': {'suffix': 'R2starmap', **_IMAGE},
+    't2star': {'suffix': 'T2starmap', **_IMAGE},
+}
+
+
+def further(run: GreRun) -> list[str]:
+    """Kinds of files that the preparation of ``run`` leaves beside those of every run."""
+    fields = [] if run.given == KINDS[0] else ['total_magnitude', 'total']
+    times = run.facts.echo_times if run.facts is not None else ()
+    return [*fields, *(['r2star', 't2star'] if len(times) > 1 else [])]
+
+
+def besides(run: GreRun) -> tuple[Mapping[str, str], ...]:
+    """Entities of all those files, sidecars first."""
+    return tuple(
+        {**FURTHER[kind], 'extension': extension}
+        for kind in further(run)
+        for extension in ('.json', '.nii.gz')
+    )
+
+
+PREPARED = Prepared(
+    datatype='anat',
+    main='field',
+    names={
+        'magnitude': in_fmap('local', 'magnitude'),
+        'mask': {'desc': 'reliable', 'suffix': 'mask', **_IMAGE},
+        'field': in_fmap('local', 'fieldmap'),
+    },
+    outputs=((BRAIN, 'brain'),),
+    besides=besides,
+    words='local field (fmap/*_desc-local_fieldmap.nii.gz with magnitude and mask)',
+)
+
+
+def total_of(case: Case) -> Path | None:
+    """The total field beside the local one of a prepared run; None where only that was given."""
+    local = case.files['field']
+    named = parse(local.name)
+    total = local.with_name(local.name.replace(f'_desc-{named["desc"]}_', f'_desc-{KINDS[1]}_'))
+    return total if total.is_file() else None

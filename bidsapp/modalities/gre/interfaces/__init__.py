@@ -1,0 +1,1 @@
+"""Steps of gradient-echo MRI: files in, files out."""
