@@ -253,6 +253,6 @@ def test_restoring_is_not_learnt_from_the_network_itself(done):
 def test_a_model_for_another_input_is_refused_in_words(done):
     card = load_card(done[2])
     refuse_other_input(card, N_CHANNELS)
+    other = {**card['network'], 'channels_in': 97}
     with pytest.raises(BadData, match=r'97 input channels.*train it again'):
-        other = {**card['network'], 'channels_in': 97}
         refuse_other_input({**card, 'network': other}, N_CHANNELS)
