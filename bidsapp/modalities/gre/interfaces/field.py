@@ -52,14 +52,10 @@ class FitField(Step):
         path, times = Path(self.inputs.phase), list(self.inputs.echo_times)
         affine, mask = open_image(path).affine, load_mask(Path(self.inputs.mask))
         phase, magnitude = load_echoes(path), load_echoes(Path(self.inputs.magnitude))
-        if lost := int((~np.isfinite(phase[:, mask])).any(0).sum()):
-            raise BadData(
-                f'{lost} voxels of the brain hold no number (NaN or infinite) in an echo; numbers '
-                'were expected. Export the images again, or give a mask without them by -d masks.'
-            )
-        phase = np.nan_to_num(phase)
-        bipolar = echoes.read_backwards(phase, magnitude, times, mask, affine)
-        field = echoes.total_field(phase, magnitude, times, mask, affine, bipolar)
+        _check_numbers(phase, mask)
+        scan = (np.nan_to_num(phase), magnitude, times, mask, affine)
+        bipolar = echoes.read_backwards(*scan)
+        field = echoes.total_field(*scan, bipolar)
         reliable = quality.reliable_mask(field, mask, affine)
         if not reliable.any():
             raise BadData(
@@ -76,17 +72,25 @@ class FitField(Step):
             'magnitude': str(save_like(folder / 'weight.nii', np.where(mask, weight, 0), path)),
             'reliable': str(save_like(folder / 'reliable.nii', reliable, path, 'uint8')),
             'noise': factor * field.sigma,
-            'sigma': float(field.sigma),
+            'sigma': field.sigma,
             'quality': {
-                'EchoTimes': times,
                 'Bipolar': bipolar,
-                'PhaseResidues': echoes.residues(phase[0], mask),
+                'PhaseResidues': echoes.residues(scan[0][0], mask),
                 'NoiseMedian': _short(np.median(field.noise[reliable])),
                 'ResidualOverNoise': _short(np.median(field.residual[reliable])),
                 'ReliableShare': _short(share),
             },
             'warnings': warnings,
         }
+
+
+def _check_numbers(phase: np.ndarray, mask: np.ndarray) -> None:
+    """Raises BadData where the phase (E, X, Y, Z) holds no number within the mask (X, Y, Z)."""
+    if lost := int((~np.isfinite(phase[:, mask])).any(0).sum()):
+        raise BadData(
+            f'{lost} voxels of the brain hold no number (NaN or infinite) in an echo; numbers were '
+            'expected. Export the images again, or give a mask without them by -d masks.'
+        )
 
 
 def _short(value: Any) -> float:

@@ -60,10 +60,8 @@ def init_preparation_wf(
         WriteField(**_written(run, survey, place)), name='ds_field',
         mem_gb=survey.size.gb(FILTER) + 0.3, overwrite=True,
     )  # fmt: skip
-    if run.given:
-        field = _add_given(workflow, run, ds_field)
-    else:
-        field = _add_fit(workflow, run, survey, ds_field)
+    add_field = _add_given if run.given else _add_fit
+    field = add_field(workflow, run, survey, ds_field)
     local = field
     if run.given != KINDS[0]:
         local = Node(
@@ -104,7 +102,9 @@ def _written(run: GreRun, survey: Survey[Acquisition], place: Place) -> dict[str
     }
 
 
-def _add_given(workflow: Workflow, run: GreRun, ds_field: Node) -> Node:
+def _add_given(
+    workflow: Workflow, run: GreRun, survey: Survey[Acquisition], ds_field: Node
+) -> Node:
     """The node of a finished field."""
     files = run.case.files
     mask = str(files['mask'])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bidsapp.bids.prepared import promised_files
+from bidsapp.check import examined
 from bidsapp.choice import served
 from bidsapp.modalities.gre.bids import files
 from bidsapp.modalities.gre.bids.runs import several
@@ -83,6 +84,7 @@ def test_what_cannot_be_served_promises_nothing_unless_it_was_named(tmp_path, wh
     odd = next(run for run in runs_in(tmp_path) if run.unserved)
     assert isinstance(odd.unserved, kind)
     assert words in str(odd.unserved)
+    assert [f.code for f in examined(odd)] == ['NOT_SERVED']
     assert [run.name for run in served(runs_in(tmp_path), [])] == ['sub-01_acq-whole']
     assert [r.getMessage() for r in caplog.records] == [
         f'sub-01_acq-odd promises nothing: {odd.unserved}'
