@@ -313,5 +313,5 @@ def test_a_model_is_fine_tuned_and_compared_with_one_from_scratch(done, three_he
             if r['metric'] == 'angular_error_median' and r['split'] == 'test'
         ]  # fmt: skip
     angle = {row['model']: float(row['value']) for row in rows}
-    assert set(angle) == {'finetuned', 'scratch'}
+    assert set(angle) == {'finetuned', 'scratch', 'classical'}
     assert angle['finetuned'] < angle['scratch']
