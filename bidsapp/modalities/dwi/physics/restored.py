@@ -3,6 +3,9 @@
 Harmonics (slots · N_SH, V) are those of ``qspace``: slot after slot, deviations from the prior mean
 in units of the prior's standard deviation. Tables hold all volumes of a run, b = 0 too, in the axes
 that the harmonics are in.
+
+Over 300 lines, for what a prediction says, what of the data comes back and what noise stays are one
+estimator.
 """
 
 from __future__ import annotations
