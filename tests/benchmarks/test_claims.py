@@ -174,8 +174,8 @@ def test_every_comparator_of_microstructure_has_figures(known, draws_of) -> None
 
 def test_every_comparator_of_tissue_has_figures(known, draws_of, monkeypatch) -> None:
     prior = np.full((3, known.scan.mask.sum()), 1 / 3)
-    for name in ('template_prior', 'atropos'):  # these need a brain, not nine voxels of one
-        monkeypatch.setattr(tissue, name, lambda scan: prior)
+    for of_a_brain in ('template_prior', 'atropos'):  # which fail in 504 voxels of layers
+        monkeypatch.setattr(tissue, of_a_brain, lambda scan: prior)
     found = list(tissue.classical(draws_of, 1, known))
     score = {method: value for method, _, metric, value in found if metric == tissue.LABELS}
     assert score[tissue.ORACLE] == 1
