@@ -7,8 +7,6 @@ spoilt as a simulated scan is. What the run itself would give on that block is t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bidsapp import __version__
 from bidsapp.bids.images import load_volume, onto_sample, open_image
-from bidsapp.core import Sample
 from bidsapp.hidden import whole_folder
-from bidsapp.learn.inputs import states
-from bidsapp.modalities.dwi.learn.input import brain_of, unmeasured
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.acquisition import acquisition, determines_tensor
 from bidsapp.modalities.dwi.physics.downsampling import (
@@ -31,8 +25,6 @@ from bidsapp.modalities.dwi.physics.downsampling import (
     sampling,
     signal_harmonics,
 )
-from bidsapp.modalities.dwi.physics.gradients import in_grid
-from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.simulate.corruption import (
     Table,
     corrupted,
@@ -41,6 +33,7 @@ from bidsapp.modalities.dwi.simulate.corruption import (
     true_volumes,
     with_b0,
 )
+from bidsapp.modalities.dwi.simulate.measured_runs import measured_volumes, place_of
 from bidsapp.modalities.dwi.simulate.scanned import (
     DwiScan,
     canonical,
@@ -73,7 +66,7 @@ LEAST_B = 400.0
 LEAST_BRAIN = 64
 #: Channels that are made coarser at once.
 _CHUNK = 16
-KINDS, LABELS = ('dwi', 'bval', 'bvec', 'mask'), ('icvf', 'od', 'isovf')
+LABELS = ('icvf', 'od', 'isovf')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,35 +99,28 @@ def cache_run(case: Case, folder: Path) -> Path:
     from others are left out. Raises BadData for a run without b=0, or of which too few are left.
     """
     labels = [case.files[name] for name in LABELS if name in case.files]
-    files = [*(case.files[kind] for kind in KINDS if kind in case.files), *labels]
-    identity = [__version__, *([str(path), *state] for path, state in states(files).items())]
-    place = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    place = place_of(case, folder, labels)
     if place.is_dir():
         return place
-    data, brain, world, affine = brain_of(case)
-    sample = Sample(torch.zeros(0), torch.from_numpy(brain.copy())[None], affine)
-    if (lost := unmeasured(case, sample)) is not None:
-        keep = np.flatnonzero(~lost[:, brain].any(1))
-        data, world = data[..., keep], world[keep]
-        if 2 * len(keep) < len(lost) or not determines_tensor(acquisition(world)):
+    run = measured_volumes(case)
+    if run.dropped is not None:
+        kept, everything = len(run.world), len(run.world) + run.dropped
+        if 2 * kept < everything or not determines_tensor(acquisition(run.world)):
             raise BadData(
-                f'{case.files["dwi"]}: {len(lost) - len(keep)} of {len(lost)} volumes hold slices '
+                f'{case.files["dwi"]}: {run.dropped} of {everything} volumes hold slices '
                 'that were predicted from the others, and too few are left to learn from'
             )
-    gtab = in_grid(world, affine)
+    gtab = run.gtab
     if not gtab.b0.any():
         raise BadData(f'{case.files["dwi"]} has no b=0 volume, and S/S0 needs one')
-    s0 = data[..., gtab.b0].mean(-1)
-    unit = float(np.median(s0[brain])) + 1e-12
-    weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0) / np.maximum(s0, 1e-3 * unit)
-    variance = map_noise(np.clip(weighted, 0, 1.5), brain, gtab[~gtab.b0], int(gtab.b0.sum()))
-    arrays = {'s0': s0 / unit, 'mask': brain, 'voxel_mm': voxel_sizes(affine)}
-    for b, matrix in signal_harmonics(gtab, variance).items():
-        arrays[f'b{np.float32(b):.9g}'] = np.moveaxis(data @ matrix.T, -1, 0) / unit
+    unit = run.unit
+    arrays = {'s0': run.s0 / unit, 'mask': run.brain, 'voxel_mm': voxel_sizes(run.sample.affine)}
+    for b, matrix in signal_harmonics(gtab, run.variance).items():
+        arrays[f'b{np.float32(b):.9g}'] = np.moveaxis(run.data @ matrix.T, -1, 0) / unit
     if len(labels) == len(LABELS):
         maps = [case.files[name] for name in LABELS]
         arrays['noddi'] = np.concatenate(
-            [onto_sample(load_volume(p), open_image(p).affine, sample) for p in maps]
+            [onto_sample(load_volume(p), open_image(p).affine, run.sample) for p in maps]
         )
     with whole_folder(place) as staging:
         for name, array in arrays.items():

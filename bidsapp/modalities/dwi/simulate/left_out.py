@@ -8,27 +8,21 @@ few of its own volumes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from bidsapp import __version__
-from bidsapp.core import Sample
 from bidsapp.hidden import whole_folder
-from bidsapp.learn.inputs import states
-from bidsapp.modalities.dwi.learn.input import brain_of, unmeasured
 from bidsapp.modalities.dwi.learn.left_out import CHANNELS, LEFT_OUT, encoded
 from bidsapp.modalities.dwi.learn.losses import UNKNOWN_FIBRES
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.acquisition import acquisition
-from bidsapp.modalities.dwi.physics.gradients import GradientTable, in_grid
-from bidsapp.modalities.dwi.physics.noise import map_noise
+from bidsapp.modalities.dwi.physics.gradients import GradientTable
 from bidsapp.modalities.dwi.physics.peaks import MAX_FIBRES
 from bidsapp.modalities.dwi.simulate.corruption import Table
+from bidsapp.modalities.dwi.simulate.measured_runs import measured_volumes, place_of
 from bidsapp.modalities.dwi.simulate.scanned import DwiScan, canonical
 from bidsapp.modalities.dwi.simulate.simulator import NO_CONTRAST, SIDE
 from bidsapp.physics.geometry import voxel_sizes
@@ -45,7 +39,6 @@ if TYPE_CHECKING:
     from bidsapp.core import Case, Task
     from bidsapp.simulate.material import Scan, Scanner
 
-KINDS = ('dwi', 'bval', 'bvec', 'mask')
 #: Weighted volumes of an input: at least; and the condition number of its tensor's design at most.
 LEAST, WELL_CONDITIONED = 6, 20.0
 #: Voxels of brain that a block must hold for its noise to be estimated, and the share of a small
@@ -70,33 +63,24 @@ def cache_volumes(case: Case, folder: Path) -> Path:
     Those with slices that were predicted from others are left out. Raises BadData for a run that
     has no b = 0, or too few volumes to leave some out.
     """
-    files = [case.files[kind] for kind in KINDS if kind in case.files]
-    identity = [__version__, *([str(path), *state] for path, state in states(files).items())]
-    place = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    place = place_of(case, folder)
     if place.is_dir():
         return place
-    data, brain, world, affine = brain_of(case)
-    sample = Sample(torch.zeros(0), torch.from_numpy(brain.copy())[None], affine)
-    if (lost := unmeasured(case, sample)) is not None:
-        keep = np.flatnonzero(~lost[:, brain].any(1))
-        data, world = data[..., keep], world[keep]
-    gtab = in_grid(world, affine)
+    run = measured_volumes(case)
+    gtab = run.gtab
     if not gtab.b0.any() or (~gtab.b0).sum() < LEAST + LEFT_OUT:
         raise BadData(
             f'{case.files["dwi"]}: {int((~gtab.b0).sum())} measured weighted and '
             f'{int(gtab.b0.sum())} other volumes; expected {LEAST + LEFT_OUT} and one or more, to '
             'learn from some what others look like'
         )
-    s0 = data[..., gtab.b0].mean(-1)
-    unit = float(np.median(s0[brain])) + 1e-12
-    weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0) / np.maximum(s0, 1e-3 * unit)
-    variance = map_noise(np.clip(weighted, 0, 1.5), brain, gtab[~gtab.b0], int(gtab.b0.sum()))
     with whole_folder(place) as staging:
-        signals = np.moveaxis(data, -1, 0) / unit
+        signals = np.moveaxis(run.data, -1, 0) / run.unit
         np.save(staging / 'signals.npy', np.clip(signals, 0, 6e4).astype(np.float16))
         np.savez(
-            staging / 'rest.npz', mask=brain, bvecs=gtab.bvecs, bvals=gtab.bvals,
-            sigma=np.sqrt(variance), voxel_mm=voxel_sizes(affine), b0=gtab.b0_threshold,
+            staging / 'rest.npz', mask=run.brain, bvecs=gtab.bvecs, bvals=gtab.bvals,
+            sigma=np.sqrt(run.variance), voxel_mm=voxel_sizes(run.sample.affine),
+            b0=gtab.b0_threshold,
         )  # fmt: skip
     return place
 
