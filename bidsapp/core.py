@@ -282,10 +282,8 @@ class Task(Generic[A]):
     #: scan, by name → target; None: not learnt from simulated scans
     applies: Callable[[A], None] = anywhere  #: raises Unavailable: no prediction
     uses: tuple[str, ...] = ()  #: tasks whose outputs `finish` takes where the same model has them
-    written: Callable[[Mapping[str, Tensor], Sample, Case], Tensor] | None = (
-        None  #: what is written
-    )
-    #: of outputs, in the channels of the head, to be judged; None: as the network has said it
+    #: What is written of outputs, in the channels of the head, to be judged; None: as they are.
+    written: Callable[[Mapping[str, Tensor], Sample, Case], Tensor] | None = None
     classical: Classical | None = None
     details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
     #: Output.name, from what ``finish`` or ``label.derive`` returns, which may hold more than what

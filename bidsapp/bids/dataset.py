@@ -104,6 +104,10 @@ def images_of(participant: Path, datatype: str) -> list[Path]:
     return [path for _, place in places(participant) for path in images_in(place / datatype)]
 
 
+#: The part of a complex signal that an image is of where its name does not say it.
+MAGNITUDE = 'mag'
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What labels and filters select of a dataset.
@@ -123,13 +127,11 @@ class Selection:
 
     def files(self, kind: str, **query: Any) -> list[Path]:
         """Images that the labels, ``query`` and the filter for ``kind`` select: the runs."""
-        return self._magnitudes(self.parts(kind, **query))
+        return self._answering(self._asked(kind, query), MAGNITUDE)
 
     def parts(self, kind: str, **query: Any) -> list[Path]:
         """The same of every part of a complex signal: phase, real and imaginary images too."""
-        if self.sessions:
-            return self._answering([query, {'session': self.sessions}, self._filter(kind)])
-        return self._answering([query, self._filter(kind)])
+        return self._answering(self._asked(kind, query))
 
     def beside(self, kind: str, **query: Any) -> list[Path]:
         """Images of all sessions that ``query`` and the filter select: what serves the runs.
@@ -137,7 +139,7 @@ class Selection:
         '' is a kind that nothing filters. Of an image that is there as .nii and as .nii.gz the
         second is taken.
         """
-        found = self._magnitudes(self._answering([query, self._filter(kind)]))
+        found = self._answering([query, self._filter(kind)], MAGNITUDE)
         return list({path.with_name(path.name.partition('.')[0]): path for path in found}.values())
 
     def anatomies(self) -> list[Path]:
@@ -160,15 +162,19 @@ class Selection:
     def _filter(self, kind: str) -> Mapping[str, Any]:
         return self.filters.get(kind, {})
 
-    def _magnitudes(self, images: Sequence[Path]) -> list[Path]:
-        return [path for path in images if parse(path.name).get('part', 'mag') == 'mag']
+    def _asked(self, kind: str, query: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        sessions = [{'session': self.sessions}] if self.sessions else []
+        return [query, *sessions, self._filter(kind)]
 
-    def _answering(self, queries: Sequence[Mapping[str, Any]]) -> list[Path]:
-        """Images that answer all ``queries``."""
+    def _answering(
+        self, queries: Sequence[Mapping[str, Any]], part: str | None = None
+    ) -> list[Path]:
+        """Images that answer all ``queries``; of one ``part`` only, if it is named."""
         return [
             path
             for path, entities in self._images()
-            if all(matches(query, entities) for query in queries)
+            if part in (None, entities.get('part', MAGNITUDE))
+            and all(matches(query, entities) for query in queries)
         ]
 
     def _images(self) -> Iterator[tuple[Path, dict[str, str]]]:
