@@ -7,7 +7,6 @@ Every batch is drawn from (seed, step), so a run that was stopped goes on as if 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,15 +53,8 @@ def start_network(
         with seeded(seed):
             network = build(own.modality, shape.name, channels_in, head.heads, **shape.options)
         return still(network, head.heads_from_nothing)
+    refuse_other_start(own, head, start, channels_in)
     found = start.card['network']
-    same = (modality_of(start.card), found['name']) == (own.modality, shape.name)
-    if not (same and reads(own.modality, found, channels_in)):
-        raise Problem(
-            f'The start model {start.card["name"]} is a {found["name"]} of '
-            f'{modality_of(start.card)} for {found["channels_in"]} input channels; task '
-            f'{head.name} needs a {shape.name} of {own.modality} for {channels_in}. Choose another '
-            '--init.'
-        )
     with seeded(seed), described_by(start.card):
         network = build(
             own.modality, shape.name, found['channels_in'], head.heads, **found['options']
@@ -73,6 +65,19 @@ def start_network(
             if name in start.heads:
                 network.heads[name].load_state_dict(start.heads[name])
     return network
+
+
+def refuse_other_start(own: Input, head: Head, start: Checkpoint, channels_in: int) -> None:
+    """Raises Problem if ``start`` cannot carry this input."""
+    shape, found = own.network, start.card['network']
+    same = (modality_of(start.card), found['name']) == (own.modality, shape.name)
+    if not (same and reads(own.modality, found, channels_in)):
+        raise Problem(
+            f'The start model {start.card["name"]} is a {found["name"]} of '
+            f'{modality_of(start.card)} for {found["channels_in"]} input channels; task '
+            f'{head.name} needs a {shape.name} of {own.modality} for {channels_in}. Choose another '
+            '--init.'
+        )
 
 
 def still(network: Network, heads: Sequence[str]) -> Network:
@@ -92,8 +97,8 @@ def grown(start: Checkpoint, own: Input, head: Head, channels_in: int) -> Checkp
     shape = own.network
     if start.card['network']['channels_in'] == channels_in:
         return start
+    refuse_other_start(own, head, start, channels_in)
     kept = {name: n for name, n in head.heads.items() if name in start.heads}
-    start_network(own, replace(head, parts=kept, zeros=()), start, channels_in, 0)
     with seeded(0), described_by(start.card):
         wanted = build(own.modality, shape.name, channels_in, kept, **shape.options)
         card = {
