@@ -39,9 +39,9 @@ def stacked(contexts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([own[name] for own in contexts]) for name in first}
 
 
-def _padded(tensor: Tensor, sides: Sequence[int]) -> Tensor:
-    """(C, X, Y, Z) with zeros appended until each side is at least that of ``sides``."""
-    missing = [max(0, n - length) for n, length in zip(sides, tensor.shape[1:], strict=True)]
+def padded_to(tensor: Tensor, sides: Sequence[int]) -> Tensor:
+    """(…, X, Y, Z) with zeros appended until each side is at least that of ``sides``."""
+    missing = [max(0, n - length) for n, length in zip(sides, tensor.shape[-3:], strict=True)]
     if not any(missing):
         return tensor
     return F.pad(tensor, [0, missing[2], 0, missing[1], 0, missing[0]])
@@ -80,13 +80,13 @@ class PatchSource:
             shape = sample.mask.shape[1:]
             i, j, k = (n if side is None else side for side, n in zip(patch, shape, strict=True))
             sides = i, j, k
-            mask = _padded(sample.mask, sides)
+            mask = padded_to(sample.mask, sides)
             self._samplers.append(tio.WeightedSampler(sides, 'centres'))
             self._contexts.append(sample.context)
             self._subjects.append(
                 tio.Subject(
-                    image=tio.ScalarImage(tensor=_padded(sample.image, sides)),
-                    target=tio.ScalarImage(tensor=_padded(sample.target, sides)),
+                    image=tio.ScalarImage(tensor=padded_to(sample.image, sides)),
+                    target=tio.ScalarImage(tensor=padded_to(sample.target, sides)),
                     mask=tio.LabelMap(tensor=mask),
                     centres=tio.Image(tensor=_centres(mask, sides), type=tio.SAMPLING_MAP),
                 )

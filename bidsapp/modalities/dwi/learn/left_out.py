@@ -8,14 +8,13 @@ the standard deviation of the noise. Directions, b and noise are the same at eve
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from bidsapp.modalities.dwi.physics import qspace
-from bidsapp.modalities.dwi.physics.harmonics import degrees, harmonics_at
+from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
+from bidsapp.modalities.dwi.physics.spherical_mean import mean_magnitude
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +27,8 @@ LEFT_OUT, EACH = 4, 6
 CHANNELS = LEFT_OUT * EACH + 2
 #: A volume is described by a bin if its b is that of the bin within this share.
 B_TOLERANCE = 0.02
+#: Of the noise in units of S0, for scans without any.
+LEAST_SIGMA = 1e-6
 #: Squared error of S over S0² that counts as none.
 LEAST_ERROR = 1e-5
 
@@ -52,7 +53,7 @@ def encoded(
         part[5] = signals[k]
         if own is not None and abs(b - own) <= B_TOLERANCE * own:
             part[3] = own
-            part[4] = _mean(own) + _at(harmonics, direction, own)
+            part[4] = qspace.standard(own)[0] + _at(harmonics, direction, own)
     target[-2], target[-1] = s0, sigma
     return target
 
@@ -78,13 +79,8 @@ def explained(correction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def magnitude(signal: Tensor, sigma: Tensor) -> Tensor:
-    """About the mean of a Rician magnitude of ``signal``: to 0.022 σ, and smooth.
-
-    √(A² + σ² (1 + (π/2 - 1) e^(-A²/2σ²))): σ√(π/2) without signal, A + σ²/2A with much of it
-    (Rice 1944; Gudbjartsson and Patz 1995 give the limits).
-    """
-    a, noise = signal.clamp_min(0).square(), sigma.square() + 1e-12
-    return (a + noise * (1 + (np.pi / 2 - 1) * (-a / (2 * noise)).exp())).sqrt()
+    """The mean magnitude of ``signal``, which is none below zero, in noise of ``sigma``."""
+    return mean_magnitude(signal.clamp_min(0), sigma.clamp_min(LEAST_SIGMA))[0]
 
 
 def errors(correction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,18 +152,7 @@ def turned_target(target: Tensor, turn: Turn) -> Tensor:
 def _at(harmonics: Tensor, direction: Tensor, b: float) -> Tensor:
     """(X, Y, Z) what harmonics (84, X, Y, Z) of an input add to S/S0 at a ``direction``."""
     first = qspace.slot_of(b) * qspace.N_SH
+    _, spread = qspace.standard(round(b, 3))
     values = harmonics_at(direction[:, None], qspace.ORDER)[:, 0]
-    weights = values * _spread(round(b, 3)).to(direction)
+    weights = values * torch.tensor(spread).to(direction)
     return torch.tensordot(weights, harmonics[first : first + qspace.N_SH], dims=1)
-
-
-@cache
-def _spread(b: float) -> Tensor:
-    """(N_SH,) what one standardised harmonic is in S/S0."""
-    return torch.from_numpy(qspace.prior_deviation(b)[degrees(qspace.ORDER) // 2]).float()
-
-
-@cache
-def _mean(b: float) -> float:
-    """Of S/S0 a priori."""
-    return float(qspace.prior(np.array([b]), np.array([b]))[0][0])

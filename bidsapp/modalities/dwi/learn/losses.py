@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bidsapp.learn.losses import labelled_voxels
 from bidsapp.modalities.dwi.physics import fixed_response_fod
-from bidsapp.modalities.dwi.physics.harmonics import degrees, harmonics_at
-from bidsapp.modalities.dwi.physics.qspace import N_SH, ORDER, SLOTS, prior_deviation
+from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
+from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS, standard
 from bidsapp.physics.eigen import eigh
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ _MIDDLE, LEAST_ERROR = (1000.0, 1800.0, 2800.0), 1e-3
 @cache
 def _signal_weights() -> Tensor:
     """(slots · N_SH,) share of each standardised harmonic in the variance of its bin's signal."""
-    rows = [prior_deviation(b)[degrees(ORDER) // 2] ** 2 for b in _MIDDLE]
+    rows = [standard(b)[1] ** 2 for b in _MIDDLE]
     return torch.from_numpy(np.concatenate([row / row.sum() for row in rows])).float()
 
 

@@ -7,15 +7,13 @@ only to say how far to go.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bidsapp.modalities.dwi.physics import log_tensor
-from bidsapp.modalities.dwi.physics.harmonics import basis, degrees, fibonacci_hemisphere
-from bidsapp.modalities.dwi.physics.qspace import ORDER, prior, prior_deviation
+from bidsapp.modalities.dwi.physics.harmonics import basis, fibonacci_hemisphere
+from bidsapp.modalities.dwi.physics.qspace import ORDER, standard
 
 #: Points of the half sphere at which the signal is worked out: twice the harmonics and more.
 POINTS = 64
@@ -48,15 +46,8 @@ class TensorSignal(nn.Module):
             b = 1000 * float(level.flatten()[level.abs().argmax()].exp())
             along = log_tensor.MEAN + torch.tensordot(self.values, own, dims=1)
             signal = torch.exp(-b * 1e-3 * along.clamp_min(0))
-            mean, spread = (t.to(signal) for t in _standard(round(b, 2)))
+            mean, deviations = standard(round(b, 2))
+            spread = torch.tensor(deviations).to(signal)
             found.append(torch.tensordot(self.back / spread[:, None], signal, dims=1))
-            found[-1][0] -= mean / spread[0]
+            found[-1][0] -= mean * (4 * np.pi) ** 0.5 / spread[0]
         return torch.stack(found)
-
-
-@cache
-def _standard(b: float) -> tuple[Tensor, Tensor]:
-    """Mean of the first harmonic at ``b`` and standard deviations (N_SH,) of all, a priori."""
-    mean = float(prior(np.array([b]), np.array([b]))[0][0]) * np.sqrt(4 * np.pi)
-    spread = prior_deviation(b)[degrees(ORDER) // 2]
-    return torch.tensor(mean).float(), torch.from_numpy(spread).float()

@@ -222,7 +222,7 @@ def canonical_map(gtab: GradientTable, variance: float) -> CanonicalMap:
     for slot, b in b_of_slot.items():
         target = type(gtab)(directions, np.full(len(directions), b))
         on_sphere = interpolation(weighted, target, variance, n_b0)
-        spread = prior_deviation(b)[degrees(ORDER) // 2]
+        _, spread = standard(b)
         matrix = (to_sh / spread[:, None]) @ on_sphere.matrix
         nothing = np.zeros(N_SH)  # harmonics stand as deviations from the prior mean
         matrices[slot] = LinearMap(matrix, on_sphere.centre, nothing, nothing)
@@ -242,11 +242,23 @@ def prior_deviation(b: float) -> np.ndarray:
     return np.asarray(np.sqrt(np.maximum(variance, 1e-8)))
 
 
+@cache
+def standard(b: float) -> tuple[float, np.ndarray]:
+    """What canonical harmonics at ``b`` are standardised by, a priori.
+
+    The mean of S/S0, and (N_SH,) the standard deviations of its harmonics.
+    """
+    mean, _ = prior(np.array([b]), np.array([b]))
+    spread = prior_deviation(b)[degrees(ORDER) // 2]
+    spread.flags.writeable = False
+    return float(mean[0]), spread
+
+
 def of_signal(harmonics: FloatArray, b: float) -> np.ndarray:
     """Harmonics (N_SH, …) of S/S0 itself from canonical ones at ``b``, which are standardised."""
-    spread = prior_deviation(b)[degrees(ORDER) // 2]
+    mean, spread = standard(b)
     natural = harmonics * spread.reshape(-1, *[1] * (harmonics.ndim - 1)).astype(harmonics.dtype)
-    natural[0] += float(prior(np.array([b]), np.array([b]))[0][0]) * np.sqrt(4 * np.pi)
+    natural[0] += mean * np.sqrt(4 * np.pi)
     return np.asarray(natural)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bidsapp.modalities.dwi.physics.harmonics import basis, degrees
+from bidsapp.modalities.dwi.physics.harmonics import basis
 from bidsapp.modalities.dwi.physics.noise import MIN_ANGULAR, angular_noise, fine_variance
 from bidsapp.modalities.dwi.physics.qspace import (
     N_SH,
@@ -24,7 +24,7 @@ from bidsapp.modalities.dwi.physics.qspace import (
     canonical_map,
     filled_slots,
     prior,
-    prior_deviation,
+    standard,
 )
 from bidsapp.modalities.dwi.physics.unweighted import signal_at_zero
 
@@ -77,9 +77,8 @@ def attenuation_at(harmonics: FloatArray, gtab: GradientTable) -> np.ndarray:
 
 def _evaluation(directions: FloatArray, b: float) -> tuple[np.ndarray, float]:
     """(N, N_SH) from standardised harmonics to S/S0 less its prior mean at ``b``; that mean."""
-    spread = prior_deviation(b)[degrees(ORDER) // 2]
-    mean, _ = prior(np.array([b]), np.array([b]))
-    return basis(directions, ORDER) * spread, float(mean[0])
+    mean, spread = standard(b)
+    return basis(directions, ORDER) * spread, mean
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bidsapp.hidden import whole_folder
+from bidsapp.learn.patches import padded_to
 from bidsapp.modalities.dwi.learn.left_out import CHANNELS, LEFT_OUT, encoded
 from bidsapp.modalities.dwi.learn.losses import UNKNOWN_FIBRES
 from bidsapp.modalities.dwi.physics import qspace
@@ -156,16 +157,9 @@ class LeftOut:
                 spans.append(slice(first, first + self._side))
             i, j, k = spans
             if int(run.mask[i, j, k].sum()) >= least:
-                return (
-                    padded_to(run.signals[:, i, j, k].float(), self._side),
-                    padded_to(run.mask[i, j, k], self._side),
-                )
-
-
-def padded_to(values: Tensor, side: int) -> Tensor:
-    """(…, X, Y, Z) with zeros behind until each edge has ``side`` voxels."""
-    missing = [side - n for n in values.shape[-3:]]
-    return torch.nn.functional.pad(values, [0, missing[2], 0, missing[1], 0, missing[0]])
+                whole = (self._side,) * 3
+                signals = padded_to(run.signals[:, i, j, k].float(), whole)
+                return signals, padded_to(run.mask[i, j, k].clone(), whole)
 
 
 def unknown(mask: Tensor) -> Mapping[str, Tensor]:

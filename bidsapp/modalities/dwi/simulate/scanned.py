@@ -10,7 +10,6 @@ import torch
 
 from bidsapp.modalities.dwi.physics import qspace
 from bidsapp.modalities.dwi.physics.gradients import GradientTable
-from bidsapp.modalities.dwi.physics.harmonics import degrees
 from bidsapp.modalities.dwi.physics.noise import map_noise
 from bidsapp.modalities.dwi.simulate.blocks import fractions_of
 from bidsapp.modalities.dwi.simulate.corruption import corrupted, true_volumes
@@ -49,12 +48,11 @@ def clean_harmonics(
     clean = s0.new_zeros(len(qspace.SLOTS) * qspace.N_SH, *s0.shape)
     for slot, b in b_of_slot.items():
         values = harmonics[b][: qspace.N_SH] / s0.clamp_min(1e-6)
-        mean = float(qspace.prior(np.array([b]), np.array([b]))[0][0])
+        mean, spread = qspace.standard(b)
         values[0] -= mean * (4 * torch.pi) ** 0.5
-        spread = qspace.prior_deviation(b)[degrees(qspace.ORDER) // 2]
         first = slot * qspace.N_SH
         clean[first : first + qspace.N_SH] = (
-            values / torch.from_numpy(spread).to(values)[:, None, None, None]
+            values / torch.tensor(spread).to(values)[:, None, None, None]
         )
     return clean
 
