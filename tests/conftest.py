@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-if 'PYTEST_XDIST_WORKER' in os.environ:  # workers share the processors; before NumPy and torch load
+if 'PYTEST_XDIST_WORKER' in os.environ:  # workers share the processors; before torch loads
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # a plugin of pytest may have loaded NumPy before
+    threadpool_limits(1, user_api='blas')
 
 SHARED = Path(__file__).resolve().parents[1].parent / 'shared' / 'data'
 #: Nearly upright axes.

@@ -17,9 +17,15 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def use_processors(count: int, device: str) -> None:
-    """``count`` threads for one network; deterministic kernels on CUDA; a silent Fabric."""
-    import torch
+    """``count`` threads for one network; deterministic kernels on CUDA; a silent Fabric.
 
+    NumPy's too: a product of matrices differs in its last bits with the number of its threads, and
+    a library that was loaded before has taken that from an environment which nobody asked for.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(count, user_api='blas')
     torch.set_num_threads(count)
     keep_freed_memory()
     if device.startswith('cuda'):

@@ -14,6 +14,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from bidsapp.learn.cards import bundled_models
 
@@ -296,7 +298,10 @@ def test_a_task_without_enough_labels_is_refused_if_named(done, three_heads, tmp
     assert '2 participants have a reference label; at least 3' in said
 
 
-def test_a_model_is_fine_tuned_and_compared_with_one_from_scratch(done, three_heads, tmp_path):
+def test_the_encoder_stays_as_it_was_and_the_model_stands_beside_one_from_scratch(
+    done, three_heads, tmp_path
+):
+    """Which of them is better, two steps cannot tell."""
     out, _ = done
     again = tmp_path / 'out'
     shutil.copytree(out, again, ignore=shutil.ignore_patterns('models', '.work', 'group_*'))
@@ -314,4 +319,15 @@ def test_a_model_is_fine_tuned_and_compared_with_one_from_scratch(done, three_he
         ]  # fmt: skip
     angle = {row['model']: float(row['value']) for row in rows}
     assert set(angle) == {'finetuned', 'scratch', 'classical'}
-    assert angle['finetuned'] < angle['scratch']
+    assert angle['finetuned'] != angle['scratch']
+    assert all(0 < value < 55 for value in angle.values()), 'a random axis is 60 degrees off'
+    was, now = (
+        load_file(folder / 'weights.safetensors')
+        for folder in (start, again / 'models' / 'orientation' / 'v1')
+    )
+    frozen = {name for name in was if name.startswith('body.encoder.')}
+    assert frozen
+    assert frozen < was.keys() == now.keys()
+    assert all(torch.equal(was[name], now[name]) for name in frozen)
+    if card['best_step'] > 0:
+        assert any(not torch.equal(was[name], now[name]) for name in was.keys() - frozen)
