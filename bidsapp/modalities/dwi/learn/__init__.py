@@ -11,6 +11,6 @@ input = Input(
     parts=parts,
     sample=sample_of,
     turned=turned,
-    network=Shape('unet3d', options=LAYOUT),
+    network=Shape('unet3d', options={**LAYOUT, 'by_deviation': ('restore',)}),
     about=about,
 )

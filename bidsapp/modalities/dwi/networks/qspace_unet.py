@@ -17,7 +17,7 @@ from bidsapp.networks.pointwise import Pointwise
 from bidsapp.networks.unet3d import CUBE, Decoder, Encoder, padded, stride_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 #: Voxels that are answered at a time where nothing is learnt: their features stay in the caches of
 #: a processor, and are few beside a whole brain's.
@@ -180,6 +180,12 @@ class Body(nn.Module):
         step = self.slot_channels
         return x[:, self.harmonics : self.slots * step : step].amax(1, keepdim=True)
 
+    def deviation(self, x: Tensor) -> Tensor:
+        """(B, slots · H, …) the predictive deviation of each slot, as a share of the prior's."""
+        first, step = self.harmonics + 1, self.slot_channels
+        stated = x[:, first : self.slots * step : step].float()
+        return stated.repeat_interleave(self.harmonics, dim=1)
+
     def _averaged(self, y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         """The input with means; these (B, slots, H, …), their change, the axis, mean density.
 
@@ -218,6 +224,8 @@ class UNet3d(Network):
     """The bundled network of diffusion MRI; its name in cards is 'unet3d'.
 
     ``heads`` maps names of tasks to their numbers of channels; a head is a 1x1x1 convolution.
+    Heads named in ``by_deviation`` correct the input's harmonics, slot after slot, in units of the
+    deviation that the input itself states there: what is known for certain is not changed.
     """
 
     stride = STRIDE
@@ -234,8 +242,10 @@ class UNet3d(Network):
         harmonics: int = 0,
         density: int = 0,
         appended: int = 0,
+        by_deviation: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.by_deviation = tuple(by_deviation)
         if len(widths) != LEVELS:
             raise ValueError(
                 f'widths names {len(widths)} levels; padding to {STRIDE} needs {LEVELS}'
@@ -273,4 +283,7 @@ class UNet3d(Network):
 
     def _answered(self, y: Tensor, x: Tensor, planes: slice) -> Tensor:
         features = self.body.near(y, x, planes)
-        return torch.cat([head(features).float() for head in self.heads.values()], dim=1)
+        said = {name: head(features).float() for name, head in self.heads.items()}
+        for name in said.keys() & set(self.by_deviation):
+            said[name] = said[name] * self.body.deviation(x[:, :, planes])
+        return torch.cat([*said.values()], dim=1)

@@ -226,3 +226,22 @@ def test_a_grown_network_says_what_it_said():
         assert torch.allclose(said, network(x, {}), atol=1e-5)
     assert not corrected.any()  # a correction begins as none
     assert grown(after, own, head, N_CHANNELS) is after
+
+
+def test_a_correction_by_deviation_is_as_large_as_the_input_is_unsure():
+    options = {**LAYOUT, 'by_deviation': ('restore',)}
+    network = build('dwi', 'unet3d', N_CHANNELS, {'a': 4, 'restore': 3 * N_SH}, **options).eval()
+    plain = build('dwi', 'unet3d', N_CHANNELS, {'a': 4, 'restore': 3 * N_SH}, **LAYOUT).eval()
+    plain.load_state_dict(network.state_dict())
+    torch.manual_seed(0)
+    image = torch.randn(1, N_CHANNELS, 8, 8, 8)
+    known = 0.0, 0.5, 2.0
+    for slot, deviation in enumerate(known):
+        image[:, slot * SLOT_CHANNELS + N_SH] = 1
+        image[:, slot * SLOT_CHANNELS + N_SH + 1] = deviation
+    with torch.no_grad():
+        found, other = network(image, {}), plain(image, {})
+    assert torch.equal(found[:, :4], other[:, :4])
+    factors = torch.tensor(known).repeat_interleave(N_SH)[:, None, None, None]
+    assert torch.allclose(found[:, 4:], other[:, 4:] * factors, atol=1e-6)
+    assert other[:, 4:].abs().min() > 0
