@@ -91,7 +91,7 @@ def run(settings: Settings, log_file: Path | None) -> int:
     request = Request(name, settings.tasks, settings.seed, SIDE, kept, cases)
     made: Material = registry.pretraining(modality).material(request)
     start = None if settings.init in SCRATCH else start_model(settings.init, modality)
-    network, state, head = learnt(own, made, start, plan, state_file)
+    network, state, head, shape = learnt(own, made, start, plan, state_file)
     judged = made.tasks, head, own.turned, device
     calibrate(network, (made.sample('val', VALIDATION + k) for k in range(CALIBRATION)), *judged)
     figures = tested(network, (made.sample('test', k) for k in range(TEST)), *judged)
@@ -103,7 +103,7 @@ def run(settings: Settings, log_file: Path | None) -> int:
             {k: start.card[k] for k in ('name', 'version', 'sha256')},
         'fitted': key,
     }  # fmt: skip
-    card = make_card(place, objective, made, own, head, plan, state, figures, settings, seen)
+    card = make_card(place, objective, made, own, shape, head, plan, state, figures, settings, seen)
     folder = save_model(place, card, network, state, head, cases, settings)
     state_file.unlink(missing_ok=True)
     for row in figures:
@@ -230,8 +230,8 @@ def made_before(settings: Settings, place: tuple[str, str], key: str) -> Path | 
 
 def learnt(
     own: Input, made: Material, start: Checkpoint | None, plan: Plan, state_file: Path
-) -> tuple[Network, State, Head]:
-    """Fit all heads together; returns the network at its best step, how it went, the joint head."""
+) -> tuple[Network, State, Head, dict[str, Any]]:
+    """Fit all heads together; the network at its best step, how it went, joint head, its shape."""
     from bidsapp.learn.fit import fit, grown
     from bidsapp.learn.joint import joint
     from bidsapp.simulate.stream import SimulatedStream
@@ -239,13 +239,18 @@ def learnt(
     source = SimulatedStream(made.scanners['train'], made.tasks, plan.patch, WINDOW)
     validation = [made.sample('val', index) for index in range(VALIDATION)]
     head = joint([task.head for task in made.tasks])
+    shape = {
+        'name': own.network.name, 'channels_in': source.channels_in,
+        'options': dict(own.network.options),
+    }  # fmt: skip
     if start is not None:
         start = grown(start, own, head, source.channels_in)
+        shape = dict(start.card['network'])  # what it stays, should its options be of before
     with nondeterminism(plan.device) as found:
         network, state = fit(own, head, source, validation, start, plan, state_file, log.info)
     if found:
         log.warning('%s on %s: made again, the weights will differ', ', '.join(found), plan.device)
-    return network, state, head
+    return network, state, head, shape
 
 
 def make_card(
@@ -253,6 +258,7 @@ def make_card(
     objective: Objective,
     made: Material,
     own: Input,
+    shape: Mapping[str, Any],
     head: Head,
     plan: Plan,
     state: State,
@@ -262,16 +268,11 @@ def make_card(
 ) -> dict[str, Any]:
     """Everything about a pretrained model but its weights, version and hash; whom it has seen."""
     modality, name = place
-    shape = own.network
     return cards.make_card(
         {'objective': name, 'modality': modality},
         name,
-        f'{shape.words} pretrained to {objective.words}.',
-        {
-            'name': shape.name,
-            'channels_in': made.sample('val', 0).image.shape[0],
-            'options': dict(shape.options),
-        },
+        f'{own.network.words} pretrained to {objective.words}.',
+        shape,
         head,
         {
             **made.card,
