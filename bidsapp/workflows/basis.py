@@ -53,7 +53,7 @@ def preparation_basis(run: Run, asked: Asked) -> Basis:
 
 
 def label_basis(run: Run, task: str, asked: Asked) -> Basis:
-    """Of a reference label: the prepared run, the steps between, and the T1w image they read."""
+    """Of a reference label: the prepared run, the steps between, and what else they read."""
     label = registry.task(task).label
     assert label is not None
     preparation: Preparation = registry.preparation(run.modality)
@@ -62,7 +62,8 @@ def label_basis(run: Run, task: str, asked: Asked) -> Basis:
     for aid in aids:
         steps |= versions(aid.steps)
     read = [run.case.files['t1w']] if any(aid.needs_t1w for aid in aids) else []
-    options = {'--random-seed': asked.seed} if aids else {}
+    read += [run.case.files[kind] for kind in label.reads if kind in run.case.files]
+    options = {**({'--random-seed': asked.seed} if aids else {}), **run.told_of_labels()}
     return Basis(uris(read, asked.roots), steps, options, prepared_sidecar(run, asked.root))
 
 

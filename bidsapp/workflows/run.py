@@ -15,7 +15,7 @@ from bidsapp.bids.prepared import prepared_files
 from bidsapp.interfaces.anat import CorrectT1w
 from bidsapp.interfaces.labels import ApplyModel, NetworkInput, WritePrediction, WriteReference
 from bidsapp.networks.registry import architecture
-from bidsapp.workflows.basis import PREPROCESSING, aids_for, label_of, prediction_of
+from bidsapp.workflows.basis import PREPROCESSING, aids_for, label_of, prediction_of, uris
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +114,7 @@ def aid_of(parts: Parts, kind: str) -> Workflow:
         return parts.aids[kind]
     preparation: Preparation = registry.preparation(parts.run.modality)
     own = preparation.aids[kind]
-    aid = own.graph(parts.run.case.entities, parts.survey.size, parts.place)
+    aid = own.graph(parts.run, parts.survey.size, parts.place)
     taken = fields_of(aid, 'inputnode')
     prepared = [k for k in taken if k in parts.kinds]
     parts.workflow.connect([(parts.preprocessed, aid, [(k, f'inputnode.{k}') for k in prepared])])
@@ -152,6 +152,10 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         overwrite=True,
     )  # fmt: skip
     parts.workflow.connect([(parts.preprocessed, node, parts.prepared())])
+    given = {kind: run.case.files[kind] for kind in label.reads if kind in run.case.files}
+    for kind, path in given.items():
+        setattr(node.inputs, kind, str(path))
+    node.inputs.more_sources = list(uris(given.values(), place.roots))
     if described := [aid for aid in aids.values() if 'quality' in fields_of(aid, 'outputnode')]:
         # The last says what those that it reads have said.
         parts.workflow.connect([(described[-1], node, [('outputnode.quality', 'quality')])])
@@ -159,7 +163,7 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         if kind in label.reads:
             parts.workflow.connect([(aid, node, [(f'outputnode.{kind}', kind)])])
         if registry.preparation(run.modality).aids[kind].needs_t1w:
-            node.inputs.more_sources = [raw_uri(run.case.files['t1w'], place.roots['raw'])]
+            node.inputs.more_sources += [raw_uri(run.case.files['t1w'], place.roots['raw'])]
 
 
 def add_predictions(parts: Parts, todo: Todo) -> None:

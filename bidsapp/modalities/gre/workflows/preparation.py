@@ -17,22 +17,24 @@ from bidsapp.modalities.gre.interfaces.field import (
     ReadField,
     RemoveBackground,
 )
-from bidsapp.modalities.gre.interfaces.inversion import Invert
+from bidsapp.modalities.gre.interfaces.inversion import Invert, WriteRegions
 from bidsapp.modalities.gre.interfaces.outputs import WriteField
 from bidsapp.modalities.gre.interfaces.signal import BrainMask, ReadSignal
+from bidsapp.modalities.gre.interfaces.weighted import WeightBySusceptibility
 from bidsapp.workflows.basis import uris
 from bidsapp.workflows.preparation import Aid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bidsapp.bids.runs import Size, Survey
     from bidsapp.modalities.gre.bids.runs import GreRun
     from bidsapp.modalities.gre.physics.acquisition import Acquisition
     from bidsapp.workflows.preparation import Place, Steps
 
 #: Steps of a raw run, and of a finished field.
-RAW = (ReadSignal, BrainMask, FitField, FitDecay, RemoveBackground, CheckSign, WriteField)
+RAW = (
+    ReadSignal, BrainMask, FitField, FitDecay, RemoveBackground, CheckSign, WeightBySusceptibility,
+    WriteField,
+)  # fmt: skip
 GIVEN = (ReadField, RemoveBackground, WriteField)
 #: Bytes a voxel of one volume: complex arithmetic of the fit, frames of the filters.
 FIT, FILTER = 400, 300
@@ -79,6 +81,8 @@ def init_preparation_wf(
         (local, ds_field, [('field', 'field')]),
         (ds_field, outputnode, [(kind, kind) for kind in PREPARED.names]),
     ])  # fmt: skip
+    if not run.given:
+        _add_weighted(workflow, local, survey, ds_field)
     if len(survey.acquisition.echo_times) > 1:
         _add_decay(workflow, field, local, survey, ds_field)
     return workflow
@@ -164,14 +168,35 @@ def _add_decay(
         (decay, ds_field, [('r2star', 'r2star'), ('t2star', 't2star')]),
         (sign, ds_field, [('quality', 'sign_quality'), ('warnings', 'sign_warnings')]),
     ])  # fmt: skip
+    _give_brain(workflow, decay)
+
+
+def _add_weighted(
+    workflow: Workflow, local: Node, survey: Survey[Acquisition], ds_field: Node
+) -> None:
+    """The susceptibility-weighted image and its minimum projection."""
+    weighted = Node(
+        WeightBySusceptibility(echo_times=list(survey.acquisition.echo_times)), name='weighted',
+        mem_gb=6 * survey.size.run_gb + 0.3,
+    )  # fmt: skip
+    workflow.connect([
+        (workflow.get_node('signal'), weighted, [('magnitude', 'magnitude')]),
+        (local, weighted, [('field', 'field')]),
+        (weighted, ds_field, [('swi', 'swi'), ('minip', 'minip')]),
+    ])  # fmt: skip
+    _give_brain(workflow, weighted)
+
+
+def _give_brain(workflow: Workflow, node: Node) -> None:
+    """To ``node`` the brain mask: the one that is made, or the user's."""
     if (brain_mask := workflow.get_node('brain_mask')) is not None:
-        workflow.connect([(brain_mask, decay, [('mask', 'mask')])])
+        workflow.connect([(brain_mask, node, [('mask', 'mask')])])
     else:
-        decay.inputs.mask = field.inputs.mask
+        node.inputs.mask = workflow.get_node('field').inputs.mask
 
 
-def init_chimaps_wf(entities: Mapping[str, str], size: Size, place: Place) -> Workflow:
-    """The classical susceptibility maps.
+def init_chimaps_wf(run: GreRun, size: Size, place: Place) -> Workflow:
+    """The classical susceptibility maps; and, where somebody has drawn regions, a table of them.
 
     Inputs
     ------
@@ -187,13 +212,31 @@ def init_chimaps_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wo
     inputnode = Node(IdentityInterface(fields=kinds), name='inputnode')
     outputnode = Node(IdentityInterface(fields=['chimaps', 'quality']), name='outputnode')
     threads = place.omp_nthreads
-    step = Invert(kinds, modality='gre', entities=dict(entities), n_threads=threads)
-    invert = Node(step, name='invert', mem_gb=size.gb(FILTER) + 1, n_procs=threads)
+    told: dict[str, Any] = {
+        'modality': 'gre', 'entities': dict(run.case.entities), 'n_threads': threads,
+        'reference': run.reference, 'reference_index': run.reference_index,
+    }  # fmt: skip
+    regions = run.case.files.get('dseg')
+    if regions is not None:
+        told['dseg'] = str(regions)
+    invert = Node(Invert(kinds, **told), name='invert', mem_gb=size.gb(FILTER) + 1, n_procs=threads)
     workflow.connect([
         (inputnode, invert, [(kind, kind) for kind in kinds]),
         (invert, outputnode, [(k, k) for k in ('chimaps', 'quality')]),
     ])  # fmt: skip
+    if regions is not None:
+        write = WriteRegions(
+            kinds, out_root=str(place.out_root), sources=list(uris([regions], place.roots)),
+            seed=place.seed, **told,
+        )  # fmt: skip
+        table = Node(
+            write, name='ds_regions', mem_gb=size.gb(FILTER) + 1, n_procs=threads, overwrite=True
+        )
+        workflow.connect([
+            (inputnode, table, [(kind, kind) for kind in kinds]),
+            (invert, table, [('chimaps', 'chimaps')]),
+        ])  # fmt: skip
     return workflow
 
 
-CHIMAPS = Aid(init_chimaps_wf, (Invert,))
+CHIMAPS = Aid(init_chimaps_wf, (Invert, WriteRegions))
