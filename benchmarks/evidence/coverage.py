@@ -30,8 +30,7 @@ from scores import degrees, table
 from simheads import simulated
 from simulated import LEFT, case_of, one_shell
 
-from bidsapp.learn.losses import deviations
-from bidsapp.modalities.dwi.learn.scalars import INTERVALS
+from bidsapp.modalities.dwi.learn.scalars import INTERVALS, deviations
 from bidsapp.modalities.dwi.physics.axis_error import WITHIN_68, WITHIN_95
 from bidsapp.modalities.dwi.simulate.protocol import Protocol
 

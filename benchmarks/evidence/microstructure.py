@@ -57,7 +57,7 @@ from realscans import SHARED, Scan
 from scores import table
 
 from bidsapp.bids.images import load_volume, open_image
-from bidsapp.learn.losses import deviations
+from bidsapp.modalities.dwi.learn.scalars import deviations
 from bidsapp.modalities.dwi.physics import noddi as noddi_model
 from bidsapp.modalities.dwi.physics.gradients import from_fsl
 from bidsapp.modalities.dwi.physics.noddi_of_tensor import noddi_of_tensor

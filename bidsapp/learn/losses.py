@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Natural logarithms between which a standard deviation is believed.
-LOG_SD = (-4.6, 0.0)
 #: Weight of Dice where the truth is fractions.
 OF_FRACTIONS = 0.25
 
@@ -40,21 +38,3 @@ def cross_entropy_and_dice(logits: Tensor, target: Tensor, mask: Tensor) -> Tens
     missed = 1 - dice[share.sum(0) > 0].mean()
     weight = OF_FRACTIONS if truth.shape[1] == classes else 1.0
     return F.cross_entropy(chosen, share.to(chosen)) + weight * missed
-
-
-def weighted_nll(mean: Tensor, log_sd: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Negative log-likelihood of ``target`` under normal distributions; all (B, K, X, Y, Z).
-
-    Each term is weighted by the square root of its own predicted variance (Seitzer et al., ICLR
-    2022), so that what is hard to predict is still learnt. ``weight`` says what a voxel counts.
-    """
-    log_sd = log_sd.clamp(*LOG_SD)
-    deviation = log_sd.exp()
-    nll = 0.5 * ((target - mean) / deviation).square() + log_sd
-    total = (weight * deviation.detach() * nll).sum((0, 2, 3, 4))
-    return (total / weight.sum((0, 2, 3, 4)).clamp_min(1)).mean() * 10
-
-
-def deviations(output: Tensor) -> Tensor:
-    """What a network says of its error, as logarithms → standard deviations."""
-    return output.clamp(*LOG_SD).exp()

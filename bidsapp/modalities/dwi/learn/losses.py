@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bidsapp.learn.losses import labelled_voxels, weighted_nll
+from bidsapp.learn.losses import labelled_voxels
 from bidsapp.modalities.dwi.physics import fixed_response_fod
 from bidsapp.modalities.dwi.physics.harmonics import harmonics_at
 from bidsapp.modalities.dwi.physics.qspace import N_SH, SLOTS, standard
@@ -24,6 +24,8 @@ DENSITY_ORDER, N_DENSITY = fixed_response_fod.ORDER, fixed_response_fod.N
 FIBRE_NORM = N_DENSITY / (4 * math.pi)
 #: Of a target's vectors, which are of length 1 or 0: nobody knows.
 UNKNOWN_FIBRES = 4.0
+#: Natural logarithms between which a standard deviation is believed.
+LOG_SD = (-4.6, 0.0)
 
 
 #: Row and column of the six numbers that make a symmetric 3x3 matrix.
@@ -96,6 +98,19 @@ def gaussian_nll(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     tissue = (1 - target[:, 2:].clamp_min(0)).expand_as(target).clone()
     tissue[:, 2] = 1
     return weighted_nll(prediction[:, :3].sigmoid(), prediction[:, 3:], target, known * tissue)
+
+
+def weighted_nll(mean: Tensor, log_sd: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Negative log-likelihood of ``target`` under normal distributions; all (B, K, X, Y, Z).
+
+    Each term is weighted by the square root of its own predicted variance (Seitzer et al., ICLR
+    2022), so that what is hard to predict is still learnt. ``weight`` says what a voxel counts.
+    """
+    log_sd = log_sd.clamp(*LOG_SD)
+    deviation = log_sd.exp()
+    nll = 0.5 * ((target - mean) / deviation).square() + log_sd
+    total = (weight * deviation.detach() * nll).sum((0, 2, 3, 4))
+    return (total / weight.sum((0, 2, 3, 4)).clamp_min(1)).mean() * 10
 
 
 #: b (s/mm²) of which a bin's weights are; share of the prior's variance that counts as no error.

@@ -14,7 +14,7 @@ import torch
 
 from bidsapp.bids.images import load_volume, with_maps
 from bidsapp.core import Arrays, Case, Head, LongerVoxels, Output, Sample
-from bidsapp.learn.losses import deviations, weighted_nll
+from bidsapp.modalities.dwi.learn.losses import LOG_SD, weighted_nll
 from bidsapp.modalities.dwi.physics.downsampling import MOSTLY
 from bidsapp.physics.geometry import ALL_TURNS
 
@@ -55,6 +55,11 @@ def uncertainty_of(output: Output, more: str = '') -> Output:
         f'{output.name}_uncertainty', entities, 'float32', output.units, description=words + more,
         told_by='model',
     )  # fmt: skip
+
+
+def deviations(output: Tensor) -> Tensor:
+    """What a network says of its error, as logarithms → standard deviations."""
+    return output.clamp(*LOG_SD).exp()
 
 
 def line_of(error: Tensor, log_sd: Tensor) -> tuple[float, float]:

@@ -11,11 +11,11 @@ import torch
 from bidsapp.bids.images import load_volume, with_maps
 from bidsapp.bids.scans import read_object
 from bidsapp.core import Arrays, Case, Classical, Head, Label, LongerVoxels, Sample, Task
-from bidsapp.learn.losses import deviations
 from bidsapp.modalities.dwi.bids.tables import load_table
 from bidsapp.modalities.dwi.learn.classical import map_on_input, scan_of
 from bidsapp.modalities.dwi.learn.losses import gaussian_nll
 from bidsapp.modalities.dwi.learn.scalars import (
+    deviations,
     line_of,
     scalar_map,
     uncertainty_of,

@@ -19,6 +19,7 @@ from bidsapp.bids.scans import number, said_beside
 from bidsapp.core import Output
 from bidsapp.modalities.gre.bids.direction import direction_of
 from bidsapp.modalities.gre.bids.fields import KINDS
+from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import MissingInput
 
 if TYPE_CHECKING:
@@ -104,6 +105,11 @@ class Fields:
     def known(self) -> BoolArray:
         """Where the local field is known."""
         return self.mask & (self.local != 0)
+
+    @property
+    def voxel_mm(self) -> list[float]:
+        """(3,) edges of a voxel."""
+        return [float(size) for size in voxel_sizes(self.affine)]
 
 
 def load_fields(case: Case) -> Fields:

@@ -102,14 +102,22 @@ class BrainMask(Step):
     """Which voxels are brain, by the first and the last echo: decay tells it from fat and bone."""
 
     input_spec = _BrainInput
+    version = 2
     output_spec = _Brain
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Raises BadData if no brain is found."""
+        from bidsapp.modalities.gre.physics.quality import cut_from_a_brain
         from bidsapp.physics import brain
 
         path = Path(self.inputs.magnitude)
         magnitude, affine = load_echoes(path), open_image(path).affine
+        if cut_from_a_brain(magnitude[0]):
+            mask = np.ones(magnitude.shape[1:], bool)
+            return {
+                'mask': str(save_like(folder / 'mask.nii', mask, path, 'uint8')),
+                'warnings': ['no air around the head: all of the field of view is taken for brain'],
+            }
         mask = brain.brain_mask(magnitude[0], magnitude[-1], affine)
         if not mask.any():
             raise BadData(
