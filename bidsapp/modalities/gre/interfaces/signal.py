@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import File, InputMultiObject, TraitedSpec, traits
+from nipype.interfaces.base import File, InputMultiObject, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.interfaces.base import Step, StepInput
@@ -90,7 +90,8 @@ class ReadSignal(Step):
 
 
 class _BrainInput(StepInput):
-    magnitude = File(exists=True, mandatory=True, desc='(X, Y, Z, E)')
+    magnitude = File(exists=True, desc='(X, Y, Z, E)')
+    images = InputMultiObject(File(exists=True), desc='or of each echo, as scanned')
 
 
 class _Brain(TraitedSpec):
@@ -110,8 +111,13 @@ class BrainMask(Step):
         from bidsapp.modalities.gre.physics.quality import cut_from_a_brain
         from bidsapp.physics import brain
 
-        path = Path(self.inputs.magnitude)
-        magnitude, affine = load_echoes(path), open_image(path).affine
+        if isdefined(self.inputs.images):
+            path = Path(self.inputs.images[0])
+            magnitude = np.nan_to_num(_stacked(self.inputs.images))
+        else:
+            path = Path(self.inputs.magnitude)
+            magnitude = load_echoes(path)
+        affine = open_image(path).affine
         if cut_from_a_brain(magnitude[0]):
             mask = np.ones(magnitude.shape[1:], bool)
             return {

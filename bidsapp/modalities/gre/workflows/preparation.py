@@ -35,7 +35,7 @@ RAW = (
     ReadSignal, BrainMask, FitField, FitDecay, RemoveBackground, CheckSign, WeightBySusceptibility,
     WriteField,
 )  # fmt: skip
-GIVEN = (ReadField, RemoveBackground, WriteField)
+GIVEN = (ReadField, BrainMask, RemoveBackground, WriteField)
 #: Bytes a voxel of one volume: complex arithmetic of the fit, frames of the filters.
 FIT, FILTER = 400, 300
 
@@ -110,13 +110,25 @@ def _add_given(
     workflow: Workflow, run: GreRun, survey: Survey[Acquisition], ds_field: Node
 ) -> Node:
     """The node of a finished field."""
-    files = run.case.files
-    mask = str(files['mask'])
+    files, size = run.case.files, survey.size
     unit = units_of(run.path.name, run.metadata)
-    field = Node(ReadField(field=str(files['field']), mask=mask, unit=unit), name='field')
-    ds_field.inputs.brain = mask
-    workflow.add_nodes([field])
+    field = Node(ReadField(field=str(files['field']), unit=unit), name='field')
+    if 'mask' in files:
+        field.inputs.mask = ds_field.inputs.brain = str(files['mask'])
+        workflow.add_nodes([field])
+        return field
+    images = [str(path) for path in several(files, 'magnitude')]
+    find = Node(BrainMask(images=images), name='brain_mask', mem_gb=size.gb(FIT) + 0.3)
+    _connect_brain(workflow, find, field, ds_field)
     return field
+
+
+def _connect_brain(workflow: Workflow, brain_mask: Node, field: Node, ds_field: Node) -> None:
+    """The brain that is found, to the field and to the writer."""
+    workflow.connect([
+        (brain_mask, field, [('mask', 'mask')]),
+        (brain_mask, ds_field, [('mask', 'brain'), ('warnings', 'mask_warnings')]),
+    ])  # fmt: skip
 
 
 def _add_fit(workflow: Workflow, run: GreRun, survey: Survey[Acquisition], ds_field: Node) -> Node:
@@ -139,11 +151,8 @@ def _add_fit(workflow: Workflow, run: GreRun, survey: Survey[Acquisition], ds_fi
         field.inputs.mask = ds_field.inputs.brain = str(files['mask'])
         return field
     brain_mask = Node(BrainMask(), name='brain_mask', mem_gb=2 * size.run_gb + size.gb(FIT) + 0.3)
-    workflow.connect([
-        (signal, brain_mask, [('magnitude', 'magnitude')]),
-        (brain_mask, field, [('mask', 'mask')]),
-        (brain_mask, ds_field, [('mask', 'brain'), ('warnings', 'mask_warnings')]),
-    ])  # fmt: skip
+    workflow.connect([(signal, brain_mask, [('magnitude', 'magnitude')])])
+    _connect_brain(workflow, brain_mask, field, ds_field)
     return field
 
 

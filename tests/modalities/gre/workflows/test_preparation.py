@@ -109,6 +109,14 @@ def test_a_finished_field_is_read_and_at_most_filtered(built, tmp_path, kind):
     assert nodes['ds_field'].inputs.sources[0].startswith('bids:fields:sub-01/fmap/')
 
 
+def test_a_field_without_a_mask_takes_the_brain_of_the_raw_magnitude(built, tmp_path):
+    given_field(tmp_path / 'fields', 'local')
+    (tmp_path / 'fields/sub-01/anat/sub-01_desc-brain_mask.nii.gz').unlink()
+    _, nodes = built(given=['fields'])
+    assert set(nodes) == {'field', 'brain_mask', 'ds_field', 'outputnode'}
+    assert len(nodes['brain_mask'].inputs.images) == 3
+
+
 def test_memory_grows_with_echoes_and_voxels(built):
     _, one = built(echoes=1)
     _, three = built(echoes=3)
