@@ -34,7 +34,8 @@ class Case:
     """The files of one run. ``entities`` are BIDS entities by their long names, and ``datatype``.
 
     Each modality has its own kinds of ``files``: 'dwi' and 'mask', or 'magnitude_1'. ``part`` says
-    in the modality's own plain values that only some of their data are looked at.
+    in the modality's own plain values that only some of their data are looked at, or what values
+    are relative to.
     """
 
     entities: Mapping[str, str]

@@ -51,7 +51,7 @@ class Run:
         return {'the JSON of the scan': of_values(self.metadata)}
 
     def told_of_labels(self) -> dict[str, Any]:
-        """The same that its labels follow from, and its preparation does not."""
+        """The same that labels and predictions follow from, and its preparation does not."""
         return {}
 
 

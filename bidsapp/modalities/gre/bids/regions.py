@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bidsapp.bids.classes import classes_of
 from bidsapp.bids.dataset import images_of
-from bidsapp.bids.images import check_grid
+from bidsapp.bids.images import check_grid, load_volume
 from bidsapp.bids.names import parse
 from bidsapp.modalities.gre.bids.runs import entities_of
 from bidsapp.problems import BadData, MissingInput, problem_of
@@ -15,6 +15,8 @@ from bidsapp.problems import BadData, MissingInput, problem_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy as np
 
     from bidsapp.core import Case
     from bidsapp.modalities.gre.bids.runs import GreRun
@@ -59,17 +61,18 @@ def _with_regions(run: GreRun, root: Path | None, reference: str) -> GreRun:
                 f'anat/{run.name}_[seg-*]_[desc-*]_dseg.nii.gz below the folder of -d {DSEG}. Give '
                 'one, or leave --reference out.'
             )
-        note = [f'-d {DSEG} holds no labels of it: there is no table of regions'] if root else []
-        return replace(run, notes=(*run.notes, *note))
+        lacks = [f'-d {DSEG} holds no labels of it: there is no table of regions'] if root else []
+        return replace(run, notes=(*run.notes, *lacks))
     path, *others = found
     index = _index(path, reference) if named else 0
     check_grid(path, run.path, 'Bring the labels onto the grid of the scan.')
     more = f', the first of {len(found)}' if others else ''
-    return replace(
-        run, case=run.case.with_files(dseg=path), reference_index=index,
-        reference=classes_of(path).get(index, reference) if named else '',
-        notes=(*run.notes, f'regions: {path.name} of -d {DSEG}{more}'),
-    )  # fmt: skip
+    case, note = run.case.with_files(dseg=path), f'regions: {path.name} of -d {DSEG}{more}'
+    if named:
+        case = replace(
+            case, part={'reference': classes_of(path).get(index, reference), 'index': index}
+        )
+    return replace(run, case=case, notes=(*run.notes, note))
 
 
 def _labels(run: GreRun, root: Path) -> list[Path]:
@@ -96,3 +99,11 @@ def _index(path: Path, reference: str) -> int:
         f'--reference {reference} is no label of {path.name}, which has {shown}. Give an index or '
         'a name of its table.'
     )
+
+
+def reference_region(case: Case) -> tuple[str, np.ndarray | None]:
+    """What is 0 on average, in words, and where that is (X, Y, Z); None: in all of the mask."""
+    if not case.part.get('index'):
+        return 'mean of the mask', None
+    inside = load_volume(case.files[DSEG]) == case.part['index']
+    return f'mean of {case.part["reference"]}', inside

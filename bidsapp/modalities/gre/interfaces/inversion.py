@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, traits
 
 from bidsapp.bids.classes import classes_of
+from bidsapp.bids.derivatives import own_uri
 from bidsapp.bids.images import load_volume
 from bidsapp.bids.names import build, source_entities
 from bidsapp.bids.scans import said_beside
@@ -17,7 +18,7 @@ from bidsapp.interfaces.base import CaseInput, CaseStep
 from bidsapp.interfaces.files import save_like
 from bidsapp.modalities.gre.bids.direction import FIELD
 from bidsapp.modalities.gre.bids.prepared import load_fields
-from bidsapp.modalities.gre.bids.regions import TABLES
+from bidsapp.modalities.gre.bids.regions import DSEG, TABLES, reference_region
 
 if TYPE_CHECKING:
     from bidsapp.modalities.gre.bids.prepared import Fields
@@ -66,12 +67,6 @@ def inverted(fields: Fields, method: str, field: np.ndarray, mask: np.ndarray) -
     )  # fmt: skip
 
 
-class _InvertInput(CaseInput):
-    dseg = File(exists=True, desc='regions of the user, one of which may be the reference')
-    reference = traits.Str(desc='the label whose mean is 0; empty: the whole brain')
-    reference_index = traits.Int(0, usedefault=True)
-
-
 class _Maps(TraitedSpec):
     chimaps = File(desc='(X, Y, Z, 3) ppm')
     quality = traits.Dict()
@@ -84,7 +79,6 @@ class Invert(CaseStep):
     """
 
     version = 3
-    input_spec = _InvertInput
     output_spec = _Maps
 
     def step(self, folder: Path) -> dict[str, Any]:
@@ -96,14 +90,13 @@ class Invert(CaseStep):
         fields = load_fields(case)
         first, *field = reference_of(fields)
         ways = {first: tuple(field)} | dict.fromkeys(MAPS[1:], (fields.local, fields.known))
-        where = self.reference_region(fields.mask)
+        named, where = reference_region(case)
         found = [referenced(inverted(fields, way, *of), where, of[1]) for way, of in ways.items()]
         strengths = {
             way: float(f'{maps.usual_strength(fields.noise, of[1], fields.affine, way):.4g}')
             for way, of in ways.items()
         }
         said, path = said_beside(case.files['field']), case.files['field']
-        named = self.inputs.reference if isdefined(self.inputs.reference) else ''
         return {
             'chimaps': str(
                 save_like(folder / 'chimaps.nii', np.stack([c for c, _ in found], -1), path)
@@ -111,7 +104,7 @@ class Invert(CaseStep):
             'quality': {
                 'ReferenceMethod': first,
                 'Regularization': strengths,
-                'SusceptibilityReference': f'mean of {named}' if named else 'mean of the mask',
+                'SusceptibilityReference': named,
                 'ReferenceOffset': {
                     name: round(offset, 6) for name, (_, offset) in zip(MAPS, found, strict=True)
                 },
@@ -119,14 +112,8 @@ class Invert(CaseStep):
             },
         }
 
-    def reference_region(self, mask: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) bool: where χ is to be 0 on average."""
-        if not self.inputs.reference_index:
-            return mask
-        return np.asarray(load_volume(Path(self.inputs.dseg)) == self.inputs.reference_index)
 
-
-class _RegionsInput(_InvertInput):
+class _RegionsInput(CaseInput):
     chimaps = File(exists=True, mandatory=True)
     out_root = traits.Str(mandatory=True)
     sources = traits.List(traits.Str, mandatory=True, desc='BIDS URIs')
@@ -137,7 +124,7 @@ class _Table(TraitedSpec):
     table = File()
 
 
-class WriteRegions(Invert):
+class WriteRegions(CaseStep):
     """χ of each region of the user's, with the deviation of its mean, as a table."""
 
     version = 1
@@ -148,10 +135,11 @@ class WriteRegions(Invert):
         """A label of which too little is in the mask has no row."""
         from bidsapp.modalities.gre.physics.regions import DRAWS, referenced, statistics
 
-        case, dseg = self.case(), Path(self.inputs.dseg)
+        case = self.case()
+        dseg = case.files[DSEG]
         fields = load_fields(case)
         method, field, mask = reference_of(fields)
-        where = self.reference_region(fields.mask)
+        _, where = reference_region(case)
 
         def invert(noisy: np.ndarray) -> np.ndarray:
             return referenced(inverted(fields, method, noisy, mask), where, mask)[0]
@@ -167,7 +155,10 @@ class WriteRegions(Invert):
         ]  # fmt: skip
         root, own = Path(self.inputs.out_root), source_entities(case.entities)
         said, table = (root / build({**own, **named}) for named in TABLES)
-        about = {'Sources': list(self.inputs.sources), 'NoiseDraws': DRAWS}
+        about = {
+            'Sources': [*self.inputs.sources, own_uri(case.files['field'], root)],
+            'NoiseDraws': DRAWS,
+        }
         write_json(said, {**COLUMNS, **about})
         write_table(table, list(COLUMNS), rows)
         return {'table': str(table)}

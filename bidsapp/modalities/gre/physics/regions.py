@@ -21,12 +21,15 @@ DRAWS = 8
 FEWEST = 4
 
 
-def referenced(chi: FloatArray, where: BoolArray, mask: BoolArray) -> tuple[np.ndarray, float]:
+def referenced(
+    chi: FloatArray, where: BoolArray | None, mask: BoolArray
+) -> tuple[np.ndarray, float]:
     """``chi`` (X, Y, Z) in ``mask`` less its mean ``where``, and that mean; 0 outside ``mask``.
 
-    χ is known up to a constant. Raises BadData where ``where`` holds nothing of the mask.
+    χ is known up to a constant. ``where`` None is all of the mask. Raises BadData where ``where``
+    holds nothing of it.
     """
-    inside = where & mask
+    inside = mask if where is None else where & mask
     if not inside.any():
         raise BadData(
             'The region of --reference holds no voxel in which χ is known; expected some. Choose '

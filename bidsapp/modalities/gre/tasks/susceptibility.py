@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from bidsapp.bids.images import load_volume, onto_sample, with_label
+from bidsapp.bids.images import load_volume, onto_sample, open_image, with_label
 from bidsapp.core import Arrays, Case, Classical, Label, Output, Sample, Task
 from bidsapp.modalities.gre.bids.prepared import load_fields
-from bidsapp.modalities.gre.bids.regions import CHIMAP, DSEG, tables
+from bidsapp.modalities.gre.bids.regions import CHIMAP, DSEG, reference_region, tables
 from bidsapp.modalities.gre.learn.head import HEAD, deviations
+from bidsapp.modalities.gre.physics.regions import referenced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from bidsapp.modalities.gre.physics.acquisition import Acquisition
 
 CHIMAPS = 'chimaps'
+#: Of what `finish` returns and no image is: the reference in words, and the mean that is removed.
+NAMED, OFFSET = 'reference', 'offset'
 CHI = Output(
     'chi', {'suffix': 'Chimap'}, 'float32', units='ppm',
     description='Magnetic susceptibility. It is known up to a constant: SusceptibilityReference '
@@ -47,11 +51,22 @@ def load(sample: Sample, case: Case) -> Sample:
 
 
 def finish(outputs: Mapping[str, Tensor], sample: Sample, case: Case) -> Arrays:
-    """(2, X, Y, Z) χ in ppm and log σ → χ with mean 0 in the mask, and σ; zero outside."""
-    chi, log_sd = outputs['susceptibility']
-    mask = sample.mask[0]
-    chi = (chi - chi[mask].mean()) * mask
-    return {'chi': chi.numpy(), 'chi_uncertainty': (deviations(log_sd) * mask).numpy()}
+    """(2, X, Y, Z) χ in ppm and log σ → χ less its mean in the reference, and σ; zero outside."""
+    output, mask = outputs['susceptibility'], sample.mask[0].numpy()
+    named, where = reference_region(case)
+    if where is not None:
+        where = onto_sample(where, open_image(case.files['field']).affine, sample)[0]
+    chi, offset = referenced(output[0].numpy(), where, mask)
+    spread = deviations(output[1]).numpy() * mask
+    return {'chi': chi, 'chi_uncertainty': spread, NAMED: np.array(named), OFFSET: np.array(offset)}
+
+
+def details(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
+    """Of a prediction, what is 0 in it; the sidecar of a label has it from the inversion."""
+    if NAMED not in arrays:
+        return {}
+    offset = round(float(arrays[OFFSET]), 6)
+    return {'chi': {'SusceptibilityReference': str(arrays[NAMED]), 'ReferenceOffset': offset}}
 
 
 def source(acquisition: Acquisition) -> str:
@@ -96,6 +111,7 @@ task: Task[Acquisition] = Task(
         given=CHIMAP,
     ),
     truth=truth,
+    details=details,
     classical=Classical(
         'total variation of the local field, its strength by the noise', lambda taught: classical
     ),

@@ -9,6 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 
 from bidsapp.modalities.gre.bids.fields import KINDS, units_of
 from bidsapp.modalities.gre.bids.prepared import PREPARED
+from bidsapp.modalities.gre.bids.regions import DSEG
 from bidsapp.modalities.gre.bids.runs import several
 from bidsapp.modalities.gre.interfaces.field import (
     CheckSign,
@@ -222,22 +223,24 @@ def init_chimaps_wf(run: GreRun, size: Size, place: Place) -> Workflow:
     outputnode = Node(IdentityInterface(fields=['chimaps', 'quality']), name='outputnode')
     threads = place.omp_nthreads
     told: dict[str, Any] = {
-        'modality': 'gre', 'entities': dict(run.case.entities), 'n_threads': threads,
-        'reference': run.reference, 'reference_index': run.reference_index,
+        'modality': 'gre', 'entities': dict(run.case.entities), 'part': dict(run.case.part),
+        'n_threads': threads,
     }  # fmt: skip
-    regions = run.case.files.get('dseg')
+    regions = run.case.files.get(DSEG)
+    step = Invert(kinds, [DSEG], **told)
+    invert = Node(step, name='invert', mem_gb=size.gb(FILTER) + 1, n_procs=threads)
     if regions is not None:
-        told['dseg'] = str(regions)
-    invert = Node(Invert(kinds, **told), name='invert', mem_gb=size.gb(FILTER) + 1, n_procs=threads)
+        invert.inputs.dseg = str(regions)
     workflow.connect([
         (inputnode, invert, [(kind, kind) for kind in kinds]),
         (invert, outputnode, [(k, k) for k in ('chimaps', 'quality')]),
     ])  # fmt: skip
     if regions is not None:
         write = WriteRegions(
-            kinds, out_root=str(place.out_root), sources=list(uris([regions], place.roots)),
-            seed=place.seed, **told,
+            [*kinds, DSEG], out_root=str(place.out_root),
+            sources=list(uris([regions], place.roots)), seed=place.seed, **told,
         )  # fmt: skip
+        write.inputs.dseg = str(regions)
         table = Node(
             write, name='ds_regions', mem_gb=size.gb(FILTER) + 1, n_procs=threads, overwrite=True
         )

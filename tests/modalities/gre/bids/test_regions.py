@@ -59,12 +59,12 @@ def test_without_labels_there_is_no_table_and_that_is_said(raw, tmp_path):
 def test_the_reference_is_a_label_by_index_or_name(raw, tmp_path, reference):
     labels(tmp_path / 'dseg')
     run = of(raw, tmp_path / 'dseg', reference)
-    assert (run.reference, run.reference_index) == ('Lateral Ventricles', 4)
+    assert run.case.part == {'reference': 'Lateral Ventricles', 'index': 4}
 
 
 def test_labels_without_a_table_have_indices(raw, tmp_path):
     labels(tmp_path / 'dseg', table='')
-    assert of(raw, tmp_path / 'dseg', '7').reference_index == 7
+    assert of(raw, tmp_path / 'dseg', '7').case.part == {'reference': '7', 'index': 7}
     assert isinstance(of(raw, tmp_path / 'dseg', 'fluid').problem, BadData)
 
 
