@@ -163,8 +163,9 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     add('--tasks', nargs='+', metavar='TASK', help='default: every task the dataset can serve')
     add('-d', '--derivatives', nargs='+', action='extend', default=[], metavar='NAME=PATH',
         help="another pipeline's preprocessed dMRI, used as it is: qsiprep=PATH; brain "
-        'masks of your own, <scan>_desc-brain_mask: masks=PATH; '
-        'default: none')  # fmt: skip
+        'masks of your own, <scan>_desc-brain_mask: masks=PATH; of gradient echo also finished '
+        'fields (fields), labels of regions (dseg), and susceptibility maps to learn from '
+        '(chimap); default: none')  # fmt: skip
     add('--skip-bids-validation', action='store_true', help='do not look at the dataset as a whole')
 
 

@@ -34,7 +34,8 @@ class Case:
     """The files of one run. ``entities`` are BIDS entities by their long names, and ``datatype``.
 
     Each modality has its own kinds of ``files``: 'dwi' and 'mask', or 'magnitude_1'. ``part`` says
-    in the modality's own plain values that only some of their data are looked at.
+    in the modality's own plain values that only some of their data are looked at, or what values
+    are relative to.
     """
 
     entities: Mapping[str, str]
@@ -185,6 +186,11 @@ def anywhere(acquisition: Any) -> None:
     """A task whose prediction makes sense for every acquisition."""
 
 
+def no_tables(case: Case) -> Sequence[Mapping[str, str]]:
+    """No further files beside a label."""
+    return ()
+
+
 def nothing_more(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
     """No fields of sidecars that follow from the values."""
     return {}
@@ -241,12 +247,15 @@ class Label(Generic[A]):
     derive: Callable[[Case], Arrays]  #: files → label, on the run's grid; raises Unavailable where
     #: the scan turns out to hold none
     reads: tuple[str, ...] = ()  #: further files of the Case for it, which the modality's
-    #: preparation knows how to make: 'tissue_posteriors', 'fibres'
+    #: preparation knows how to make, or which the user gave: 'tissue_posteriors', 'fibres'
     learns: int = 1  #: the task's first outputs, so many, are what is learnt
     beside: tuple[tuple[Output, str], ...] = ()  #: derived along with the label: output, source;
     #: one of the label's own sources: only along with the label of that
     averaged: Callable[[Case, LongerVoxels], Arrays] | None = None  #: of a Case with the label's
     #: files, what is learnt on longer voxels; None: the commonest label, means of maps in the mask
+    tables: Callable[[Case], Sequence[Mapping[str, str]]] = no_tables  #: of a raw run: entities of
+    #: further files that come with its label, which what it ``reads`` leaves below OUTPUT_DIR
+    given: str = ''  #: name in ``-d`` of a folder whose maps of runs are learnt from instead
     of_run: bool = True  #: derived from the data that a network sees, whose noise it then shares;
     #: else from another image, as tissue from a T1w
     version: int = 1  #: raised when what ``derive`` gives changes: labels are then derived again

@@ -141,7 +141,9 @@ def labelled(settings: Settings, wanted: Sequence[str]) -> dict[str, list[Case]]
         raise problems[0]
     own = {name: registry.task(name) for name in wanted}
     return {
-        name: with_references(settings.output_dir, cases.get(task.modality, []), task)
+        name: with_references(
+            settings.output_dir, cases.get(task.modality, []), task, dict(settings.derivatives)
+        )
         if task.label
         else []
         for name, task in own.items()

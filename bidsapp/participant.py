@@ -190,10 +190,10 @@ def log_warnings(plans: list[RunPlan], settings: Settings, models: Models) -> No
     from bidsapp.reports.written import sidecar
 
     for made in plans:
-        entities = made.run.case.entities
-        files = labelled_files(entities, made.todo.references)
+        case = made.run.case
+        files = labelled_files(case, made.todo.references)
         for name in predictions_of(made, models):
-            files += predicted_files(entities, name)
+            files += predicted_files(case.entities, name)
         said = {
             str(text): None
             for path in files

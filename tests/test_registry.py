@@ -93,10 +93,11 @@ class TestEveryModality:
         for side, step in zip(shape.patch, network.stride, strict=True):
             assert side is None or side % step == 0
 
-    def test_what_tasks_read_for_their_labels_is_what_its_preparation_can_make(self, modality):
+    def test_what_tasks_read_for_their_labels_is_made_by_its_preparation_or_given(self, modality):
         reads = {kind for task in registry.tasks_of(modality) if task.label
                  for kind in task.label.reads}  # fmt: skip
-        assert reads <= set(registry.preparation(modality).aids)
+        given = set(registry.files(modality).helps)  # by the user, by -d
+        assert reads <= set(registry.preparation(modality).aids) | given
 
     def test_the_main_file_of_a_prepared_run_is_one_that_is_prepared(self, modality):
         prepared = registry.files(modality).prepared

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
 from bidsapp.bids.dataset import images_of, participants_of
 from bidsapp.bids.filters import matches
-from bidsapp.bids.names import build, parse, source_entities
+from bidsapp.bids.images import check_grid
+from bidsapp.bids.names import build, parse, source_entities, stem
 from bidsapp.bids.outputs import files_of, output_path
 from bidsapp.bids.provenance import stands
 from bidsapp.bids.scans import read_object, sidecar_of
 from bidsapp.core import Case
-from bidsapp.problems import MissingInput, NothingSelected, Problem
+from bidsapp.problems import BadData, MissingInput, NothingSelected, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from bidsapp.bids.runs import Prepared, Run
     from bidsapp.core import Output, Task
 
+#: ``desc-`` of a map that says how sure another is.
+UNCERTAIN = 'uncertainty'
 log = logging.getLogger('transfermri')
 
 
@@ -105,13 +109,28 @@ def _selected(root: Path, prepared: Prepared, case: Case, query: Mapping[str, An
     return matches(query, {**own, **parse(path)})
 
 
-def with_references(root: Path, cases: Sequence[Case], task: Task[Any]) -> list[Case]:
+def with_references(
+    root: Path,
+    cases: Sequence[Case],
+    task: Task[Any],
+    derivatives: Mapping[str, Path] = MappingProxyType({}),
+) -> list[Case]:
     """The runs that have every reference that ``task`` learns from, with those among their files.
 
-    A label that was derived from another preparation of its run than is there is named and left.
+    A label that was derived from another preparation of its run than is there is named and left. Of
+    ``derivatives``, folders by name, the one that ``Label.given`` names has the first word.
     """
     prepared, found = registry.files(task.modality).prepared, []
+    folder = derivatives.get(task.label.given) if task.label else None
     for case in cases:
+        try:
+            given = None if folder is None else given_reference(folder, case, task)
+        except Problem as problem:
+            log.warning('%s is left out: %s', stem(case.entities), problem)
+            continue
+        if given is not None:
+            found.append(case.with_files(**{task.learnt[0].name: given}))
+            continue
         references = [find_reference(root, case, output) for output in task.learnt]
         labels = {o.name: r[1] for o, r in zip(task.learnt, references, strict=True) if r}
         if len(labels) < len(task.learnt):
@@ -126,6 +145,28 @@ def with_references(root: Path, cases: Sequence[Case], task: Task[Any]) -> list[
                 'participant again.', first.name,
             )  # fmt: skip
     return found
+
+
+def given_reference(folder: Path, case: Case, task: Task[Any]) -> Path | None:
+    """The map of the user's below ``folder`` that ``task`` learns from; None without one.
+
+    It is read where it lies. Raises BadData for two of one run, and for another grid.
+    """
+    named = {'suffix': task.learnt[0].entities['suffix'], 'datatype': case.entities['datatype']}
+    own = {**source_entities(case.entities), **named}
+    found = []
+    for path in images_of(folder / f'sub-{case.subject}', named['datatype']):
+        entities = parse(path.name)
+        if entities['suffix'] == own['suffix'] and entities.get('desc') != UNCERTAIN:
+            same = {**source_entities(entities), **named}
+            found += [path] if same == own else []
+    if len(found) > 1:
+        both = ' and '.join(path.name for path in found[:2])
+        raise BadData(f'{both} are maps of one run; expected one. Take one away.')
+    for path in found:
+        main = registry.files(task.modality).prepared.main
+        check_grid(path, case.files[main], 'Bring the map onto the grid of the scan.')
+    return found[0] if found else None
 
 
 def find_reference(root: Path, case: Case, output: Output) -> tuple[str, Path] | None:

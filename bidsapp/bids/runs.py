@@ -50,6 +50,10 @@ class Run:
         """Plain values beside the files, by names for people, that its preparation follows from."""
         return {'the JSON of the scan': of_values(self.metadata)}
 
+    def told_of_labels(self) -> dict[str, Any]:
+        """The same that labels and predictions follow from, and its preparation does not."""
+        return {}
+
 
 R = TypeVar('R', bound=Run)
 

@@ -115,6 +115,7 @@ class CaseInput(DynamicTraitedSpec, ComputingInput):
 
     modality = traits.Str(mandatory=True)
     entities = traits.Dict(mandatory=True)
+    part = traits.Dict(desc='as of `Case`')
 
 
 class CaseStep(Step):
@@ -135,7 +136,7 @@ class CaseStep(Step):
         """The run, with those of its files that are defined."""
         known = {kind: getattr(self.inputs, kind) for kind in self._kinds}
         files = {kind: Path(path) for kind, path in known.items() if isdefined(path)}
-        return Case(dict(self.inputs.entities), files)
+        return Case(dict(self.inputs.entities), files, dict(self.inputs.part))
 
 
 @contextmanager

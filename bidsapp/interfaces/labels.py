@@ -181,6 +181,7 @@ class _PredictionInput(CaseInput, RecordingInput):
     applied_on = traits.Str(mandatory=True)
     seen_in_training = traits.Enum('unknown', 'yes', 'no', mandatory=True)
     out_root = traits.Str(mandatory=True)
+    more_sources = traits.List(traits.Str)
 
 
 class WritePrediction(CaseStep):
@@ -200,7 +201,10 @@ class WritePrediction(CaseStep):
         sample = open_input(Path(self.inputs.network_input))
         arrays = task.finish(self.outputs(task.name, *task.uses), sample, case)
         sidecar = {
-            'Sources': [own_uri(path, root) for path in sources_of(case, task.modality)],
+            'Sources': [
+                *(own_uri(path, root) for path in sources_of(case, task.modality, root)),
+                *self.inputs.more_sources,
+            ],
             **self.about_model(task.modality, case, sample),
             **self.inputs.made_from(),
         }
@@ -241,10 +245,11 @@ def main_file(case: Case, modality: str) -> Path:
     return case.files[registry.files(modality).prepared.main]
 
 
-def sources_of(case: Case, modality: str) -> list[Path]:
-    """The images that a prediction is made from, the main one first."""
+def sources_of(case: Case, modality: str, root: Path) -> list[Path]:
+    """The images below ``root`` that a prediction is made from, the main one first."""
     main = main_file(case, modality)
-    images = [path for path in case.files.values() if path.name.endswith('.nii.gz')]
+    own = (path for path in case.files.values() if path.is_relative_to(root))
+    images = [path for path in own if path.name.endswith('.nii.gz')]
     return [main, *(path for path in images if path != main)]
 
 

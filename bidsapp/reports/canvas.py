@@ -124,11 +124,11 @@ def swatches(pairs: Sequence[tuple[str, str]]) -> Key:
     return draw
 
 
-def scale_bar(name: str, cmap: str, high: float, unit: str = '') -> Key:
-    """A key from 0 to ``high`` of a colour map."""
+def scale_bar(name: str, cmap: str, high: float, unit: str = '', low: float = 0.0) -> Key:
+    """A key from ``low`` to ``high`` of a colour map."""
 
     def draw(axes: Any, x: float) -> float:
-        before, after = f'{name}  0', f'{high:.3g}{unit}'
+        before, after = f'{name}  {low:.3g}', f'{high:.3g}{unit}'
         _write(axes, x, before)
         start, x = x, x + 0.1 + LETTER * len(before)
         ramp = np.linspace(0, 1, 256)[None]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bidsapp.bids.classes import classes_of
 from bidsapp.bids.names import parse
 from bidsapp.reports import canvas, uncertainty
 from bidsapp.reports.page import Drawn
@@ -68,16 +68,6 @@ def draw_mask(run: WrittenRun, view: View) -> Drawn:
         f'Brain mask on the {view.background_words}; {volume:.0f} ml. '
         'The line should follow the edge of the brain everywhere.',
     )  # fmt: skip
-
-
-def classes_of(path: Path) -> dict[int, str]:
-    """Index → name, from the table beside a label image."""
-    table = path.with_name(path.name.removesuffix('.nii.gz') + '.tsv')
-    if not table.is_file():
-        return {}
-    with table.open(encoding='utf-8', newline='') as stream:
-        rows = list(csv.DictReader(stream, delimiter='\t'))
-    return {int(row['index']): row['name'] for row in rows if int(row['index']) > 0}
 
 
 def seen(path: Path) -> str:

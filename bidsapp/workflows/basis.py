@@ -53,7 +53,7 @@ def preparation_basis(run: Run, asked: Asked) -> Basis:
 
 
 def label_basis(run: Run, task: str, asked: Asked) -> Basis:
-    """Of a reference label: the prepared run, the steps between, and the T1w image they read."""
+    """Of a reference label: the prepared run, the steps between, and what else they read."""
     label = registry.task(task).label
     assert label is not None
     preparation: Preparation = registry.preparation(run.modality)
@@ -62,18 +62,27 @@ def label_basis(run: Run, task: str, asked: Asked) -> Basis:
     for aid in aids:
         steps |= versions(aid.steps)
     read = [run.case.files['t1w']] if any(aid.needs_t1w for aid in aids) else []
-    options = {'--random-seed': asked.seed} if aids else {}
+    read += given_files(run, task).values()
+    options = {**({'--random-seed': asked.seed} if aids else {}), **run.told_of_labels()}
     return Basis(uris(read, asked.roots), steps, options, prepared_sidecar(run, asked.root))
 
 
 def prediction_basis(run: Run, task: str, sha256: str, asked: Asked) -> Basis:
-    """Of a prediction: the prepared run, what a network sees of it, and the model."""
+    """Of a prediction: the prepared run, what a network sees of it, the model, what was given."""
     steps = {
         'network_input': registry.input(run.modality).version,
         prediction_of(task): registry.task(task).version,
     }
-    options = {'the model': sha256}
-    return Basis(steps=steps, options=options, rests_on=prepared_sidecar(run, asked.root))
+    options = {'the model': sha256, **run.told_of_labels()}
+    read = uris(given_files(run, task).values(), asked.roots)
+    return Basis(read, steps, options, prepared_sidecar(run, asked.root))
+
+
+def given_files(run: Run, task: str) -> dict[str, Path]:
+    """Kind → file of the user's that label and prediction of a task rest on beside the run."""
+    label = registry.task(task).label
+    kinds = label.reads if label else ()
+    return {kind: run.case.files[kind] for kind in kinds if kind in run.case.files}
 
 
 def prepared_sidecar(run: Run, root: Path) -> Path:

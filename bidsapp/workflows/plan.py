@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
+from bidsapp.bids.names import build, source_entities
 from bidsapp.bids.outputs import files_of, output_path
 from bidsapp.bids.prepared import promised_files
 from bidsapp.bids.provenance import INSTEAD, changed, recorded
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from bidsapp.bids.provenance import Basis
     from bidsapp.bids.runs import Files, Run, Survey
-    from bidsapp.core import Task
+    from bidsapp.core import Case, Task
     from bidsapp.workflows.basis import Asked
 
 #: Task → (folder of its model, card, labels of the participants that it has learnt from; None where
@@ -89,13 +90,13 @@ class RunPlan:
 
         Returns what is to be said of it.
         """
-        entities = self.run.case.entities
-        gone = labelled_files(entities, {task: self.todo.references[task]})
+        case = self.run.case
+        gone = labelled_files(case, {task: self.todo.references[task]})
         self.promised = [path for path in self.promised if path not in gone]
         if source is None:
             self.unavailable[task] = reason
             return f'no {label_of(task)}: {reason}'
-        self.promised += labelled_files(entities, {task: source})
+        self.promised += labelled_files(case, {task: source})
         return f'{label_of(task)} of {source}, not of {self.todo.references[task]}: {reason}'
 
 
@@ -168,11 +169,11 @@ def promise(made: RunPlan, asked: Asked, wanted: Sequence[Task[Any]], models: Mo
             try:
                 source = task.label.source(acquisition)
                 made_as = made_instead(entities, task, source, asked.root)
-                files = labelled_files(entities, {task.name: made_as})
+                files = labelled_files(run.case, {task.name: made_as})
                 basis = label_basis(run, task.name, asked)
                 if review.due(label_of(task.name), {'labels', task.name}, files, basis):
                     references[task.name] = source
-                    files = labelled_files(entities, {task.name: source})
+                    files = labelled_files(run.case, {task.name: source})
                 made.promised += files
             except Unavailable as reason:
                 made.unavailable[task.name] = str(reason)
@@ -216,6 +217,8 @@ def everything_of(run: Run) -> list[Path]:
     rest = [
         path for output, source in outputs for path in reversed(files_of(entities, output, source))
     ]
+    for task in registry.tasks_of(run.modality):
+        rest += tables_of(run.case, task)
     return [*rest, *promised_files(prepared, run)]
 
 
@@ -265,10 +268,21 @@ def made_instead(entities: Mapping[str, str], task: Task[Any], source: str, root
     return source
 
 
-def labelled_files(entities: Mapping[str, str], sources: Mapping[str, str]) -> list[Path]:
+def labelled_files(case: Case, sources: Mapping[str, str]) -> list[Path]:
     """Every file, below the root, of the labels of one run, whose ``sources`` are told by task."""
-    labels = [registry.task(task).labels(source) for task, source in sources.items()]
-    return [path for own in labels for o, s in own for path in files_of(entities, o, s)]
+    found: list[Path] = []
+    for name, source in sources.items():
+        task = registry.task(name)
+        found += tables_of(case, task)
+        found += [p for o, s in task.labels(source) for p in files_of(case.entities, o, s)]
+    return found
+
+
+def tables_of(case: Case, task: Task[Any]) -> list[Path]:
+    """Files, below the root, that come with the label of a run and are none of its outputs."""
+    own = source_entities(case.entities)
+    tables = task.label.tables(case) if task.label else ()
+    return [build({**own, **named}) for named in tables]
 
 
 def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:

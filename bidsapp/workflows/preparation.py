@@ -35,14 +35,14 @@ Steps = Sequence['type[Step]']
 class Aid:
     """Makes a file that several labels rest on.
 
-    ``graph`` makes a workflow of (entities, size, place). Fields of its ``inputnode`` are connected
+    ``graph`` makes a workflow of (run, size, place). Fields of its ``inputnode`` are connected
     by their names to the prepared files and to what it ``reads``; its ``outputnode`` has the aid's
     own name and may have ``quality``, for sidecars, which holds what the ``quality`` of its
     ``inputnode`` says of an aid that it reads. ``DerivedBy`` in it names the source of labels where
     that is another than was expected.
     """
 
-    graph: Callable[[Mapping[str, str], Size, Place], Workflow]
+    graph: Callable[[Any, Size, Place], Workflow]
     steps: Steps
     needs_t1w: bool = False  #: there is none of it without a T1w image
     reads: tuple[str, ...] = ()  #: other aids, where they are there

@@ -15,7 +15,14 @@ from bidsapp.bids.prepared import prepared_files
 from bidsapp.interfaces.anat import CorrectT1w
 from bidsapp.interfaces.labels import ApplyModel, NetworkInput, WritePrediction, WriteReference
 from bidsapp.networks.registry import architecture
-from bidsapp.workflows.basis import PREPROCESSING, aids_for, label_of, prediction_of
+from bidsapp.workflows.basis import (
+    PREPROCESSING,
+    aids_for,
+    given_files,
+    label_of,
+    prediction_of,
+    uris,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +121,7 @@ def aid_of(parts: Parts, kind: str) -> Workflow:
         return parts.aids[kind]
     preparation: Preparation = registry.preparation(parts.run.modality)
     own = preparation.aids[kind]
-    aid = own.graph(parts.run.case.entities, parts.survey.size, parts.place)
+    aid = own.graph(parts.run, parts.survey.size, parts.place)
     taken = fields_of(aid, 'inputnode')
     prepared = [k for k in taken if k in parts.kinds]
     parts.workflow.connect([(parts.preprocessed, aid, [(k, f'inputnode.{k}') for k in prepared])])
@@ -144,6 +151,7 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         source=source,
         out_root=str(place.out_root),
         entities=dict(run.case.entities),
+        part=dict(run.case.part),
         n_threads=place.omp_nthreads,
         basis=parts.bases.get(label_of(task), {}),
     )
@@ -152,6 +160,7 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         overwrite=True,
     )  # fmt: skip
     parts.workflow.connect([(parts.preprocessed, node, parts.prepared())])
+    give_files(parts, node, task)
     if described := [aid for aid in aids.values() if 'quality' in fields_of(aid, 'outputnode')]:
         # The last says what those that it reads have said.
         parts.workflow.connect([(described[-1], node, [('outputnode.quality', 'quality')])])
@@ -159,7 +168,15 @@ def add_reference(parts: Parts, task: str, source: str) -> None:
         if kind in label.reads:
             parts.workflow.connect([(aid, node, [(f'outputnode.{kind}', kind)])])
         if registry.preparation(run.modality).aids[kind].needs_t1w:
-            node.inputs.more_sources = [raw_uri(run.case.files['t1w'], place.roots['raw'])]
+            node.inputs.more_sources += [raw_uri(run.case.files['t1w'], place.roots['raw'])]
+
+
+def give_files(parts: Parts, node: Node, task: str) -> None:
+    """To a writer what the user gave for its ``task``, and what that is called in sidecars."""
+    given = given_files(parts.run, task)
+    for kind, path in given.items():
+        setattr(node.inputs, kind, str(path))
+    node.inputs.more_sources = list(uris(given.values(), parts.place.roots))
 
 
 def add_predictions(parts: Parts, todo: Todo) -> None:
@@ -194,6 +211,8 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
         for task in names:
             write = WritePrediction(
                 parts.kinds,
+                list(given_files(run, task)),
+                part=dict(run.case.part),
                 task=task,
                 out_root=str(place.out_root),
                 basis=parts.bases.get(prediction_of(task), {}),
@@ -203,6 +222,7 @@ def add_predictions(parts: Parts, todo: Todo) -> None:
             node = Node(
                 write, name=f'ds_{task}_prediction', mem_gb=5 * size.run_gb + 1.5, overwrite=True
             )
+            give_files(parts, node, task)
             parts.workflow.connect([
                 (parts.preprocessed, node, parts.prepared()),
                 (seen, node, [('network_input', 'network_input')]),

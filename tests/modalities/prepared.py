@@ -15,6 +15,8 @@ from bidsapp.core import Case
 from bidsapp.modalities.dwi.bids.runs import DwiRun
 from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
+from bidsapp.modalities.gre.bids.facts import Facts
+from bidsapp.modalities.gre.bids.runs import GreRun
 
 SHAPE = (11, 13, 10)
 
@@ -59,5 +61,39 @@ def raw_dwi(root):
     return DwiRun('dwi', Case({'subject': '01', 'datatype': 'dwi'}, files))
 
 
-PREPARED = {'dwi': dwi}
-RAW = {'dwi': raw_dwi}
+def gre(root, affine):
+    """A ball of tissue with a smaller one in it that is paramagnetic; its field alone is known."""
+    centre = (np.array(SHAPE) - 1) / 2
+    place = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing='ij'), -1) - centre
+    distance = np.linalg.norm(place, axis=-1)
+    brain = distance < 4.5
+    cosine = place[..., 2] / np.maximum(distance, 1)
+    field = 5 * brain * np.where(distance < 1.5, 0.1, (3 * cosine**2 - 1) / np.maximum(distance, 1))
+    images = {
+        'anat/sub-01_desc-reliable_mask': brain.astype(np.uint8),
+        'anat/sub-01_desc-brain_mask': brain.astype(np.uint8),
+        'fmap/sub-01_desc-local_magnitude': brain.astype(np.float32),
+        'fmap/sub-01_desc-local_fieldmap': field.astype(np.float32),
+    }
+    for name, array in images.items():
+        path = root / 'sub-01' / f'{name}.nii.gz'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, affine), path)
+    said = {'Description': 'A ball.', 'ImagingFrequency': 123.2, 'EchoTimes': [0.005, 0.010],
+            'NoiseTimesMagnitude': 0.1}  # fmt: skip
+    (root / 'sub-01/fmap/sub-01_desc-local_fieldmap.json').write_text(json.dumps(said))
+
+
+def raw_gre(root):
+    """One echo of magnitude and phase."""
+    header = nib.Nifti1Image(np.zeros(SHAPE, np.int16), np.eye(4)).header
+    files = {}
+    for kind, part in (('magnitude_1', 'mag'), ('phase_1', 'phase')):
+        files[kind] = root / f'sub-01_part-{part}_T2starw.nii'
+        files[kind].write_bytes(header.binaryblock + bytes(4))
+    facts = Facts((0.02,), 123.2, 'ImagingFrequency')
+    return GreRun('gre', Case({'subject': '01', 'datatype': 'anat'}, files), facts=facts)
+
+
+PREPARED = {'dwi': dwi, 'gre': gre}
+RAW = {'dwi': raw_dwi, 'gre': raw_gre}

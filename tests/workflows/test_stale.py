@@ -157,8 +157,8 @@ def test_a_step_of_a_label_makes_those_labels_again(there, monkeypatch):
 @pytest.fixture
 def of_tensor(there):
     """The direction of ``there`` is the tensor's, for the scan could not give that of csd."""
-    entities = plan(there).run.case.entities
-    for path in labelled_files(entities, {'orientation': 'csd'}):
+    case = plan(there).run.case
+    for path in labelled_files(case, {'orientation': 'csd'}):
         other = there.root / str(path).replace('model-csd', 'model-tensor')
         (there.root / path).rename(other)
         if other.suffix == '.json':

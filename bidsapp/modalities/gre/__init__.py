@@ -18,4 +18,9 @@ OPTIONS = (
         'whether the phase has the sign of paramagnetic matter; auto (default) warns and turns '
         'nothing', levels=('participant',), choices=('auto', 'keep', 'turn'),
     ),
+    Option(
+        '--reference', str, 'whole-brain|LABEL',
+        'where susceptibility is 0 on average: the whole brain (default), or a label of -d dseg= '
+        'by its index or name', levels=('participant',),
+    ),
 )  # fmt: skip

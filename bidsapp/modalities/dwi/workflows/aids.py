@@ -14,13 +14,11 @@ from bidsapp.workflows.anat import ANATOMY, init_anat_wf
 from bidsapp.workflows.preparation import Aid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from bidsapp.bids.runs import Size
+    from bidsapp.bids.runs import Run, Size
     from bidsapp.workflows.preparation import Place
 
 
-def init_tissue_wf(entities: Mapping[str, str], size: Size, place: Place) -> Workflow:
+def init_tissue_wf(run: Run, size: Size, place: Place) -> Workflow:
     """Tissue probabilities from the T1w image, which finds its place by the mean b=0 image.
 
     Inputs
@@ -48,7 +46,7 @@ def init_tissue_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
     return workflow
 
 
-def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Workflow:
+def init_fibres_wf(run: Run, size: Size, place: Place) -> Workflow:
     """Fibre directions in white matter.
 
     Inputs
@@ -69,7 +67,7 @@ def init_fibres_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wor
     outputnode = Node(IdentityInterface(fields=['fibres', 'quality']), name='outputnode')
     threads = place.omp_nthreads
     find = FindFibres(
-        kinds, aids, modality='dwi', entities=dict(entities), device=place.device,
+        kinds, aids, modality='dwi', entities=dict(run.case.entities), device=place.device,
         n_threads=threads,
     )  # fmt: skip
     fibres = Node(find, name='fibres', mem_gb=4 * size.run_gb + 1, n_procs=threads)

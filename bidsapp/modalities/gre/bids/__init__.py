@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bidsapp.bids import masks
 from bidsapp.bids.runs import Files
-from bidsapp.modalities.gre.bids import fields
+from bidsapp.modalities.gre.bids import fields, regions
 from bidsapp.modalities.gre.bids.prepared import PREPARED
 from bidsapp.modalities.gre.bids.runs import GreRun, runs_of
 from bidsapp.modalities.gre.bids.survey import acquisition_of, examine_run, survey
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find(raw: Selection, derivatives: Mapping[str, Path]) -> list[GreRun]:
-    """The selected runs, with the fields and masks that the user gives; fields may be alone."""
+    """The selected runs, with fields, masks and regions of the user's; fields may be alone."""
     runs = runs_of(raw)
     if (root := derivatives.get(fields.FIELDS)) is not None:
         runs = fields.with_fields(runs, root, raw)
@@ -27,7 +27,9 @@ def find(raw: Selection, derivatives: Mapping[str, Path]) -> list[GreRun]:
         runs = [
             masks.with_masks([run], root)[0] if _may_be_drawn(run) else run for run in runs
         ]  # fmt: skip
-    return [fields.masked(run) for run in runs]
+    reference = str(raw.options.get('reference', regions.WHOLE_BRAIN))
+    own = derivatives.get(regions.DSEG)
+    return [regions.with_regions(fields.masked(run), own, reference) for run in runs]
 
 
 def _may_be_drawn(run: GreRun) -> bool:
@@ -42,8 +44,8 @@ files = Files(
     acquisition=acquisition_of,
     prepared=PREPARED,
     looked_for='sub-*/[ses-*/]anat/*_part-{mag,phase}_{MEGRE,T2starw}.nii.gz',
-    helps={**masks.HELPS, **fields.HELPS},
+    helps={**masks.HELPS, **fields.HELPS, **regions.HELPS},
     # No entity of fmap: such fields of runs that have one are derivatives of no schema.
     ignored=('*_rec-*_fieldmap.*', '*_rec-*_magnitude.*', '*_ce-*_fieldmap.*',
-             '*_ce-*_magnitude.*', '*_stats.tsv'),
+             '*_ce-*_magnitude.*', '*_stats.*'),
 )  # fmt: skip

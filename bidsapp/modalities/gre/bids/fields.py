@@ -25,6 +25,8 @@ FIELDS = 'fields'
 HELPS = {FIELDS: 'local or total fields'}
 #: Which field a file holds, by its ``desc-``; the one that needs less done to it first.
 KINDS = ('local', 'total')
+#: Kinds of files of a raw run that tell where the brain is.
+MAGNITUDE = 'magnitude_'
 #: What ``Units`` may be.
 UNITS = ('Hz', 'rad/s', 'T')
 
@@ -93,6 +95,8 @@ def _whole(root: Path, path: Path, bare: GreRun, raw: GreRun | None) -> GreRun:
         files['mask'] = mask
     elif raw is not None and 'mask' in raw.case.files:
         files['mask'] = raw.case.files['mask']
+    elif raw is not None:
+        files |= {k: path for k, path in raw.case.files.items() if k.startswith(MAGNITUDE)}
     return replace(
         bare, case=Case(bare.case.entities, files), metadata=dict(image.metadata),
         notes=tuple(notes), facts=Facts((), mhz, origin, direction), doubts=image.doubts,
@@ -125,12 +129,18 @@ def hertz_of(unit: str) -> float:
 
 
 def masked(run: GreRun) -> GreRun:
-    """``run``; a field without a mask is a problem, for nothing tells where the brain is."""
-    if run.taken_from != FIELDS or run.problem is not None or 'mask' in run.case.files:
+    """``run``; a field without a mask or a magnitude is a problem: where is the brain?"""
+    if run.taken_from != FIELDS or run.problem is not None:
         return run
+    files = {k: path for k, path in run.case.files.items() if not k.startswith(MAGNITUDE)}
+    if 'mask' in files:
+        return replace(run, case=replace(run.case, files=files))
+    if len(files) < len(run.case.files):
+        note = 'brain mask: by the magnitude of the raw run'
+        return replace(run, notes=(*run.notes, note))
     wanted = build({**run.case.entities, 'desc': 'brain', 'suffix': 'mask', 'extension': '.nii.gz'})
     problem = MissingInput(
-        f'{run.path.name} has no brain mask: looked for {wanted} in -d {FIELDS} and -d masks. Put '
-        'one there.'
+        f'{run.path.name} has no brain mask, and no raw magnitude to find one by: looked for '
+        f'{wanted} in -d {FIELDS} and -d masks. Put one there.'
     )
     return replace(run, problem=problem)

@@ -7,18 +7,26 @@ the factor in the sidecar (`NOISE_FIELD`), so that the two files tell the weight
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from bidsapp.bids.images import load_volume, open_image
 from bidsapp.bids.names import parse
 from bidsapp.bids.runs import Prepared
+from bidsapp.bids.scans import number, said_beside
 from bidsapp.core import Output
+from bidsapp.modalities.gre.bids.direction import direction_of
 from bidsapp.modalities.gre.bids.fields import KINDS
+from bidsapp.physics.geometry import voxel_sizes
+from bidsapp.problems import MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from bidsapp.core import Case
+    from bidsapp.core import BoolArray, Case, FloatArray
     from bidsapp.modalities.gre.bids.runs import GreRun
 
 #: Field of the main sidecar: the noise of the field in Hz times the magnitude.
@@ -38,6 +46,8 @@ FURTHER = {
     'total': in_fmap('total', 'fieldmap'),
     'r2star': {'suffix': 'R2starmap', **_IMAGE},
     't2star': {'suffix': 'T2starmap', **_IMAGE},
+    'swi': {'desc': 'swi', 'suffix': 'T2starw', **_IMAGE},
+    'minip': {'desc': 'minip', 'suffix': 'T2starw', **_IMAGE},
 }
 
 
@@ -45,7 +55,8 @@ def further(run: GreRun) -> list[str]:
     """Kinds of files that the preparation of ``run`` leaves beside those of every run."""
     fields = [] if run.given == KINDS[0] else ['total_magnitude', 'total']
     times = run.facts.echo_times if run.facts is not None else ()
-    return [*fields, *(['r2star', 't2star'] if len(times) > 1 else [])]
+    decay = ['r2star', 't2star'] if len(times) > 1 else []
+    return [*fields, *decay, *([] if run.given else ['swi', 'minip'])]
 
 
 def besides(run: GreRun) -> tuple[Mapping[str, str], ...]:
@@ -77,3 +88,48 @@ def total_of(case: Case) -> Path | None:
     named = parse(local.name)
     total = local.with_name(local.name.replace(f'_desc-{named["desc"]}_', f'_desc-{KINDS[1]}_'))
     return total if total.is_file() else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fields:
+    """The fields of a prepared run in ppm, (X, Y, Z) on its grid, and what inverts them."""
+
+    local: FloatArray
+    total: FloatArray | None  #: None where only the local one was given
+    noise: FloatArray  #: standard deviation, ppm
+    mask: BoolArray  #: where the total field can be believed
+    affine: FloatArray
+    direction: tuple[float, ...]  #: (3,) of B0 along the voxel axes
+
+    @property
+    def known(self) -> BoolArray:
+        """Where the local field is known."""
+        return self.mask & (self.local != 0)
+
+    @property
+    def voxel_mm(self) -> list[float]:
+        """(3,) edges of a voxel."""
+        return [float(size) for size in voxel_sizes(self.affine)]
+
+
+def load_fields(case: Case) -> Fields:
+    """Of a prepared run. Raises MissingInput where a sidecar lacks what they were made with."""
+    path = case.files['field']
+    said = said_beside(path)
+    mhz, factor = number(said, 'ImagingFrequency'), number(said, NOISE_FIELD)
+    if mhz is None or factor is None:
+        raise MissingInput(
+            f'The sidecar of {path.name} lacks ImagingFrequency or {NOISE_FIELD}. Prepare the run '
+            'again: --redo preprocessing.'
+        )
+    mask, weight = load_volume(case.files['mask']) > 0, load_volume(case.files['magnitude'])
+    noise = factor / mhz / np.maximum(weight, 1e-3 * np.median(weight[mask]))
+    total = total_of(case)
+    return Fields(
+        local=load_volume(path) / mhz,
+        total=None if total is None else load_volume(total) / mhz,
+        noise=noise,
+        mask=mask,
+        affine=open_image(path).affine,
+        direction=direction_of(path, said)[0],
+    )

@@ -38,13 +38,23 @@ class GreRun(Run):
 
     Of E echoes, in the order of their times, its files are ``magnitude_1`` and ``phase_1`` to
     ``magnitude_E`` and ``phase_E``, or ``real_`` and ``imaginary_``; of a field ``field``; and
-    ``mask`` where somebody has drawn the brain.
+    ``mask`` and ``dseg`` where somebody has drawn the brain and regions in it. Of the case,
+    ``part`` has name and index of the region whose mean χ is 0, where it is not the whole brain.
     """
 
     facts: Facts | None = None  #: None where there is a problem
     doubts: tuple[str, ...] = ()  #: what of the metadata was left out, or read as something else
     turned: bool = False  #: the user says that the phase has the other sign
     given: str = ''  #: 'local' or 'total': which field it is; '' of a raw run
+
+    def sources(self) -> tuple[Path, ...]:
+        """Regions serve labels only."""
+        regions = self.case.files.get('dseg')
+        return tuple(path for path in Run.sources(self) if path != regions)
+
+    def told_of_labels(self) -> dict[str, Any]:
+        """What of χ is 0."""
+        return {'--reference': self.case.part.get('reference', 'whole-brain')}
 
     def told(self) -> dict[str, Any]:
         """Metadata, what of all echoes' the field follows from, and the user's word on the sign."""

@@ -1,77 +1,164 @@
-"""Step: the classical susceptibility maps of a prepared run."""
+"""Steps: the classical susceptibility maps of a prepared run, and what they say of regions."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
-from bidsapp.bids.images import load_volume, open_image
-from bidsapp.bids.scans import number, said_beside
-from bidsapp.interfaces.base import CaseStep
-from bidsapp.interfaces.files import load_mask, save_like
-from bidsapp.modalities.gre.bids.direction import direction_of
-from bidsapp.modalities.gre.bids.prepared import NOISE_FIELD, total_of
-from bidsapp.problems import MissingInput
+from bidsapp.bids.classes import classes_of
+from bidsapp.bids.derivatives import own_uri
+from bidsapp.bids.images import load_volume
+from bidsapp.bids.names import build, source_entities
+from bidsapp.bids.scans import said_beside
+from bidsapp.bids.write import write_json, write_table
+from bidsapp.interfaces.base import CaseInput, CaseStep
+from bidsapp.interfaces.files import save_like
+from bidsapp.modalities.gre.bids.direction import FIELD
+from bidsapp.modalities.gre.bids.prepared import load_fields
+from bidsapp.modalities.gre.bids.regions import DSEG, TABLES, reference_region
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from bidsapp.modalities.gre.bids.prepared import Fields
 
 #: The maps, in the order of the step's image of them: the one that networks are measured by first.
 MAPS = ('reference', 'tkd', 'tikhonov')
+#: What the sidecar of the field says that one of χ says too.
+PASSED = ('ImagingFrequency', 'FrequencyFrom', 'EchoTimes', FIELD, 'Phase', 'FieldFit',
+          'BackgroundRemoval', 'PhaseSign')  # fmt: skip
+#: Columns of the table of regions, and what they are.
+COLUMNS = {
+    'index': {'Description': 'Index of the label'},
+    'name': {'Description': 'Name of the label in the table of the segmentation; n/a without one'},
+    'voxels': {'Description': 'Voxels of the label in which susceptibility is known'},
+    'mean': {'Description': 'Mean susceptibility of desc-reference', 'Units': 'ppm'},
+    'standard_deviation': {'Description': 'Standard deviation over its voxels', 'Units': 'ppm'},
+    'deviation_of_mean': {
+        'Description': 'Standard deviation of the mean by the noise of the phase: over maps that '
+        'were inverted anew from the field with its noise added once more. What the model of the '
+        'field gets wrong is not in it',
+        'Units': 'ppm',
+    },
+}
+
+
+def reference_of(fields: Fields) -> tuple[str, np.ndarray, np.ndarray]:
+    """Of total variation: its name, and the field (X, Y, Z) in ppm that it inverts in a mask.
+
+    It is the single step where a total field is there and the filter's ball fits around half of the
+    voxels; in small pieces of a brain V-SHARP, whose balls become smaller, knows more.
+    """
+    from bidsapp.modalities.gre.physics.background import SINGLE, reach
+
+    mask = fields.mask
+    if fields.total is None or 2 * reach(mask, fields.voxel_mm, SINGLE).sum() < mask.sum():
+        return 'tv', fields.local, fields.known
+    return 'single-step', fields.total, mask
+
+
+def inverted(fields: Fields, method: str, field: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """χ (X, Y, Z) in ppm of ``field`` in ``mask`` by ``method``."""
+    from bidsapp.modalities.gre.physics import maps
+
+    return maps.susceptibility(
+        field, fields.noise, mask, fields.affine, method, b=fields.direction
+    )  # fmt: skip
 
 
 class _Maps(TraitedSpec):
-    chimaps = File(desc='(X, Y, Z, 3) ppm, mean 0 in the mask')
+    chimaps = File(desc='(X, Y, Z, 3) ppm')
     quality = traits.Dict()
 
 
 class Invert(CaseStep):
     """Weighted total variation, truncated division and Tikhonov's map, found once for all labels.
 
-    Total variation is the single step from the total field where that is beside the local one.
+    Total variation is the single step from the total field where that can be (`reference_of`).
     """
 
+    version = 3
     output_spec = _Maps
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Raises MissingInput where the sidecar of the field does not say what it was made with."""
         from bidsapp.modalities.gre.physics import maps
+        from bidsapp.modalities.gre.physics.regions import referenced
 
         case = self.case()
-        path = case.files['field']
-        said, affine = said_beside(path), open_image(path).affine
-        mhz, factor = number(said, 'ImagingFrequency'), number(said, NOISE_FIELD)
-        if mhz is None or factor is None:
-            raise MissingInput(
-                f'The sidecar of {path.name} lacks ImagingFrequency or {NOISE_FIELD}. Prepare the '
-                'run again: --redo preprocessing.'
-            )
-        direction, _ = direction_of(path, said)
-        local, mask = load_volume(path) / mhz, load_mask(case.files['mask'])
-        weight = load_volume(case.files['magnitude'])
-        noise = factor / mhz / np.maximum(weight, 1e-3 * np.median(weight[mask]))
-        known, total = mask & (local != 0), total_of(case)
-        fields = {'tkd': (local, known), 'tikhonov': (local, known)}
-        if total is None:
-            fields = {'tv': (local, known), **fields}
-        else:
-            fields = {'single-step': (load_volume(total) / mhz, mask), **fields}
-        found = [
-            maps.susceptibility(field, noise, inside, affine, method, b=direction)
-            for method, (field, inside) in fields.items()
-        ]
+        fields = load_fields(case)
+        first, *field = reference_of(fields)
+        ways = {first: tuple(field)} | dict.fromkeys(MAPS[1:], (fields.local, fields.known))
+        named, where = reference_region(case)
+        found = [referenced(inverted(fields, way, *of), where, of[1]) for way, of in ways.items()]
         strengths = {
-            method: float(f'{maps.usual_strength(noise, inside, affine, method):.4g}')
-            for method, (_, inside) in fields.items()
+            way: float(f'{maps.usual_strength(fields.noise, of[1], fields.affine, way):.4g}')
+            for way, of in ways.items()
         }
-        stack = np.stack(found, axis=-1)
+        said, path = said_beside(case.files['field']), case.files['field']
         return {
-            'chimaps': str(save_like(folder / 'chimaps.nii', stack, path)),
+            'chimaps': str(
+                save_like(folder / 'chimaps.nii', np.stack([c for c, _ in found], -1), path)
+            ),
             'quality': {
-                'ReferenceMethod': next(iter(fields)),
+                'ReferenceMethod': first,
                 'Regularization': strengths,
-                'SusceptibilityReference': 'mean of the mask',
+                'SusceptibilityReference': named,
+                'ReferenceOffset': {
+                    name: round(offset, 6) for name, (_, offset) in zip(MAPS, found, strict=True)
+                },
+                **{key: said[key] for key in PASSED if key in said},
             },
         }
+
+
+class _RegionsInput(CaseInput):
+    chimaps = File(exists=True, mandatory=True)
+    out_root = traits.Str(mandatory=True)
+    sources = traits.List(traits.Str, mandatory=True, desc='BIDS URIs')
+    seed = traits.Int(0, usedefault=True)
+
+
+class _Table(TraitedSpec):
+    table = File()
+
+
+class WriteRegions(CaseStep):
+    """χ of each region of the user's, with the deviation of its mean, as a table."""
+
+    version = 1
+    input_spec = _RegionsInput
+    output_spec = _Table
+
+    def step(self, folder: Path) -> dict[str, Any]:
+        """A label of which too little is in the mask has no row."""
+        from bidsapp.modalities.gre.physics.regions import DRAWS, referenced, statistics
+
+        case = self.case()
+        dseg = case.files[DSEG]
+        fields = load_fields(case)
+        method, field, mask = reference_of(fields)
+        _, where = reference_region(case)
+
+        def invert(noisy: np.ndarray) -> np.ndarray:
+            return referenced(inverted(fields, method, noisy, mask), where, mask)[0]
+
+        chi = load_volume(Path(self.inputs.chimaps))[..., 0]
+        found = statistics(
+            chi, load_volume(dseg), mask, invert, field, fields.noise, seed=self.inputs.seed
+        )
+        names = classes_of(dseg)
+        rows = [
+            (r.index, names.get(r.index, 'n/a'), r.voxels, *(f'{x:.5f}' for x in values))
+            for r in found for values in [(r.mean, r.spread, r.deviation)]
+        ]  # fmt: skip
+        root, own = Path(self.inputs.out_root), source_entities(case.entities)
+        said, table = (root / build({**own, **named}) for named in TABLES)
+        about = {
+            'Sources': [*self.inputs.sources, own_uri(case.files['field'], root)],
+            'NoiseDraws': DRAWS,
+        }
+        write_json(said, {**COLUMNS, **about})
+        write_table(table, list(COLUMNS), rows)
+        return {'table': str(table)}

@@ -22,6 +22,15 @@ DESCRIBED = {
     'total': ('Hz', 'Field of sources within and outside the brain, above the scanner frequency'),
     'r2star': ('1/s', 'Effective transverse relaxation rate'),
     't2star': ('s', 'Effective transverse relaxation time; 0 outside the brain'),
+    'swi': (
+        'arbitrary',
+        'Susceptibility-weighted image: mean over echoes of the magnitude, '
+        'darkened by the phase of paramagnetic matter',
+    ),
+    'minip': (
+        'arbitrary',
+        'Least value of the susceptibility-weighted image in a slab of 14 mm around each slice',
+    ),
     'magnitude': ('arbitrary', 'Magnitude of the echoes, weighted by their times squared'),
     'mask': ('', 'Where in the brain the phase can be believed'),
     'field': ('Hz', 'Field of sources within the brain; 0 where it is not known'),
@@ -52,6 +61,8 @@ class _WriteInput(RecordingInput):
     total = File(exists=True, desc='total, Hz')
     r2star = File(exists=True)
     t2star = File(exists=True)
+    swi = File(exists=True)
+    minip = File(exists=True)
     noise = traits.Float(mandatory=True, desc='of the field times the magnitude, Hz')
     phase_quality = traits.Dict()
     field_quality = traits.Dict()
@@ -91,11 +102,12 @@ class WriteField(Step):
                 continue
             named = {**FURTHER, **PREPARED.names}[kind]
             target = root / build({**source_entities(entities), **named})
-            said = {'Description': words + '.', **({'Units': unit} if unit else {}), **own}
+            kept = {'Units': unit, 'SkullStripped': True} if unit else {'Type': 'Brain'}
+            said = {'Description': words + '.', **kept, **own}
             if kind == PREPARED.main:
                 said |= self.found(given)
             dtype = 'uint8' if kind == 'mask' else 'float32'
-            write_json(sidecar_of(target), {**said, **({} if unit else {'Type': 'Brain'})})
+            write_json(sidecar_of(target), said)
             write_image(target, load_volume(Path(given[kind])), like, dtype)
             written[kind] = str(target)
         return {kind: written[kind] for kind in PREPARED.names}

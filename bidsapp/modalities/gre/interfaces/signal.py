@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import File, InputMultiObject, TraitedSpec, traits
+from nipype.interfaces.base import File, InputMultiObject, TraitedSpec, isdefined, traits
 
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.interfaces.base import Step, StepInput
@@ -90,7 +90,8 @@ class ReadSignal(Step):
 
 
 class _BrainInput(StepInput):
-    magnitude = File(exists=True, mandatory=True, desc='(X, Y, Z, E)')
+    magnitude = File(exists=True, desc='(X, Y, Z, E)')
+    images = InputMultiObject(File(exists=True), desc='or of each echo, as scanned')
 
 
 class _Brain(TraitedSpec):
@@ -102,14 +103,27 @@ class BrainMask(Step):
     """Which voxels are brain, by the first and the last echo: decay tells it from fat and bone."""
 
     input_spec = _BrainInput
+    version = 2
     output_spec = _Brain
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Raises BadData if no brain is found."""
+        from bidsapp.modalities.gre.physics.quality import cut_from_a_brain
         from bidsapp.physics import brain
 
-        path = Path(self.inputs.magnitude)
-        magnitude, affine = load_echoes(path), open_image(path).affine
+        if isdefined(self.inputs.images):
+            path = Path(self.inputs.images[0])
+            magnitude = np.nan_to_num(_stacked(self.inputs.images))
+        else:
+            path = Path(self.inputs.magnitude)
+            magnitude = load_echoes(path)
+        affine = open_image(path).affine
+        if cut_from_a_brain(magnitude[0]):
+            mask = np.ones(magnitude.shape[1:], bool)
+            return {
+                'mask': str(save_like(folder / 'mask.nii', mask, path, 'uint8')),
+                'warnings': ['no air around the head: all of the field of view is taken for brain'],
+            }
         mask = brain.brain_mask(magnitude[0], magnitude[-1], affine)
         if not mask.any():
             raise BadData(

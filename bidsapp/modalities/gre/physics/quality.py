@@ -31,6 +31,15 @@ CONTRAST, ERRORS = 0.015, 4.0
 SURFACE = 6.0
 #: Fewer voxels tell no sign.
 ENOUGH = 500
+#: Of the voxels, by their signal: the share that air would hold at least, the share below what
+#: counts as bright tissue, and how dark air is beside that.
+AIR, BRIGHT, DARK = 0.01, 0.9, 0.3
+
+
+def cut_from_a_brain(magnitude: FloatArray) -> bool:
+    """Whether the field of view of ``magnitude`` (X, Y, Z) holds tissue only, as a crop may."""
+    dark, bright = np.quantile(magnitude, [AIR, BRIGHT])
+    return bool(dark > DARK * bright)
 
 
 def reliable_mask(field: Field, mask: BoolArray, affine: FloatArray) -> BoolArray:

@@ -9,6 +9,7 @@ from nipype.interfaces.utility import IdentityInterface
 
 from bidsapp.modalities.gre.bids.fields import KINDS, units_of
 from bidsapp.modalities.gre.bids.prepared import PREPARED
+from bidsapp.modalities.gre.bids.regions import DSEG
 from bidsapp.modalities.gre.bids.runs import several
 from bidsapp.modalities.gre.interfaces.field import (
     CheckSign,
@@ -17,23 +18,25 @@ from bidsapp.modalities.gre.interfaces.field import (
     ReadField,
     RemoveBackground,
 )
-from bidsapp.modalities.gre.interfaces.inversion import Invert
+from bidsapp.modalities.gre.interfaces.inversion import Invert, WriteRegions
 from bidsapp.modalities.gre.interfaces.outputs import WriteField
 from bidsapp.modalities.gre.interfaces.signal import BrainMask, ReadSignal
+from bidsapp.modalities.gre.interfaces.weighted import WeightBySusceptibility
 from bidsapp.workflows.basis import uris
 from bidsapp.workflows.preparation import Aid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bidsapp.bids.runs import Size, Survey
     from bidsapp.modalities.gre.bids.runs import GreRun
     from bidsapp.modalities.gre.physics.acquisition import Acquisition
     from bidsapp.workflows.preparation import Place, Steps
 
 #: Steps of a raw run, and of a finished field.
-RAW = (ReadSignal, BrainMask, FitField, FitDecay, RemoveBackground, CheckSign, WriteField)
-GIVEN = (ReadField, RemoveBackground, WriteField)
+RAW = (
+    ReadSignal, BrainMask, FitField, FitDecay, RemoveBackground, CheckSign, WeightBySusceptibility,
+    WriteField,
+)  # fmt: skip
+GIVEN = (ReadField, BrainMask, RemoveBackground, WriteField)
 #: Bytes a voxel of one volume: complex arithmetic of the fit, frames of the filters.
 FIT, FILTER = 400, 300
 
@@ -79,6 +82,8 @@ def init_preparation_wf(
         (local, ds_field, [('field', 'field')]),
         (ds_field, outputnode, [(kind, kind) for kind in PREPARED.names]),
     ])  # fmt: skip
+    if not run.given:
+        _add_weighted(workflow, local, survey, ds_field)
     if len(survey.acquisition.echo_times) > 1:
         _add_decay(workflow, field, local, survey, ds_field)
     return workflow
@@ -106,13 +111,25 @@ def _add_given(
     workflow: Workflow, run: GreRun, survey: Survey[Acquisition], ds_field: Node
 ) -> Node:
     """The node of a finished field."""
-    files = run.case.files
-    mask = str(files['mask'])
+    files, size = run.case.files, survey.size
     unit = units_of(run.path.name, run.metadata)
-    field = Node(ReadField(field=str(files['field']), mask=mask, unit=unit), name='field')
-    ds_field.inputs.brain = mask
-    workflow.add_nodes([field])
+    field = Node(ReadField(field=str(files['field']), unit=unit), name='field')
+    if 'mask' in files:
+        field.inputs.mask = ds_field.inputs.brain = str(files['mask'])
+        workflow.add_nodes([field])
+        return field
+    images = [str(path) for path in several(files, 'magnitude')]
+    find = Node(BrainMask(images=images), name='brain_mask', mem_gb=size.gb(FIT) + 0.3)
+    _connect_brain(workflow, find, field, ds_field)
     return field
+
+
+def _connect_brain(workflow: Workflow, brain_mask: Node, field: Node, ds_field: Node) -> None:
+    """The brain that is found, to the field and to the writer."""
+    workflow.connect([
+        (brain_mask, field, [('mask', 'mask')]),
+        (brain_mask, ds_field, [('mask', 'brain'), ('warnings', 'mask_warnings')]),
+    ])  # fmt: skip
 
 
 def _add_fit(workflow: Workflow, run: GreRun, survey: Survey[Acquisition], ds_field: Node) -> Node:
@@ -135,11 +152,8 @@ def _add_fit(workflow: Workflow, run: GreRun, survey: Survey[Acquisition], ds_fi
         field.inputs.mask = ds_field.inputs.brain = str(files['mask'])
         return field
     brain_mask = Node(BrainMask(), name='brain_mask', mem_gb=2 * size.run_gb + size.gb(FIT) + 0.3)
-    workflow.connect([
-        (signal, brain_mask, [('magnitude', 'magnitude')]),
-        (brain_mask, field, [('mask', 'mask')]),
-        (brain_mask, ds_field, [('mask', 'brain'), ('warnings', 'mask_warnings')]),
-    ])  # fmt: skip
+    workflow.connect([(signal, brain_mask, [('magnitude', 'magnitude')])])
+    _connect_brain(workflow, brain_mask, field, ds_field)
     return field
 
 
@@ -164,14 +178,35 @@ def _add_decay(
         (decay, ds_field, [('r2star', 'r2star'), ('t2star', 't2star')]),
         (sign, ds_field, [('quality', 'sign_quality'), ('warnings', 'sign_warnings')]),
     ])  # fmt: skip
+    _give_brain(workflow, decay)
+
+
+def _add_weighted(
+    workflow: Workflow, local: Node, survey: Survey[Acquisition], ds_field: Node
+) -> None:
+    """The susceptibility-weighted image and its minimum projection."""
+    weighted = Node(
+        WeightBySusceptibility(echo_times=list(survey.acquisition.echo_times)), name='weighted',
+        mem_gb=6 * survey.size.run_gb + 0.3,
+    )  # fmt: skip
+    workflow.connect([
+        (workflow.get_node('signal'), weighted, [('magnitude', 'magnitude')]),
+        (local, weighted, [('field', 'field')]),
+        (weighted, ds_field, [('swi', 'swi'), ('minip', 'minip')]),
+    ])  # fmt: skip
+    _give_brain(workflow, weighted)
+
+
+def _give_brain(workflow: Workflow, node: Node) -> None:
+    """To ``node`` the brain mask: the one that is made, or the user's."""
     if (brain_mask := workflow.get_node('brain_mask')) is not None:
-        workflow.connect([(brain_mask, decay, [('mask', 'mask')])])
+        workflow.connect([(brain_mask, node, [('mask', 'mask')])])
     else:
-        decay.inputs.mask = field.inputs.mask
+        node.inputs.mask = workflow.get_node('field').inputs.mask
 
 
-def init_chimaps_wf(entities: Mapping[str, str], size: Size, place: Place) -> Workflow:
-    """The classical susceptibility maps.
+def init_chimaps_wf(run: GreRun, size: Size, place: Place) -> Workflow:
+    """The classical susceptibility maps; and, where somebody has drawn regions, a table of them.
 
     Inputs
     ------
@@ -187,13 +222,33 @@ def init_chimaps_wf(entities: Mapping[str, str], size: Size, place: Place) -> Wo
     inputnode = Node(IdentityInterface(fields=kinds), name='inputnode')
     outputnode = Node(IdentityInterface(fields=['chimaps', 'quality']), name='outputnode')
     threads = place.omp_nthreads
-    step = Invert(kinds, modality='gre', entities=dict(entities), n_threads=threads)
+    told: dict[str, Any] = {
+        'modality': 'gre', 'entities': dict(run.case.entities), 'part': dict(run.case.part),
+        'n_threads': threads,
+    }  # fmt: skip
+    regions = run.case.files.get(DSEG)
+    step = Invert(kinds, [DSEG], **told)
     invert = Node(step, name='invert', mem_gb=size.gb(FILTER) + 1, n_procs=threads)
+    if regions is not None:
+        invert.inputs.dseg = str(regions)
     workflow.connect([
         (inputnode, invert, [(kind, kind) for kind in kinds]),
         (invert, outputnode, [(k, k) for k in ('chimaps', 'quality')]),
     ])  # fmt: skip
+    if regions is not None:
+        write = WriteRegions(
+            [*kinds, DSEG], out_root=str(place.out_root),
+            sources=list(uris([regions], place.roots)), seed=place.seed, **told,
+        )  # fmt: skip
+        write.inputs.dseg = str(regions)
+        table = Node(
+            write, name='ds_regions', mem_gb=size.gb(FILTER) + 1, n_procs=threads, overwrite=True
+        )
+        workflow.connect([
+            (inputnode, table, [(kind, kind) for kind in kinds]),
+            (invert, table, [('chimaps', 'chimaps')]),
+        ])  # fmt: skip
     return workflow
 
 
-CHIMAPS = Aid(init_chimaps_wf, (Invert,))
+CHIMAPS = Aid(init_chimaps_wf, (Invert, WriteRegions))

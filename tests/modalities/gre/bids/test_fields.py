@@ -81,3 +81,15 @@ def test_a_prepared_run_is_found_by_its_field_in_another_folder(tmp_path):
     assert total_of(case) is None
     total = image(tmp_path / 'sub-01/ses-a/fmap/sub-01_ses-a_desc-total_fieldmap.nii.gz')
     assert total_of(case) == total
+
+
+def test_a_raw_magnitude_tells_where_the_brain_is(tmp_path):
+    bids, own = tmp_path / 'bids', tmp_path / 'fields'
+    write_run(bids)
+    field(own, mask=False)
+    run = only(bids, fields=own)
+    assert run.problem is None
+    assert list(run.case.files) == ['field', 'magnitude_1', 'magnitude_2', 'magnitude_3']
+    assert any('magnitude of the raw run' in note for note in run.notes)
+    image(own / 'sub-01/anat/sub-01_desc-brain_mask.nii.gz', np.ones(SHAPE))
+    assert list(only(bids, fields=own).case.files) == ['field', 'mask']

@@ -63,7 +63,8 @@ def given_field(folder, kind):
 def test_a_raw_run_goes_through_every_step(built):
     _, nodes = built(options={'phase_sign': 'turn'})
     assert set(nodes) == {
-        'signal', 'brain_mask', 'field', 'decay', 'background', 'sign', 'ds_field', 'outputnode'
+        'signal', 'brain_mask', 'field', 'decay', 'background', 'sign', 'weighted', 'ds_field',
+        'outputnode',
     }  # fmt: skip
     signal = nodes['signal'].inputs
     assert [p.rpartition('/')[2] for p in signal.others] == [
@@ -92,7 +93,7 @@ def test_a_mask_of_the_users_stands_in_for_a_step(built, tmp_path):
     drawn = image(tmp_path / 'masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz', np.ones(SHAPE))
     _, nodes = built(given=['masks'])
     assert 'brain_mask' not in nodes
-    assert {nodes[n].inputs.mask for n in ('field', 'decay')} == {str(drawn)}
+    assert {nodes[n].inputs.mask for n in ('field', 'decay', 'weighted')} == {str(drawn)}
     written = nodes['ds_field'].inputs
     assert written.brain == str(drawn)
     assert written.sources[-1] == 'bids:masks:sub-01/anat/sub-01_desc-brain_mask.nii.gz'
@@ -108,6 +109,14 @@ def test_a_finished_field_is_read_and_at_most_filtered(built, tmp_path, kind):
     assert nodes['ds_field'].inputs.sources[0].startswith('bids:fields:sub-01/fmap/')
 
 
+def test_a_field_without_a_mask_takes_the_brain_of_the_raw_magnitude(built, tmp_path):
+    given_field(tmp_path / 'fields', 'local')
+    (tmp_path / 'fields/sub-01/anat/sub-01_desc-brain_mask.nii.gz').unlink()
+    _, nodes = built(given=['fields'])
+    assert set(nodes) == {'field', 'brain_mask', 'ds_field', 'outputnode'}
+    assert len(nodes['brain_mask'].inputs.images) == 3
+
+
 def test_memory_grows_with_echoes_and_voxels(built):
     _, one = built(echoes=1)
     _, three = built(echoes=3)
@@ -117,10 +126,11 @@ def test_memory_grows_with_echoes_and_voxels(built):
 def test_the_maps_are_an_aid_that_reads_what_is_prepared(tmp_path):
     aid = preparation.aids['chimaps']
     place = Place({}, tmp_path, seed=0, device='cpu', omp_nthreads=2)
-    entities = {'subject': '01', 'datatype': 'anat'}
-    workflow = aid.graph(entities, Size(1000, 6), place)
+    write_run(tmp_path / 'raw')
+    run = only(tmp_path / 'raw')
+    workflow = aid.graph(run, Size(1000, 6), place)
     taken = workflow.get_node('inputnode').inputs.get()
-    assert set(taken) == set(prepared_files(PREPARED, entities))
+    assert set(taken) == set(prepared_files(PREPARED, run.case.entities))
     assert set(workflow.get_node('outputnode').inputs.get()) == {'chimaps', 'quality'}
     assert workflow.get_node('invert').n_procs == 2
-    assert [step.__name__ for step in aid.steps] == ['Invert']
+    assert [step.__name__ for step in aid.steps] == ['Invert', 'WriteRegions']

@@ -1,0 +1,1 @@
+"""What can be learnt of gradient-echo MRI. One file a task."""
