@@ -76,8 +76,13 @@ class Measured:
     radius: float  #: mm: of the ball that the inversion puts before both sides; 0: none
 
 
-def draw_block(geometry: Geometry, side: int, generator: torch.Generator) -> Block:
-    """A block of ``side``³ voxels."""
+def draw_block(
+    geometry: Geometry, side: int, generator: torch.Generator, unexplained: float | None = None
+) -> Block:
+    """A block of ``side``³ voxels.
+
+    ``unexplained`` is the spread of that part of the field over that of χ; None: drawn.
+    """
     coarse = Grid((side, side, side), torch.diag(torch.tensor([*geometry.voxel_mm, 1.0])))
     fine = coarse.refined(FINE)
     inside = _mask(fine, geometry.edge, generator)
@@ -86,7 +91,10 @@ def draw_block(geometry: Geometry, side: int, generator: torch.Generator) -> Blo
     d = kspace(enlarged(fine.shape, LARGER), fine.spacing, geometry.b)
     frame = Padded(fine.shape, tuple(2 * n for n in fine.shape))
     field = frame.adjoint(convolved(frame(chi), d))
-    field = field + _unexplained(chi, other, inside, generator)
+    if unexplained is None:
+        limits = PHANTOM if chance(PHANTOMS, generator) else UNEXPLAINED
+        unexplained = uniform(*limits, generator)
+    field = field + unexplained * _unexplained(chi, other, inside, generator)
     density = 1 + UNEVEN * smooth_field(fine.axes(), 20 * geometry.edge, 1, generator)[0]
     size = density.clamp_min(0.2) * torch.exp(-ECHO * (R2STAR + RELAXIVITY * chi.abs()))
     turns = 2 * math.pi * uniform(*TURNS, generator)
@@ -116,9 +124,8 @@ def _mask(grid: Grid, edge: float, generator: torch.Generator) -> Tensor:
 
 
 def _unexplained(chi: Tensor, other: Tensor, inside: Tensor, generator: torch.Generator) -> Tensor:
-    """A field (X, Y, Z) with the spectrum of ``chi``, in part with its borders."""
-    limits = PHANTOM if chance(PHANTOMS, generator) else UNEXPLAINED
-    spread = float(chi[inside > 0].std()) * uniform(*limits, generator)
+    """A field (X, Y, Z) with the spectrum and the spread of ``chi``, in part with its borders."""
+    spread = chi[inside > 0].std()
     phase = torch.fft.rfftn(normal(chi.shape, generator))
     surrogate = torch.fft.irfftn(
         torch.fft.rfftn(chi).abs() * phase / phase.abs().clamp_min(1e-9), s=chi.shape

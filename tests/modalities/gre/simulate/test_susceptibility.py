@@ -59,11 +59,9 @@ def test_what_tests_is_known_as_unseen(unseen):
     assert not OBLIQUE.unseen
 
 
-def test_all_sources_of_the_local_field_lie_in_the_mask(monkeypatch):
+def test_all_sources_of_the_local_field_lie_in_the_mask():
     """With no unexplained part the field is that of χ, but for what the finer grid knows better."""
-    for name in ('PHANTOM', 'UNEXPLAINED'):
-        monkeypatch.setattr(susceptibility, name, (0.0, 0.0))
-    block = draw_block(OBLIQUE, SIDE, torch.Generator().manual_seed(4))
+    block = draw_block(OBLIQUE, SIDE, torch.Generator().manual_seed(4), 0.0)
     assert not block.chi[~block.mask].any()
     assert block.chi[block.mask].mean() == pytest.approx(0, abs=1e-6)
     field = dipole(block.mask.shape, OBLIQUE.voxel_mm, OBLIQUE.b, exact=True)
@@ -72,13 +70,10 @@ def test_all_sources_of_the_local_field_lie_in_the_mask(monkeypatch):
     assert np.corrcoef(again[inside], block.local[inside])[0, 1] > 0.97
 
 
-def test_a_part_of_the_field_is_explained_by_no_susceptibility(monkeypatch):
-    drawn = []
-    for amount in (0.0, 0.2):
-        monkeypatch.setattr(susceptibility, 'PHANTOM', (amount, amount))
-        monkeypatch.setattr(susceptibility, 'UNEXPLAINED', (amount, amount))
-        drawn.append(draw_block(OBLIQUE, SIDE, torch.Generator().manual_seed(4)))
-    without, with_it = drawn
+def test_a_part_of_the_field_is_explained_by_no_susceptibility():
+    without, with_it = (
+        draw_block(OBLIQUE, SIDE, torch.Generator().manual_seed(4), amount) for amount in (0.0, 0.2)
+    )
     assert np.array_equal(without.chi, with_it.chi)
     part = (with_it.local - without.local)[without.mask]
     assert part.std() == pytest.approx(0.2 * without.chi[without.mask].std(), rel=0.35)
