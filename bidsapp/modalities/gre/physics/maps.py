@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from bidsapp.modalities.gre.physics import background, inversion
 from bidsapp.modalities.gre.physics.dipole import b0_direction, convolved, enlarged, kspace
@@ -56,6 +55,8 @@ class Frame:
     @classmethod
     def of(cls, mask: BoolArray, affine: FloatArray, factor: float = MARGIN) -> Frame:
         """Around ``mask`` (X, Y, Z), which holds something."""
+        from scipy import ndimage
+
         (box,) = ndimage.find_objects(mask.astype(np.uint8))
         x, y, z = (s.stop - s.start for s in box)
         zeros = Padded((x, y, z), enlarged((x, y, z), factor))
