@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bidsapp import registry
 from bidsapp.learn.splits import SPLITS
+from bidsapp.modalities.gre.learn.input import about
 from bidsapp.modalities.gre.simulate import geometry
 from bidsapp.simulate.material import Material
 
@@ -36,5 +37,6 @@ def material(request: Request) -> Material:
             },
         },
         RANGES,
+        about(()),
         license='Apache-2.0',
     )
