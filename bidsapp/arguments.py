@@ -27,8 +27,8 @@ ACCEPTED = {
 }
 #: Options that mean nothing at a level, by their names after parsing.
 UNFIT = {
-    'participant': ('objective', 'resume'),
-    'group': ('objective', 'resume'),
+    'participant': ('objective', 'network', 'resume'),
+    'group': ('objective', 'network', 'resume'),
     'pretrain': ('model', 'freeze', 'compare', 'reports_only', 'derivatives'),
 }
 #: The least that a number may be.
@@ -257,6 +257,8 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
             choices=option.choices,
         )  # fmt: skip
     add('--objective', choices=objectives(), help=f'pretrain to {words_of_objectives()}')
+    add('--network', metavar='NAME', help="pretrain: another of the modality's networks, such as "
+        'adaptive_unet; default: its own')  # fmt: skip
     add('--resume', action='store_true', help='pretrain: go on where a run was stopped')
 
 

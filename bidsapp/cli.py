@@ -94,6 +94,7 @@ def parse(argv: Sequence[str]) -> Settings:
         compare=tuple(args.compare),
         options=_modality_options(args),
         objective=args.objective,
+        network=args.network,
         resume=args.resume,
         argv=tuple(argv),
     )

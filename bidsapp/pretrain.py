@@ -74,14 +74,14 @@ def run(settings: Settings, log_file: Path | None) -> int:
 
     device = resolve_device(settings.device)
     use_processors(settings.nprocs, device)
-    own: Input = registry.input(modality)
+    own = with_network(registry.input(modality), settings.network)
     steps = settings.steps or STEPS
     rate = LEARNING_RATE if settings.init in SCRATCH else FINE_RATE
     plan = Plan(
         steps=steps, patch=own.network.patch, batch=BATCH, lr=rate, seed=settings.seed,
         device=device, validate_every=max(1, min(VALIDATE_EVERY, steps // 4)), average=AVERAGE,
     )  # fmt: skip
-    place = modality, name
+    place = modality, '-'.join(filter(None, (name, settings.network)))
     state_file, key = claim(settings, place, plan, cases)
     if settings.resume and (before := made_before(settings, place, key)) is not None:
         log.info('%s was made by this plan on these data: not again', before)
@@ -121,6 +121,17 @@ def modality_of(settings: Settings) -> str:
             'of pretrain makes a network of one modality. Name tasks of one of them.'
         )
     return found[0]
+
+
+def with_network(own: Input, name: str | None) -> Input:
+    """A modality's input, to be learnt by another of its networks. Raises WrongUsage for none."""
+    if name is None:
+        return own
+    if name not in own.networks:
+        raise WrongUsage(
+            f'--network {name}: {own.modality} has {", ".join(own.networks) or "no other network"}.'
+        )
+    return replace(own, network=own.networks[name])
 
 
 def chosen_objective(settings: Settings, modality: str) -> tuple[str, Objective]:
@@ -197,6 +208,7 @@ def claim(
     wanted = json.loads(json.dumps({
         'version': __version__, 'data': str(settings.bids_dir), 'tasks': settings.tasks,
         'init': settings.init,
+        **({'network': settings.network} if settings.network else {}),
         **cards.described(replace(plan, device='any')), 'side': SIDE,
         'runs': {name: [str(c.files[main]) for c in part] for name, part in cases.items()},
     }))  # fmt: skip

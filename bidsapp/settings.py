@@ -63,6 +63,7 @@ class Settings:
     init: str = 'auto'
     freeze: str = 'none'
     steps: int | None = None
+    network: str | None = None
     split_file: Path | None = None
     compare: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)  #: of modalities, by name

@@ -79,6 +79,8 @@ class Input:
     parts: Callable[[Case, Use], Sequence[Part]] = whole  #: a run enters once for each: halves
     turned: Turned = only_voxels
     about: Callable[[Sequence[Sample]], Mapping[str, Any]] = nothing_special  #: for a card
+    networks: Mapping[str, Shape] = field(default_factory=dict)  #: others that pretraining can
+    #: make, by the name that ``--network`` gives
     version: int = 1  #: raised when what ``sample`` gives changes: predictions are then made again
 
 

@@ -133,6 +133,8 @@ class TestUsage:
             (('-', 'o', 'pretrain', '--objective', 'auxiliary'), 'auxiliary dataset'),
             (('-', 'o', 'pretrain', '--objective', 'restore', '--tasks', 'tissue'), '--tasks'),
             (('-', 'o', 'pretrain', '--tasks', 'kurtosis'), '`group` learns it'),
+            (('-', 'o', 'pretrain', '--network', 'adaptive_unet'), 'no other network'),
+            (('b', 'o', 'group', '--network', 'adaptive_unet'), '--network'),
         ],
     )
     def test_what_makes_no_sense_is_64(self, argv, message, tmp_path, monkeypatch, capsys):

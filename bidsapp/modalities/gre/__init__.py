@@ -10,7 +10,14 @@ Hz / ImagingFrequency (MHz). The direction of B0 is a unit vector b along the vo
 
 from __future__ import annotations
 
-from bidsapp.core import Option
+from bidsapp.core import Objective, Option
+
+OBJECTIVES = {
+    'supervised': Objective(
+        'tell susceptibility from the field, by the truth of simulated blocks', dataset=False,
+        tasks=True,
+    )
+}  # fmt: skip
 
 OPTIONS = (
     Option(

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from bidsapp.core import Sample
 from bidsapp.learn.inputs import Input, Shape
-from bidsapp.modalities.gre.bids.prepared import load_fields
+from bidsapp.modalities.gre.learn.input import about, sample_of, turned
 
-if TYPE_CHECKING:
-    from bidsapp.core import Case
-    from bidsapp.learn.inputs import Part
+#: Voxels of a patch: as large as a block of pretraining, for the dipole reaches far.
+PATCH = (48, 48, 48)
 
-
-def sample_of(case: Case, part: Part) -> Sample:
-    """The local field over its spread, and where it is known."""
-    import torch
-
-    fields = load_fields(case)
-    field = fields.local / max(float(fields.local[fields.known].std()), 1e-12)
-    known = torch.from_numpy(fields.known)[None]
-    image = torch.cat([torch.from_numpy(field)[None].float(), known.float()])
-    return Sample(image, known, fields.affine)
-
-
-input = Input(modality='gre', sample=sample_of, network=Shape('unet'))
+input = Input(
+    modality='gre',
+    sample=sample_of,
+    turned=turned,
+    network=Shape('dipole_unet', 'data-consistent 3D U-Net', {'widths': [16, 32, 64]}, patch=PATCH),
+    networks={
+        'adaptive_unet': Shape('adaptive_unet', '3D U-Net with adaptive convolution', patch=PATCH),
+        'conventional_unet': Shape('adaptive_unet', '3D U-Net', {'adaptive': False}, patch=PATCH),
+    },
+    about=about,
+)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from bidsapp.core import Head
-from bidsapp.modalities.gre.physics import agreement
+from bidsapp.modalities.gre.physics.agreement import nrmse, slope, xsim
+from bidsapp.physics.geometry import ALL_TURNS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from bidsapp.core import Sample
 
 #: Natural logarithms of ppm between which a standard deviation is believed.
 LOG_SD = (-9.0, 0.5)
+#: Share of a normal distribution within one standard deviation.
+WITHIN = 0.6827
+#: Powers of a stated deviation among which the calibrated one is looked for.
+POWERS = np.linspace(0.4, 1.6, 25)
 
 
 def deviations(log_sd: Tensor) -> Tensor:
@@ -21,23 +31,62 @@ def deviations(log_sd: Tensor) -> Tensor:
     return log_sd.clamp(*LOG_SD).exp()
 
 
+def errors(chi: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """χ less ``truth``, (B, 1, X, Y, Z) each, without its mean in ``mask``; 0 outside."""
+    error = (chi - truth) * mask
+    count = mask.sum((1, 2, 3, 4), keepdim=True).clamp_min(1)
+    return (error - error.sum((1, 2, 3, 4), keepdim=True) / count) * mask
+
+
 def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Negative log-likelihood of χ less its mean in ``mask``; (B, 2, …) χ and log σ, (B, 1, …)."""
+    """Negative log-likelihood of ``target`` (B, 1, …) under normal distributions, χ and log σ.
+
+    Each term is weighted by its own σ over the mean (Seitzer et al., ICLR 2022): so what is hard to
+    predict is still learnt, and a block of little contrast counts as much as another.
+    """
     chi, log_sd = prediction.split(1, 1)
-    error = (chi - target) * mask
-    axes = (1, 2, 3, 4)
-    error = error - error.sum(axes, keepdim=True) / mask.sum(axes, keepdim=True).clamp_min(1)
-    nll = 0.5 * (error / deviations(log_sd)).square() + log_sd.clamp(*LOG_SD)
-    return nll[mask].mean()
+    deviation = deviations(log_sd)
+    nll = 0.5 * (errors(chi, target, mask) / deviation).square() + log_sd.clamp(*LOG_SD)
+    weight = deviation.detach() * mask
+    total = (weight * nll).sum((1, 2, 3, 4)) / weight.sum((1, 2, 3, 4)).clamp_min(1e-9)
+    return total.mean()
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
-    """NRMSE, XSIM and slope of χ in the mask."""
+    """NRMSE, XSIM and slope of χ in the mask, and the share of errors within what is stated."""
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
     chi, truth, mask = (x[0].numpy() for x in (output, sample.target, sample.mask))
-    names = ('nrmse', 'xsim', 'slope')
-    return [(name, 'all', getattr(agreement, name)(chi, truth, mask)) for name in names]
+    error = errors(output[None, :1], sample.target[None], sample.mask[None])[0, 0]
+    within = (error.abs() <= deviations(output[1]))[sample.mask[0]]
+    return [
+        ('nrmse', 'all', nrmse(chi, truth, mask)),
+        ('xsim', 'all', xsim(chi, truth, mask)),
+        ('slope', 'all', slope(chi, truth, mask)),
+        ('within_one_sd', 'all', float(within.float().mean())),
+    ]
+
+
+def calibrate(outputs: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
+    """(2, 2) factors and shifts: of χ none; of log σ those by which 68 % lie within one.
+
+    In each third of what is stated the logarithm has to be raised by some number for that; the
+    factor makes the three as alike as can be, and the shift is their mean.
+    """
+    found = []
+    for output, sample in zip(outputs, samples, strict=True):
+        assert sample.target is not None
+        inside = sample.mask[0]
+        error = errors(output[None, :1], sample.target[None], sample.mask[None])[0, 0]
+        found.append(torch.stack([error.abs().clamp_min(1e-7).log(), output[1]])[:, inside])
+    error, stated = torch.cat(found, 1).double().numpy()
+    thirds = np.array_split(np.argsort(stated, kind='stable'), 3)
+
+    def needed(power: float) -> np.ndarray:
+        return np.array([np.quantile(error[at] - power * stated[at], WITHIN) for at in thirds])
+
+    best = min(POWERS, key=lambda power: float(needed(power).std()))
+    return torch.tensor([[1.0, best], [0.0, float(needed(best).mean())]])
 
 
 HEAD = Head(
@@ -51,5 +100,8 @@ HEAD = Head(
         'nrmse': 'root mean square error of susceptibility over its spread, per cent',
         'xsim': 'structural similarity of susceptibility in ppm (XSIM)',
         'slope': 'of the regression line on the reference: 1 where contrast is kept',
+        'within_one_sd': 'share of errors within one stated standard deviation; 0.68 is right',
     },
+    turns=ALL_TURNS,
+    calibrate=calibrate,
 )

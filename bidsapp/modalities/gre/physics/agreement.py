@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 
 if TYPE_CHECKING:
     from bidsapp.core import BoolArray, FloatArray
@@ -31,6 +30,8 @@ def xsim(found: FloatArray, truth: FloatArray, mask: BoolArray) -> float:
     Windows of 5³ voxels, L = 1, K₁ = 0.01, K₂ = 0.001; the mean over ``mask``, in which both maps
     are demeaned first and outside of which both are 0.
     """
+    from scipy import ndimage
+
     a, b = (demeaned(x, mask) for x in (found, truth))
 
     def mean(x: FloatArray) -> np.ndarray:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from bidsapp.modalities.gre.physics.dipole import convolved, half
 from bidsapp.physics.solvers import conjugate_gradient
@@ -60,6 +59,8 @@ def spherical_mean(shape: Shape, voxel_mm: Sequence[float], radius: float) -> Te
 
 def depth(mask: BoolArray, voxel_mm: Sequence[float]) -> np.ndarray:
     """(X, Y, Z) mm to the nearest voxel outside ``mask``; what lies beyond the grid is outside."""
+    from scipy import ndimage
+
     padded = ndimage.distance_transform_edt(np.pad(mask, 1), voxel_mm)
     return np.asarray(padded[1:-1, 1:-1, 1:-1])
 

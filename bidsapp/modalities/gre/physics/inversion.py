@@ -27,6 +27,8 @@ TRUNCATION = 0.15
 #: Largest step of χ, ppm per mm, that one iteration of total variation smooths away: the splitting
 #: weight is λ over this. It sets the pace and not the solution.
 PACE = 0.002
+#: Over-relaxation of total variation, between 1 (none) and 2: as near after half the iterations.
+RELAXED = 1.8
 #: Total variation has converged where an iteration changes χ by less than this share of it.
 CONVERGED = 0.002
 #: Of total variation: λ over the field's noise times a voxel's edge, for a local field and behind
@@ -131,8 +133,10 @@ def total_variation(
         χ ← (μ GᴴG + DᴴD)⁻¹ (μ Gᴴ(v - s) + Dᴴ(g - t))
         v ← shrink(∇χ + s, λ/μ),    g ← (W² f + Dχ + t) / (W² + 1)
 
-    with s and t what is still asked for. ``strength`` is λ in ppm mm. At most ``iterations``, fewer
-    once χ changes by less than ``tolerance`` of itself.
+    with s and t what is still asked for, and ∇χ and Dχ over-relaxed in the second line (Eckstein &
+    Bertsekas, Math Program 55:293, 1992). ``strength`` is λ in ppm mm; ``start`` is where χ begins,
+    such as Tikhonov's map. At most ``iterations``, fewer once χ changes by less than ``tolerance``
+    of itself.
     """
     mu = strength / PACE
     d = transfer.to(field)
@@ -140,26 +144,27 @@ def total_variation(
     inverse = torch.where(power > 0, 1 / power.clamp_min(1e-30), 0.0)
     square = weights.to(field) ** 2
     known, share = square * field, 1 / (square + 1)
-    chi = torch.zeros_like(field) if start is None else start
-    slope = gradient(chi, voxel_mm)
-    v, s = slope, torch.zeros_like(slope)
-    g, t = known * share, torch.zeros_like(field)
-    done, change = 0, 1.0
     axes = (-3, -2, -1)
+    chi = torch.zeros_like(field) if start is None else start
+
+    def split(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """v and g of what is asked for, and what then still is."""
+        length = s.square().sum(0).sqrt()
+        v = s * (1 - PACE / length.clamp_min(1e-12)).clamp_min(0)
+        g = (known + t) * share
+        return v, s - v, g, t - g
+
+    v, s, g, t = split(gradient(chi, voxel_mm), convolved(chi, d))
+    done, change = 0, 1.0
     while done < iterations and change > tolerance:
         right = torch.fft.rfftn(g - t, dim=axes) * d
         right -= mu * torch.fft.rfftn(divergence(v - s, voxel_mm), dim=axes)
         spectrum = right * inverse
         before, chi = chi, torch.fft.irfftn(spectrum, s=field.shape, dim=axes)
-        slope = gradient(chi, voxel_mm)
         predicted = torch.fft.irfftn(spectrum * d, s=field.shape, dim=axes)
-        s = s + slope
-        length = s.square().sum(0).sqrt()
-        v = s * (1 - PACE / length.clamp_min(1e-12)).clamp_min(0)
-        s = s - v
-        t = t + predicted
-        g = (known + t) * share
-        t = t - g
+        v, s, g, t = split(
+            s + v.lerp_(gradient(chi, voxel_mm), RELAXED), t + g.lerp_(predicted, RELAXED)
+        )
         change = float((chi - before).norm() / chi.norm().clamp_min(1e-12))
         done += 1
     return Inverse(chi, done, change)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from bidsapp.modalities.gre.physics import background, inversion
 from bidsapp.modalities.gre.physics.dipole import b0_direction, convolved, enlarged, kspace
@@ -34,7 +33,7 @@ HEAVIEST = 2.0
 #: Zeros around the box of a mask, of its length.
 MARGIN = 1.3
 #: Iterations of total variation; behind the filter, which leaves no slow modes, fewer are enough.
-ITERATIONS, ITERATIONS_BEHIND = 80, 40
+ITERATIONS, ITERATIONS_BEHIND = 40, 25
 
 
 #: Background removal by its name: total field, mask and voxel edges → local field and mask.
@@ -56,6 +55,8 @@ class Frame:
     @classmethod
     def of(cls, mask: BoolArray, affine: FloatArray, factor: float = MARGIN) -> Frame:
         """Around ``mask`` (X, Y, Z), which holds something."""
+        from scipy import ndimage
+
         (box,) = ndimage.find_objects(mask.astype(np.uint8))
         x, y, z = (s.stop - s.start for s in box)
         zeros = Padded((x, y, z), enlarged((x, y, z), factor))
@@ -118,8 +119,10 @@ def susceptibility(
     of B0 along the voxel axes where it is not that of ``affine``.
     """
     frame = Frame.of(mask, affine)
-    f = frame.into(np.where(mask, field - np.median(field[mask]), 0))
-    d = kspace(frame.padded, frame.voxel_mm, b0_direction(affine).tolist() if b is None else b)
+    ball = radius if method == 'single-step' else 0.0
+    along = b0_direction(affine).tolist() if b is None else b
+    problem = posed(field, noise, mask, frame, along, ball)
+    f, d = problem.field, problem.transfer
     if strength is None:
         strength = usual_strength(noise, mask, affine, method, radius)
     if method == 'tkd':
@@ -127,7 +130,7 @@ def susceptibility(
     elif method == 'tikhonov':
         chi = inversion.tikhonov(f, d, strength)
     else:
-        chi = _total_variation(f, d, noise, mask, frame, method, strength, radius)
+        chi = total_variation(problem, frame.voxel_mm, ball, strength)
     found = frame.back(chi)
     return np.where(mask, found - found[mask].mean(), 0.0)
 
@@ -151,28 +154,57 @@ def usual_strength(
     return inversion.strength_for(typical, edges, behind)
 
 
-def _total_variation(
-    f: Tensor,
-    d: Tensor,
+@dataclass(frozen=True, slots=True, eq=False)
+class Posed:
+    """An inversion, in a frame: argmin over χ of ‖W (A χ - f)‖² and what is asked of χ."""
+
+    field: Tensor  #: f in ppm, 0 where it is not known
+    transfer: Tensor  #: the spectrum of A: D of a local field, S D of a total one
+    known: Tensor  #: 1 where the field is known, behind the filter
+    weights: Tensor  #: W, 0 where it is not
+    noise: float  #: median of what is known, ppm
+
+
+def transfer_of(
+    shape: Shape, voxel_mm: Sequence[float], b: Sequence[float], radius: float = 0.0
+) -> Tensor:
+    """The spectrum of D, or of S D with a ball of ``radius`` mm: layout of `torch.fft.rfftn`."""
+    d = kspace(shape, voxel_mm, b)
+    return d * background.spherical_mean(shape, voxel_mm, radius) if radius else d
+
+
+def posed(
+    field: FloatArray,
     noise: FloatArray,
     mask: BoolArray,
     frame: Frame,
-    method: str,
-    strength: float,
-    radius: float,
-) -> Tensor:
-    behind = {'tv': False, 'single-step': True}[method]
-    known = mask
-    if behind:
+    b: Sequence[float],
+    radius: float = 0.0,
+) -> Posed:
+    """Of a local ``field`` in ``mask``, or of a total one by a filter of ``radius`` mm."""
+    f = frame.into(np.where(mask, field - np.median(field[mask]), 0))
+    a, known = kspace(frame.padded, frame.voxel_mm, b), mask
+    if radius:
         s = background.spherical_mean(frame.padded, frame.voxel_mm, radius)
+        f, a = convolved(f, s), a * s
         known = background.reach(mask, frame.voxel_mm, radius)
-        f, d = convolved(f, s), d * s
-    weights, _ = weights_of(noise, known if known.any() else mask)
+    weights, typical = weights_of(noise, known if known.any() else mask)
+    where = frame.into(known)
+    return Posed(where * f, a, where, where * frame.into(weights), typical)
+
+
+def total_variation(
+    problem: Posed, voxel_mm: Sequence[float], radius: float = 0.0, strength: float | None = None
+) -> Tensor:
+    """χ in the frame of ``problem`` by total variation that begins with Tikhonov's map."""
+    if strength is None:
+        strength = inversion.strength_for(problem.noise, voxel_mm, bool(radius))
     return inversion.total_variation(
-        frame.into(known) * f,
-        d,
-        frame.into(weights * known),
-        frame.voxel_mm,
+        problem.field,
+        problem.transfer,
+        problem.weights,
+        voxel_mm,
         strength,
-        iterations=ITERATIONS_BEHIND if behind else ITERATIONS,
+        iterations=ITERATIONS_BEHIND if radius else ITERATIONS,
+        start=inversion.tikhonov(problem.field, problem.transfer, TIKHONOV),
     ).chi
