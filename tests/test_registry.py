@@ -87,8 +87,9 @@ class TestEveryModality:
 
     def test_it_learns_by_a_network_that_can_be_built(self, modality):
         shape = registry.input(modality).network
+        heads = {task.name: task.head.channels for task in registry.tasks_of(modality)}
         network = architecture(modality, shape.name).build(
-            shape.options.get('channels_in', 300), {'a': 1}, **shape.options
+            shape.options.get('channels_in', 300), heads, **shape.options
         )
         for side, step in zip(shape.patch, network.stride, strict=True):
             assert side is None or side % step == 0

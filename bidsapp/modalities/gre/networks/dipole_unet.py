@@ -121,8 +121,8 @@ class DipoleUNet(Network):
         widths: Sequence[int] = (16, 32, 64),
     ) -> None:
         super().__init__()
-        if channels_in != len(CHANNELS) or set(heads.values()) - {2}:
-            raise ValueError(f'{len(CHANNELS)} channels and heads of 2 expected')
+        if channels_in < len(CHANNELS) or set(heads.values()) - {2}:
+            raise ValueError(f'{len(CHANNELS)} channels or more and heads of 2 expected')
         self.stride = stride_of(CUBE, len(widths))
         self.body = DipoleBody(channels_in, widths)
         # Beside the features a head sees the logarithm of a correction's size.
