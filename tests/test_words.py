@@ -1,4 +1,4 @@
-"""The words of one modality stay in its own rooms: what is shared knows nothing of diffusion."""
+"""The words of one modality stay in its own rooms: what is shared knows nothing of them."""
 
 import ast
 import re
@@ -13,10 +13,11 @@ ROOT = Path(bidsapp.__file__).parent
 
 #: What no name in a shared room may hold: words, or two in a row.
 WORDS = {'dwi', 'bval', 'bvals', 'bvec', 'bvecs', 'b0', 'shell', 'shells', 'fibre', 'fibres',
-         'gtab'}  # fmt: skip
+         'gtab', 'chi', 'chimap', 'chimaps', 'megre', 'dipole', 'swi', 'r2star',
+         't2star'}  # fmt: skip
 PAIRS = {('gradient', 'table'), ('gradient', 'tables')}
 #: What no text without spaces (a suffix, an extension, an entity, a key) may hold.
-IN_FILES = {'dwi', 'dwimap', 'bval', 'bvals', 'bvec', 'bvecs'}
+IN_FILES = {'dwi', 'dwimap', 'bval', 'bvals', 'bvec', 'bvecs', 'chimap', 'megre', 't2starw'}
 #: Such texts that may stand, by file, each with its reason.
 EXCUSED = {
     ('registry.py', 'dwi'): 'cards of before there were modalities are of diffusion',
@@ -68,7 +69,7 @@ def violations(path, root):
     return found
 
 
-def test_shared_rooms_do_not_name_what_only_diffusion_has():
+def test_shared_rooms_do_not_name_what_only_one_modality_has():
     assert len(SHARED) > 80
     assert not [found for path in SHARED for found in violations(path, ROOT)]
 
