@@ -115,7 +115,7 @@ class CaseInput(DynamicTraitedSpec, ComputingInput):
 
     modality = traits.Str(mandatory=True)
     entities = traits.Dict(mandatory=True)
-    part = traits.Dict(desc='as of `Case`')
+    part = traits.Dict({}, usedefault=True, desc='as of `Case`')
 
 
 class CaseStep(Step):
