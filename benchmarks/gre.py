@@ -7,7 +7,7 @@ Held-out blocks of `simulate/susceptibility.py`, of a seed that no training has,
 head (`benchmarks/susceptibility.py`), whose anatomy and vessels no training has. NRMSE (%) and XSIM
 in a mask eroded by 3 mm, both maps demeaned there. ``TV rule`` has the λ that a user gets, ``TV
 best`` and ``Tikhonov best`` the best of several by XSIM for each field, chosen afterwards with the
-truth at hand; ``nothing`` is a map of zeros. Lines:
+truth at hand; ``start`` is where the network starts; ``nothing`` is a map of zeros. Lines:
 
 alone   inversion of a clean local field with its noise, of phantoms and of fields of which χ does
         not explain a part (0.15 of χ's spread), all seen kinds of voxels and tilts
@@ -77,14 +77,19 @@ class Solver:
             self.network = network_of(checkpoint, ['susceptibility'])
             self.turns = turns_of(checkpoint.card)
 
-    def by_network(self, found: Measured, told: Geometry, saw: Geometry) -> np.ndarray:
-        """χ by the network, which is ``told`` one geometry of a field that ``saw`` another."""
+    def by_network(
+        self, found: Measured, told: Geometry, saw: Geometry
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Where it starts and χ by the network; ``told`` one geometry of what ``saw`` another."""
         inputs = (found.field, found.noise, found.mask)
         image, context = seen(*inputs, saw.voxel_mm, saw.b, found.radius)
+        if self.network is None:
+            return image[1].numpy(), None
         context |= {'voxel_mm': torch.tensor(told.voxel_mm), 'b': torch.tensor(told.b)}
         inside = torch.from_numpy(found.mask)[None]
         sample = Sample(image, inside, np.eye(4), context=context)
-        return predict_tta(self.network, sample, [HEAD], self.turns, turned)[0].numpy()
+        said = predict_tta(self.network, sample, [HEAD], self.turns, turned)
+        return image[1].numpy(), said[0].numpy()
 
     def maps_of(
         self, found: Measured, geometry: Geometry, score: Callable[[np.ndarray], float]
@@ -105,9 +110,8 @@ class Solver:
             'TV rule': tv[1.0],
             'TV best': max(tv.values(), key=score),
         }
-        if self.network is not None:
-            result['network'] = self.by_network(found, geometry, geometry)
-        return result
+        result['start'], said = self.by_network(found, geometry, geometry)
+        return result if said is None else {**result, 'network': said}
 
 
 def core_of(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -200,7 +204,7 @@ def told(solver: Solver, options: argparse.Namespace) -> None:
     for number in range(options.blocks):
         block, found = block_of(number, right, KINDS['phantom'])
         for name, geometry in wrong.items():
-            chi = solver.by_network(found, geometry, right)
+            _, chi = solver.by_network(found, geometry, right)
             table.add(name, chi, block.chi, core_of(found.mask, right))
     table.show('told')
 

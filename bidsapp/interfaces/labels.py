@@ -203,7 +203,7 @@ class WritePrediction(CaseStep):
         sidecar = {
             'Sources': [
                 *(own_uri(path, root) for path in sources_of(case, task.modality, root)),
-                *self.inputs.more_sources,
+                *(self.inputs.more_sources or []),
             ],
             **self.about_model(task.modality, case, sample),
             **self.inputs.made_from(),

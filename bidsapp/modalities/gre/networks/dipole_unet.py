@@ -36,25 +36,26 @@ STRENGTH, POWER, PACE = 2.0, 0.5, 5.0
 #: The logarithm of a stated deviation over the size of a correction, before learning.
 DEVIATION = -1.5
 #: Of each voxel: what it is told besides the channels: `told`.
-TOLD = 12
+TOLD = 13
 
 
 def told(context: Mapping[str, Tensor]) -> Tensor:
-    """(B, 12) what is one for all voxels: edges over their mean and that, b bᵀ, noise, filter.
+    """(B, 13) what is one for all voxels: edges over their mean and that, b bᵀ, doubt, filter.
 
     Directions enter as b bᵀ, of which the dipole is made, so that their sign does not matter.
     """
     edges, b = context['voxel_mm'].log(), context['b']
     mean = edges.mean(1, keepdim=True)
     pairs = [b[:, i] * b[:, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
-    noise = _noise(context).log()
+    doubt = _doubt(context).log()
+    usual = (context['doubt'] / context['noise'].clamp_min(1e-9)).log()
     ball = (context['radius'] / mean[:, 0].exp() / 5).clamp_max(2)
-    return torch.cat([edges - mean, mean, torch.stack([*pairs, noise / 3, ball], 1)], 1)
+    return torch.cat([edges - mean, mean, torch.stack([*pairs, doubt / 3, usual, ball], 1)], 1)
 
 
-def _noise(context: Mapping[str, Tensor]) -> Tensor:
-    """(B,) of the field, over the scale of χ."""
-    return (context['noise'] / context['scale']).clamp_min(1e-4)
+def _doubt(context: Mapping[str, Tensor]) -> Tensor:
+    """(B,) in the field, over the scale of χ."""
+    return (context['doubt'] / context['scale']).clamp_min(1e-4)
 
 
 class DipoleBody(nn.Module):
@@ -80,7 +81,7 @@ class DipoleBody(nn.Module):
     def regularisation(self, context: Mapping[str, Tensor]) -> Tensor:
         """λ (B,) of the last step."""
         base, power = (PACE * self.strength).exp()
-        found: Tensor = base * _noise(context) ** power
+        found: Tensor = base * _doubt(context) ** power
         return found
 
     def consistent(

@@ -32,6 +32,8 @@ TIKHONOV = 0.02
 HEAVIEST = 2.0
 #: Zeros around the box of a mask, of its length.
 MARGIN = 1.3
+#: |D| that is next to nothing.
+CONE = 0.03
 #: Iterations of total variation; behind the filter, which leaves no slow modes, fewer are enough.
 ITERATIONS, ITERATIONS_BEHIND = 40, 25
 
@@ -163,6 +165,7 @@ class Posed:
     known: Tensor  #: 1 where the field is known, behind the filter
     weights: Tensor  #: W, 0 where it is not
     noise: float  #: median of what is known, ppm
+    cone: float  #: the same by what the field has where no χ gives any: `_on_cone`
 
 
 def transfer_of(
@@ -183,14 +186,29 @@ def posed(
 ) -> Posed:
     """Of a local ``field`` in ``mask``, or of a total one by a filter of ``radius`` mm."""
     f = frame.into(np.where(mask, field - np.median(field[mask]), 0))
-    a, known = kspace(frame.padded, frame.voxel_mm, b), mask
+    d, known = kspace(frame.padded, frame.voxel_mm, b), mask
+    s = torch.ones((), dtype=d.dtype)
     if radius:
         s = background.spherical_mean(frame.padded, frame.voxel_mm, radius)
-        f, a = convolved(f, s), a * s
+        f = convolved(f, s)
         known = background.reach(mask, frame.voxel_mm, radius)
     weights, typical = weights_of(noise, known if known.any() else mask)
     where = frame.into(known)
-    return Posed(where * f, a, where, where * frame.into(weights), typical)
+    cone = typical * _on_cone(where * f, frame.into(noise) * where, d, s)
+    return Posed(where * f, d * s, where, where * frame.into(weights), typical, cone)
+
+
+def _on_cone(field: Tensor, noise: Tensor, d: Tensor, s: Tensor) -> float:
+    """The spread of ``field`` where |D| is next to nothing, over that of its ``noise`` behind S.
+
+    There a susceptibility gives no field. What stands there, beside noise and what a mask spreads,
+    nothing explains: about 3 to 4 on a simulated head of which χ explains all.
+    """
+    on = d.abs() < CONE
+    on[0, 0, 0] = False
+    power = torch.fft.rfftn(field).abs().square()[on].mean()
+    white = noise.square().sum() * (s**2).expand_as(d)[on].mean()
+    return float((power / white.clamp_min(1e-30)).sqrt())
 
 
 def total_variation(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Channels: the field (behind the filter), the start x by total variation, what it leaves,
 #: known · (f - A x), Tikhonov's map, all in ppm; where the field is known; weights.
 CHANNELS = ('field', 'start', 'left', 'tikhonov', 'known', 'weights')
+#: What a phantom's field has where no χ gives any, over the noise: more is doubt in the field.
+ORDINARY = 4.0
 #: The spread of a start without any contrast, ppm.
 LEAST_SCALE = 1e-3
 
@@ -40,12 +42,15 @@ def seen(
     """(6, X, Y, Z) channels of a ``field`` in ppm that stands in ``mask``, and their context.
 
     The field is a local one, or with a ``radius`` of the filter in mm a total one. Context:
-    ``voxel_mm`` (3,), ``b`` (3,), ``radius`` (), ``noise`` () of the field in ppm, and ``scale``
-    (), the spread of the start in ppm.
+    ``voxel_mm`` (3,), ``b`` (3,), ``radius`` () in mm, and in ppm ``noise`` () of the field,
+    ``doubt`` (), the same or what stands where χ gives no field, and ``scale`` (), the spread of
+    the start.
     """
     frame = maps.Frame.of(np.ones_like(mask), np.diag([*map(float, voxel_mm), 1.0]))
     problem = maps.posed(field, noise, mask, frame, b, radius)
-    x = maps.total_variation(problem, frame.voxel_mm, radius)
+    doubt = max(problem.noise, problem.cone / ORDINARY)
+    strength = inversion.strength_for(doubt, voxel_mm, bool(radius))
+    x = maps.total_variation(problem, frame.voxel_mm, radius, strength)
     left = problem.known * (problem.field - convolved(x, problem.transfer))
     smooth = inversion.tikhonov(problem.field, problem.transfer, maps.TIKHONOV)
     channels = (problem.field, x, left, smooth, problem.known, problem.weights)
@@ -57,6 +62,7 @@ def seen(
         'b': torch.tensor([float(part) for part in b]),
         'radius': torch.tensor(float(radius)),
         'noise': torch.tensor(problem.noise),
+        'doubt': torch.tensor(doubt),
         'scale': scale.clamp_min(LEAST_SCALE),
     }
     return image.float().contiguous(), context

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from bidsapp.modalities.gre.physics import maps
 from bidsapp.modalities.gre.physics.dipole import dipole
@@ -29,6 +30,7 @@ def test_the_start_is_the_map_by_total_variation(scene):
     image, context = seen(field, noise, whole, VOXEL, B)
     affine = np.diag([*VOXEL, 1.0])
     chi = maps.susceptibility(field, noise, whole, affine, 'tv', b=B)
+    assert context['doubt'] == context['noise']  # χ explains all of it
     start = image[CHANNELS.index('start')].numpy()
     assert np.allclose(start - start.mean(), chi, atol=1e-5)
     assert context['noise'].item() == pytest.approx(1e-3)
@@ -50,3 +52,16 @@ def test_a_field_of_another_size_has_the_start_of_that_size(scene):
     )
     assert larger['scale'] == pytest.approx(3 * context['scale'].item(), rel=0.1)
     assert torch.allclose(other[3], 3 * one[3], atol=1e-5)
+
+
+def test_what_no_susceptibility_explains_is_doubt(scene):
+    """And total variation, which would follow it, gets the λ of so much noise."""
+    _, field, noise, mask = scene
+    strange = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1.5)
+    strange *= field[mask].std() / strange[mask].std()
+    (one, sure), (other, doubted) = (
+        seen(f, 0.2 * noise, mask, VOXEL, B) for f in (field, field + strange)
+    )
+    assert doubted['doubt'] > 2 * sure['doubt']
+    assert doubted['noise'] == sure['noise']
+    assert other[CHANNELS.index('left')].std() > 2 * one[CHANNELS.index('left')].std()
