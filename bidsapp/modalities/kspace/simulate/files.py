@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from bidsapp.modalities.kspace.bids.layout import (
     ACQUISITION,
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+#: A head, no trajectory, and samples as numbers.
+Line = tuple[Any, NDArray[np.float32], NDArray[np.float32]]
 
 XML = 'http://www.ismrm.org/ISMRMRD'
 _ORDER = ('matrixSize', 'fieldOfView_mm')
@@ -98,7 +100,7 @@ def write_fastmri(
 
 def _noise(
     protocol: Protocol,
-) -> Iterator[tuple[np.void, NDArray[np.float32], NDArray[np.float32]]]:
+) -> Iterator[Line]:
     if protocol.noise is None:
         return
     head = _head(protocol, protocol.noise.shape)
@@ -116,7 +118,7 @@ def _line(
     n: int,
     average: int = 0,
     flags: int = 0,
-) -> tuple[np.void, NDArray[np.float32], NDArray[np.float32]]:
+) -> Line:
     before, after = protocol.skipped
     rubbish = np.full((len(line), before + after), 1e3, np.complex64)
     stored = np.concatenate([rubbish[:, :before], line, rubbish[:, before:]], 1)
@@ -146,11 +148,9 @@ def _head(protocol: Protocol, shape: Sequence[int]) -> np.ndarray:
     return head
 
 
-def _acquisition(
-    head: np.ndarray, stored: NDArray[np.complex64]
-) -> tuple[np.void, NDArray[np.float32], NDArray[np.float32]]:
+def _acquisition(head: np.ndarray, stored: NDArray[np.complex64]) -> Line:
     numbers = np.ascontiguousarray(stored, np.complex64).view(np.float32).ravel()
-    return head[()], np.zeros(0, np.float32), numbers
+    return head[()], np.zeros(0, np.float32), np.asarray(numbers, np.float32)
 
 
 def header_xml(shape: Sequence[int], protocol: Protocol) -> str:
