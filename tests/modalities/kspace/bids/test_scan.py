@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from bidsapp.modalities.kspace.bids.layout import ACQUISITION
 from bidsapp.modalities.kspace.bids.scan import onto_grid, opened_scan, survey_scan
-from bidsapp.modalities.kspace.physics import coils, sense
+from bidsapp.modalities.kspace.physics import coils, measured, sense
 from bidsapp.modalities.kspace.physics.fourier import ALONG_PHASE, hybrid
 from bidsapp.modalities.kspace.simulate.files import Protocol, write_fastmri, write_ismrmrd
+from bidsapp.physics.operators import Fourier
 from tests.modalities.kspace import raw
 from tests.modalities.kspace.phantom import image_of, noise_of
 
@@ -134,25 +136,23 @@ def test_fastmri_s_layout_holds_the_same_image_and_no_place(tmp_path):
 
 def test_lines_that_were_not_measured_are_no_zeros(tmp_path):
     image, slices = plain(tmp_path)
-    measured = np.arange(raw.Y) >= 7  # 6/8
-    measured[[8, 26]] = False
-    found, some = raw.read(raw.write(tmp_path / 'p.h5', measured=measured))
-    assert found.measured[:, 0].tolist() == measured.tolist()
+    lines = np.arange(raw.Y) >= 7  # 6/8
+    lines[[8, 26]] = False
+    found, some = raw.read(raw.write(tmp_path / 'p.h5', measured=lines))
+    assert found.measured[:, 0].tolist() == lines.tolist()
     assert found.acceleration == pytest.approx(raw.Y / 19)
     assert found.calibration == (17, 1)  # 9 to 25
     for here, there in zip(slices, some, strict=True):
-        assert torch.equal(there.weights[0, :, 0] > 0, torch.from_numpy(measured))
+        assert torch.equal(there.weights[0, :, 0] > 0, torch.from_numpy(lines))
         assert torch.allclose(there.kspace, here.kspace * there.weights, atol=1e-5)
         assert torch.allclose(there.calibration, here.kspace[:, :, 9:26], atol=1e-5)
     assert np.allclose(found.affine, image.affine)
 
 
 def test_separate_calibration_lines_make_maps_and_no_image(tmp_path):
-    measured = np.arange(raw.Y) % 2 == 0
+    lines = np.arange(raw.Y) % 2 == 0
     other = 3 * raw.scan()[:, 0]  # another contrast
-    path = raw.write(
-        tmp_path / 's.h5', raw.protocol(separate=12), measured=measured, separate=other
-    )
+    path = raw.write(tmp_path / 's.h5', raw.protocol(separate=12), measured=lines, separate=other)
     image, slices = raw.read(path)
     assert image.calibration == (12, 1)
     assert image.acceleration == 2
@@ -161,7 +161,7 @@ def test_separate_calibration_lines_make_maps_and_no_image(tmp_path):
     for here, there in zip(whole, slices, strict=True):
         wanted = 3 * here.kspace[:, :, first : first + 12]
         assert torch.allclose(there.calibration, wanted, atol=1e-5)
-        assert torch.equal(there.weights[0, :, 0] > 0, torch.from_numpy(measured))
+        assert torch.equal(there.weights[0, :, 0] > 0, torch.from_numpy(lines))
         assert torch.allclose(there.kspace, here.kspace * there.weights, atol=1e-5)
 
 
@@ -192,8 +192,6 @@ def test_without_a_noise_scan_the_corners_tell_the_noise(tmp_path, generator):
 
 def test_lines_of_more_averages_count_more(tmp_path, generator):
     """The mean of two, weighted by √2 against lines measured once."""
-    import h5py
-
     path = raw.write(tmp_path / 'w.h5', kspace=np.repeat(raw.scan(1), 2, axis=1),
                      given=raw.protocol(positions=((0.0, 0, 0),)))  # fmt: skip
     with h5py.File(path, 'r+') as file:
@@ -213,8 +211,6 @@ def test_lines_of_more_averages_count_more(tmp_path, generator):
 
 def test_an_asymmetric_echo_is_a_mask_of_samples(tmp_path):
     """Samples of its first part are missing, not zero; no oversampling can be taken off."""
-    import h5py
-
     path = raw.write(tmp_path / 'a.h5')
     with h5py.File(path, 'r+') as file:
         lines = file['dataset/data'][()]
@@ -237,8 +233,6 @@ def test_what_headers_tell_needs_no_samples(tmp_path):
 
 
 def test_several_orientations_and_contrasts_are_several_images(tmp_path):
-    import h5py
-
     one = raw.write(tmp_path / 'one.h5')
     other = raw.write(tmp_path / 'other.h5', raw.protocol(axes=SAGITTAL, positions=(
         (0.0, 0, 0), (6.0, 0, 0))))  # fmt: skip
@@ -261,3 +255,42 @@ def test_a_centre_of_energy_beside_the_header_s_is_a_warning(tmp_path):
     assert any('phase encoding' in warning for warning in slices[0].warnings)
     _, slices = plain(tmp_path)
     assert not slices[0].warnings
+
+
+@pytest.fixture
+def slab(tmp_path):
+    """Eight planes along a second direction of phase encoding, of 3 mm, and the image behind."""
+    planes = torch.from_numpy(raw.scan(8))[:, 0]
+    kspace = Fourier((0,))(planes)
+    path = raw.write(
+        tmp_path / '3d.h5',
+        raw.protocol(positions=((3.0, -7.0, 10.0),) * 8, fov_mm=(96.0, 56.0, 24.0)),
+        kspace=kspace[:, None].numpy(),
+    )
+    with h5py.File(path, 'r+') as file:
+        lines = file['dataset/data'][()]
+        counters = lines['head']['idx']
+        counters['kspace_encode_step_2'], counters['slice'] = counters['slice'].copy(), 0
+        file['dataset/data'][...] = lines
+        text = file['dataset/xml'][0].decode().replace('<z>1</z>', '<z>8</z>')
+        second = 'kspace_encoding_step_2><minimum>0</minimum><maximum>7</maximum><center>4</center>'
+        limits = f'<encodingLimits><{second}</kspace_encoding_step_2>'
+        file['dataset/xml'][0] = text.replace('<encodingLimits>', limits)
+    return path, planes
+
+
+def test_a_slab_has_two_directions_of_phase_encoding(slab):
+    path, planes = slab
+    image, (one,) = raw.read(path)
+    assert image.three_dimensional
+    assert image.shape == (raw.WANTED, raw.Y, 8)
+    assert one.weights.shape == (1, raw.Y, 8)
+    assert image.words == '3 coils, 48 x 28 x 8, R = 1, 28 x 8 calibration lines'
+    back = Fourier((-1,)).H(one.kspace)
+    for number, plane in enumerate(planes):
+        wanted = measured.without_oversampling(plane, raw.WANTED)
+        assert torch.allclose(back[..., number], wanted, atol=1e-4)
+    # The position is the middle of the slab, voxel n // 2 along each axis.
+    middle = image.affine @ [raw.WANTED // 2, raw.Y // 2, 4, 1]
+    assert np.allclose(middle[:3], [-3, 7, 10])
+    assert np.linalg.norm(image.affine[:3, 2]) == pytest.approx(3)
