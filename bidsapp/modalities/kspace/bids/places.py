@@ -29,12 +29,14 @@ def directions_of(heads: np.ndarray, name: str) -> np.ndarray:
     """
     axes = np.stack([heads[key] for key in ('read_dir', 'phase_dir', 'slice_dir')], -1)
     axes = axes.astype(float)
+    if not np.isfinite(axes).all() or not np.isfinite(heads['position']).all():
+        raise BadData(f'{name}: positions or directions are not finite numbers. Convert it again.')
     if not axes.any():
         return axes
     lengths = np.linalg.norm(axes, axis=1, keepdims=True)
     axes = axes / np.maximum(lengths, 1e-6)
     gram = np.swapaxes(axes, 1, 2) @ axes
-    if not np.isfinite(axes).all() or np.abs(gram - np.eye(3)).max() > 0.01:
+    if np.abs(gram - np.eye(3)).max() > 0.01:
         raise BadData(
             f'{name}: read_dir, phase_dir and slice_dir are not perpendicular unit vectors. '
             'Convert the scan again.'

@@ -83,7 +83,7 @@ def survey_ismrmrd(group: h5py.Group, name: str) -> RawFile:
         raise Unserved(
             f'{name} holds no line of an image, {len(noise)} of noise: it is a calibration.'
         )
-    _require_one_kind(heads, imaging, header, name)
+    _require_one_kind(heads, numbers, imaging, header, name)
     counted = Counter(dict.fromkeys(layout.DROPPED.values(), 0))
     for bit, there in dropped.items():
         counted[layout.DROPPED[bit]] += int(there.sum())
@@ -92,7 +92,9 @@ def survey_ismrmrd(group: h5py.Group, name: str) -> RawFile:
     return RawFile(header, heads, noise, images)
 
 
-def _require_one_kind(heads: np.ndarray, imaging: np.ndarray, header: Header, name: str) -> None:
+def _require_one_kind(
+    heads: np.ndarray, numbers: np.ndarray, imaging: np.ndarray, header: Header, name: str
+) -> None:
     lines = heads[imaging]
     for key in ALONE:
         values = np.unique(lines['idx'][key])
@@ -101,7 +103,7 @@ def _require_one_kind(heads: np.ndarray, imaging: np.ndarray, header: Header, na
                 f'{name} has {len(values)} values of the counter {key!r}; an image has one. Put '
                 'each into a file of its own.'
             )
-    coils = np.unique(lines['active_channels'])
+    coils = np.unique(heads['active_channels'][numbers])
     if len(coils) > 1 or coils[0] < 1:
         raise BadData(
             f'{name}: some lines have {coils[0]} coils and others {coils[-1]}. Convert the scan '
@@ -142,18 +144,16 @@ def _images(
             # Calibration lines of another grid make no maps of this one.
             spaces = [i for i, e in enumerate(header.encodings) if e.encoded == encoding.encoded]
             alike = np.isin(heads['encoding_space_ref'][numbers], spaces)
-            near = heads['idx']['contrast'][numbers] == contrast
-            candidates = numbers[alike & near]
+            alike &= heads['idx']['contrast'][numbers] == contrast
+            separate = numbers[alike & ~np.isin(numbers, imaging)]
             echo = int(np.searchsorted(np.unique(contrasts), contrast)) + 1 if several else 0
-            found.append(
-                _image(heads, candidates, lines, encoding, axes[own][0], echo, name, notes)
-            )
+            found.append(_image(heads, separate, lines, encoding, axes[own][0], echo, name, notes))
     return found
 
 
 def _image(
     heads: np.ndarray,
-    candidates: np.ndarray,
+    separate: np.ndarray,
     lines: np.ndarray,
     encoding: Encoding,
     axes: np.ndarray,
@@ -173,19 +173,31 @@ def _image(
         step = encoding.recon.fov_mm[2] * (len(slices) > 1)
     place = where[order[0]] if known else centred(encoding, len(slices))
     affine = places.affine_of(encoding, axes, place, step)
-    own = {s: candidates[heads['idx']['slice'][candidates] == s] for s in slices[order]}
+    own = {
+        s: np.sort(np.concatenate([lines[heads['idx']['slice'][lines] == s],
+                                   _of_slice(heads, separate, s, p)]))
+        for s, p in zip(slices[order], where[order], strict=True)
+    }  # fmt: skip
     x, y, z = encoding.shape
     one = own[slices[order[0]]]
     drawn = np.isin(one, lines)
     measured = occupied(heads[one[drawn]], encoding, name)
     calibrating = flagged(heads[one], layout.CALIBRATION, layout.CALIBRATION_TOO)
-    separate = flagged(heads[one], layout.CALIBRATION).any()
-    block = occupied(heads[one[calibrating]], encoding, name) if separate else measured
+    apart = not drawn.all()
+    block = occupied(heads[one[calibrating]], encoding, name) if apart else measured
     return RawImage(
         encoding, affine, known, (x, y, z if encoding.encoded.matrix[2] > 1 else len(slices)), echo,
         tuple(own.values()), int(heads['active_channels'][lines[0]]), measured,
         middle_size(block), notes,
     )  # fmt: skip
+
+
+def _of_slice(
+    heads: np.ndarray, separate: np.ndarray, number: int, position: np.ndarray
+) -> np.ndarray:
+    """Which of the calibration lines ``separate`` are of a slice: by its counter and its place."""
+    aside = np.abs(heads['position'][separate] - position).max(1)
+    return separate[(heads['idx']['slice'][separate] == number) & (aside < places.SAME_MM)]
 
 
 def centred(encoding: Encoding, slices: int) -> np.ndarray:

@@ -127,6 +127,7 @@ BAD = {
     'two phases': (counter('phase'), "'phase'"),
     'an encoding that is not there': (field('encoding_space_ref', 4), 'encoding 4'),
     'skew directions': (field('read_dir', [1, 1, 0], slice(None)), 'perpendicular'),
+    'a place that is no number': (field('position', np.nan, slice(None)), 'not finite'),
     'no calibration lines': (few_lines, 'calibration lines'),
     'k-space of one point': (a_point, '1 x 1'),
     'uneven slices': (uneven, '4.00 to 5.00 mm apart'),
