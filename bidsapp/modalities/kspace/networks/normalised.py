@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Of |Aᴴ y| that counts as 1.
-QUANTILE = 0.99
+from bidsapp.modalities.kspace.physics.sense import brightness
 
 
 def unit_of(zero_filled: Tensor) -> Tensor:
@@ -14,10 +13,9 @@ def unit_of(zero_filled: Tensor) -> Tensor:
 
     An image over its unit stays the same whatever k-space is multiplied by.
     """
-    size = torch.quantile(zero_filled.abs().flatten(1), QUANTILE, dim=1)
-    total = zero_filled.flatten(1).sum(1)
+    total = zero_filled.sum((1, 2), keepdim=True)
     turn = torch.where(total.abs() > 0, total / total.abs().clamp_min(1e-30), 1.0)
-    return (size.clamp_min(1e-30) * turn)[:, None, None]
+    return brightness(zero_filled) * turn
 
 
 def channels_of(image: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,6 +60,19 @@ def averaged(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor, float]:
     most = max(float(count.max()), 1.0)
     weighted = total / (count.clamp_min(1) * most).sqrt()
     return weighted, (count / most).sqrt(), most**-0.5
+
+
+def undersampled(whole: Measured, mask: Tensor) -> Measured:
+    """What is left of a scan where ``mask`` (1, Y, Z) or (X, Y, Z) is 1, maps' samples among it.
+
+    σ stays what all of the scan told.
+    """
+    kspace, weights = whole.kspace * mask, whole.weights * mask
+    steps = {**whole.steps, 'Calibration': 'lines of the image that were kept'}
+    return replace(
+        whole, kspace=kspace, weights=weights, calibration=block_about_origin(kspace, weights),
+        steps=steps,
+    )  # fmt: skip
 
 
 def corner_noise(kspace: Tensor, weights: Tensor) -> float:

@@ -193,3 +193,16 @@ def test_a_middle_put_back_among_zeros_is_where_it_was(generator):
         back = around(middle(x, part, -1), n, -1)
         assert torch.equal(back[:, n // 2], x[:, n // 2])
         assert (back != 0).sum() == 3 * part
+
+
+def test_what_is_made_of_a_scan_follows_from_it_and_its_noise_alone(generator):
+    """λ is the noise's: other units are another scale of the images, and nothing else."""
+    image, maps, mask, y = undersampled((32, 40), generator)
+    op = sense.sense(maps, mask, ALONG_PHASE)
+    here = sense.classical(op, y, SIGMA, 1)
+    factor = 1000 * torch.exp(torch.tensor(2.1j))
+    there = sense.classical(op, factor * y, 1000 * SIGMA, 1)
+    for name, found in here.items():
+        assert (there[name] / factor - found).norm() < 1e-3 * found.norm(), name
+    assert min(here, key=lambda name: error(here[name], image)) == 'tv'
+    assert error(here['sense'], image) < error(here['zerofilled'], image)
