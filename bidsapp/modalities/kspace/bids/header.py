@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -77,7 +78,7 @@ def parse_header(xml: bytes, name: str) -> Header:
     for encoding in found:
         _require_cartesian(encoding, name)
     share = root.findtext('{*}acquisitionSystemInformation/{*}relativeReceiverNoiseBandwidth')
-    return Header(tuple(_encoding(e, name) for e in found), float(share) if share else 1.0)
+    return Header(tuple(_encoding(e, name) for e in found), _number(share, name))
 
 
 def _require_cartesian(encoding: ElementTree.Element, name: str) -> None:
@@ -88,10 +89,21 @@ def _require_cartesian(encoding: ElementTree.Element, name: str) -> None:
             'reconstructed.'
         )
     bands = encoding.findtext('{*}parallelImaging/{*}multiband/{*}multiband_factor')
-    if bands and int(float(bands)) > 1:
+    if _number(bands, name) > 1:
         raise Unserved(
             f'{name} excites {bands} slices at once; only slices one by one are reconstructed.'
         )
+
+
+def _number(text: str | None, name: str) -> float:
+    """A positive number; 1 where nothing is said."""
+    try:
+        value = float(text or 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise BadData(f'{name}: its header says {text!r} where a positive number was expected.')
+    return value
 
 
 def _encoding(element: ElementTree.Element, name: str) -> Encoding:

@@ -111,6 +111,14 @@ BAD = {
     'no encoding': (xml('encoding>', 'coding>'), 'no <encoding>'),
     'no matrix': (xml('matrixSize', 'size'), 'three numbers'),
     'a field of view of nothing': (xml('<x>96.0</x>', '<x>0</x>'), 'positive'),
+    'a bandwidth of words': (
+        xml(
+            '<encoding>',
+            '<acquisitionSystemInformation><relativeReceiverNoiseBandwidth>much'
+            '</relativeReceiverNoiseBandwidth></acquisitionSystemInformation><encoding>',
+        ),
+        'positive number',
+    ),
     'no limits': (xml('kspace_encoding_step_1', 'step'), 'centre of k-space'),
     'no lines': (no_lines, 'no acquisition'),
     'NaN': (samples(np.nan), 'not finite'),
