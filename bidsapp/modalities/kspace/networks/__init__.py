@@ -1,0 +1,1 @@
+"""Networks that reconstruct: with the data at hand, and, as was published, without."""

@@ -1,0 +1,36 @@
+"""The published arm: a U-Net that takes a zero-filled image for a corrupt one, and mends it.
+
+(Arshad et al., MRI 76:96, 2021.) It sees no coils, no mask and no data, and so may write what
+contradicts them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bidsapp.modalities.kspace.networks.normalised import channels_of, image_of, unit_of
+from bidsapp.networks.unet3d import UNet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+
+class PlainUNet2d(UNet):
+    """(B, 2, X, Y, 1), real and imaginary part of Aᴴ y → those of the image; no context."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        heads: Mapping[str, int],
+        widths: Sequence[int] = (16, 32, 64, 128),
+    ) -> None:
+        super().__init__(channels_in, heads, widths, (3, 3, 1))
+
+    def forward(self, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        """The image, with the size and the phase that came in."""
+        zero_filled = image_of(image[:, :2])
+        unit = unit_of(zero_filled)
+        corrected = super().forward(channels_of(zero_filled / unit), context)
+        return channels_of(image_of(corrected) * unit)

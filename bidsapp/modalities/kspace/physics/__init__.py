@@ -1,0 +1,1 @@
+"""Mathematics of Cartesian k-space on arrays: sampling, coils, classical reconstruction."""

@@ -1,0 +1,1 @@
+"""Objects in several coils, and files of raw k-space as a scanner writes them."""
