@@ -45,21 +45,23 @@ def start_network(
 ) -> Network:
     """A new network, or the body of ``start`` with those of its heads that are to be learnt.
 
-    Heads that begin ``from_nothing`` say zero, unless the start has them. Raises Problem if the
+    Heads that begin ``from_nothing`` say what `Network.begin` has them say, unless the start has
+    them. Raises Problem if the
     start cannot carry this input.
     """
     shape = own.network
     if start is None:
         with seeded(seed):
             network = build(own.modality, shape.name, channels_in, head.heads, **shape.options)
-        return still(network, head.heads_from_nothing)
+        network.begin(head.heads_from_nothing)
+        return network
     refuse_other_start(own, head, start, channels_in)
     found = start.card['network']
     with seeded(seed), described_by(start.card):
         network = build(
             own.modality, shape.name, found['channels_in'], head.heads, **found['options']
         )
-        still(network, head.heads_from_nothing)
+        network.begin(head.heads_from_nothing)
         network.body.load_state_dict(start.body)
         for name in head.heads:
             if name in start.heads:
@@ -78,14 +80,6 @@ def refuse_other_start(own: Input, head: Head, start: Checkpoint, channels_in: i
             f'{head.name} needs a {shape.name} of {own.modality} for {channels_in}. Choose another '
             '--init.'
         )
-
-
-def still(network: Network, heads: Sequence[str]) -> Network:
-    """The network, with ``heads`` of it that say zero."""
-    for name in heads:
-        for parameter in network.heads[name].parameters():
-            torch.nn.init.zeros_(parameter)
-    return network
 
 
 def grown(start: Checkpoint, own: Input, head: Head, channels_in: int) -> Checkpoint:

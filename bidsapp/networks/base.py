@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class Network(nn.Module):
@@ -29,6 +30,16 @@ class Network(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """What can be fine-tuned at a rate of its own, the finest parts last."""
         return {'body': self.body, 'heads': self.heads}
+
+    @torch.no_grad()
+    def begin(self, heads: Sequence[str]) -> None:
+        """Have ``heads``, which correct their input, begin with no correction.
+
+        A network that knows a better answer in closed form begins with that.
+        """
+        for name in heads:
+            for parameter in self.heads[name].parameters():
+                parameter.zero_()
 
     def forward(self, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         """Raises TypeError for a network that does not say what it computes."""

@@ -1,4 +1,7 @@
-"""The body of the diffusion network: a U-Net between a q-space stem and a sphere."""
+"""The body of the diffusion network: a U-Net between a q-space stem and a sphere.
+
+Over 300 lines: one network, from the stem to the heads.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 #: a processor, and are few beside a whole brain's.
 AT_A_TIME = {'cpu': 2**15, 'cuda': 2**21}
 _ALL = slice(None)
+#: How far a correction goes at first, in deviations, on half the way to the tensor's signal. On
+#: four validating blocks of a real scan 2 left 0.31 of the input's squared error, 4 left 0.36.
+TENSOR_FIRST = 2.0
 #: Levels of the U-Net, and voxels of the finest that the coarsest pools into one.
 LEVELS = 4
 STRIDE = stride_of(CUBE, LEVELS)
@@ -146,14 +152,16 @@ class Body(nn.Module):
         features = F.relu(self.mix(torch.cat([y, around, *beside], dim=1)))
         said = self._on_sphere(features, mean, density, x)
         if self.appended:  # what heads of bodies without it do not know comes last
-            last = [tensor_axis, self._to_tensor(features, more, x)]
+            last = [tensor_axis, self._to_tensor(features, x)]
         return torch.cat([features, change, axis, said, *last], dim=1)
 
-    def _to_tensor(self, features: Tensor, more: Tensor, x: Tensor) -> Tensor:
+    def _to_tensor(self, features: Tensor, x: Tensor) -> Tensor:
         """(B, slots · H, …) from the input's harmonics to those of the tensor's signal.
 
-        As far as the features say, a share for each slot and degree; zero in empty slots.
+        As far as the features say, a share for each slot and degree; zero in empty slots. Both are
+        the voxel's own: a mean of tensors is blurred, which few directions do not make up for.
         """
+        tensor = x[:, x.shape[1] - self.appended :][:, :TENSOR].float()
         share = self.share(features).float().sigmoid().unflatten(1, (self.slots, -1))
         parts = []
         for k in range(self.slots):
@@ -164,7 +172,7 @@ class Body(nn.Module):
                 parts.append(torch.zeros_like(own))
                 continue
             log_b = x[:, first + self.harmonics + 2].float()
-            way = (self.tensor(more[:, :TENSOR], log_b) - own) * filled
+            way = (self.tensor(tensor, log_b) - own) * filled
             parts.append(way * share[:, k, self.degree])
         return torch.cat(parts, dim=1).to(features.dtype, memory_format=torch.channels_last_3d)
 
@@ -257,6 +265,20 @@ class UNet3d(Network):
         self.heads = nn.ModuleDict(
             {task: Pointwise(self.body.width_out, n) for task, n in heads.items()}
         )
+
+    @torch.no_grad()
+    def begin(self, heads: Sequence[str]) -> None:
+        """Corrections begin with none, those ``by_deviation`` on the way to the tensor's signal.
+
+        In the lowest bin alone: at higher b tissue is not Gaussian, and the tensor's signal wrong.
+        """
+        super().begin(heads)
+        if not (self.body.appended and self.body.harmonics):
+            return
+        for name in set(heads) & set(self.by_deviation):
+            weight, n = self.heads[name].get_parameter('weight'), self.body.harmonics
+            first = weight.shape[1] - self.body.slots * n
+            weight[:n, first : first + n, 0, 0, 0] = TENSOR_FIRST * torch.eye(n)
 
     def parts(self) -> dict[str, nn.Module]:
         """Encoder and decoder of the U-Net apart."""

@@ -224,7 +224,11 @@ def test_a_grown_network_says_what_it_said():
     with torch.no_grad():
         said, corrected = bigger(x, {}).split([3, 84], 1)
         assert torch.allclose(said, network(x, {}), atol=1e-5)
-    assert not corrected.any()  # a correction begins as none
+    assert corrected[:, :N_SH].any()  # it begins on the way to the tensor, in the lowest bin
+    assert not corrected[:, N_SH:].any()
+    x[:, N_SH + 1] = 0  # and goes nowhere where the input is sure
+    with torch.no_grad():
+        assert not bigger(x, {})[:, 3:].any()
     assert grown(after, own, head, N_CHANNELS) is after
 
 
