@@ -89,9 +89,9 @@ def attenuation_of(scan: Scan) -> tuple[np.ndarray, np.ndarray, GradientTable, f
     local = in_grid(scan.gtab, scan.affine)
     s0 = signal_at_zero(scan.data, scan.gtab)
     floor = 1e-3 * float(np.median(s0[scan.mask])) + 1e-12
-    weighted = np.moveaxis(scan.data[..., ~scan.gtab.b0], -1, 0)
-    attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
-    variance = map_noise(attenuation, scan.mask, local[~local.b0], int(local.b0.sum()))
+    relative = np.moveaxis(scan.data, -1, 0) / np.maximum(s0, floor)
+    attenuation = np.clip(relative[~local.b0], 0, 1.5)
+    variance = map_noise(attenuation, scan.mask, local[~local.b0], relative[local.b0])
     return attenuation, s0, local, variance
 
 

@@ -113,12 +113,12 @@ def canonical_sample(case: Case, keep: np.ndarray | None = None) -> Sample:
     local = in_grid(gtab, affine)
     s0 = signal_at_zero(data, gtab)
     floor = 1e-3 * float(np.median(s0[brain])) + 1e-12
-    weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0)
-    attenuation = np.clip(weighted / np.maximum(s0, floor), 0, 1.5)
+    relative = np.moveaxis(data, -1, 0) / np.maximum(s0, floor)
+    attenuation = np.clip(relative[~gtab.b0], 0, 1.5)
     quiet = brain if lost is None else brain & ~lost.any(0)
     if quiet.sum() < QUIET * brain.sum():
         quiet = brain
-    variance = map_noise(attenuation, quiet, local[~local.b0], int(local.b0.sum()))
+    variance = map_noise(attenuation, quiet, local[~local.b0], relative[gtab.b0])
     size = voxel_sizes(affine)
     channels = qspace.canonical_channels(attenuation, s0, brain, local, variance, size)
     untold = np.zeros_like(brain)

@@ -183,8 +183,9 @@ def noise_of(data: FloatArray, gtab: GradientTable, brain: BoolArray) -> float:
     """Variance of the noise of S/S0 of signals (X, Y, Z, N), as the app estimates it anywhere."""
     s0 = signal_at_zero(data, gtab)
     floor = 1e-3 * float(np.median(s0[brain])) + 1e-12
-    weighted = np.moveaxis(data[..., ~gtab.b0], -1, 0) / np.maximum(s0, floor)
-    return map_noise(np.clip(weighted, 0, 1.5), brain, gtab[~gtab.b0], int(gtab.b0.sum()))
+    relative = np.moveaxis(data, -1, 0) / np.maximum(s0, floor)
+    weighted = np.clip(relative[~gtab.b0], 0, 1.5)
+    return map_noise(weighted, brain, gtab[~gtab.b0], relative[gtab.b0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

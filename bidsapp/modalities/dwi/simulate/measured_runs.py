@@ -65,8 +65,9 @@ class MeasuredVolumes:
     def variance(self) -> float:
         """Of the noise of S/S0."""
         b0 = self.gtab.b0
-        weighted = np.moveaxis(self.data[..., ~b0], -1, 0) / np.maximum(self.s0, 1e-3 * self.unit)
-        return map_noise(np.clip(weighted, 0, 1.5), self.brain, self.gtab[~b0], int(b0.sum()))
+        relative = np.moveaxis(self.data, -1, 0) / np.maximum(self.s0, 1e-3 * self.unit)
+        weighted = np.clip(relative[~b0], 0, 1.5)
+        return map_noise(weighted, self.brain, self.gtab[~b0], relative[b0])
 
 
 def measured_volumes(case: Case) -> MeasuredVolumes:

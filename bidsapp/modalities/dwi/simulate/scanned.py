@@ -64,9 +64,10 @@ def canonical(
     gtab = GradientTable(table.bvecs.double().numpy(), table.bvals.double().numpy())
     s0 = volumes[table.bvals == 0].mean(0)
     floor = 1e-3 * float(s0[mask].median()) + 1e-12
-    attenuation = (volumes[table.bvals > 0] / s0.clamp_min(floor)).clamp(0, 1.5).cpu().numpy()
+    relative = (volumes / s0.clamp_min(floor)).cpu().numpy()
+    attenuation = relative[~gtab.b0].clip(0, 1.5)
     brain = mask.cpu().numpy()
-    variance = map_noise(attenuation, brain, gtab[~gtab.b0], int(gtab.b0.sum()))
+    variance = map_noise(attenuation, brain, gtab[~gtab.b0], relative[gtab.b0])
     image = qspace.canonical_channels(
         attenuation, s0.cpu().numpy(), brain, gtab, variance, np.array(spacing)
     )
