@@ -1,7 +1,7 @@
 """A model that was fine-tuned before the code was rearranged still applies.
 
 Made by ``group --tasks tissue --freeze body --steps 8`` on simulated heads with version 0.1.0: its
-head and card are here, its body is that of the bundled model.
+head and card are here, its body is that of v2, which was bundled then.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bidsapp.core import Sample
-from bidsapp.learn.cards import bundled_model, load_card, modality_of, sha256
+from bidsapp.learn.cards import load_card, modality_of, sha256
 from bidsapp.learn.checkpoint import load
 from bidsapp.learn.predict import network_of, predict
 
 EARLIER = Path(__file__).parents[3] / 'data' / 'earlier_model'
+V2 = Path(__file__).parent / 'v2'
 
 
 @pytest.fixture
 def model(tmp_path):
     """The model's folder, put together again."""
-    body = load_file(bundled_model('dwi') / 'weights.safetensors')
+    body = load_file(V2 / 'weights.safetensors')
     weights = {name: value for name, value in body.items() if name.startswith('body.')}
     save_file(weights | load_file(EARLIER / 'head.safetensors'), tmp_path / 'weights.safetensors')
     card = json.loads((EARLIER / 'card.json').read_text())
