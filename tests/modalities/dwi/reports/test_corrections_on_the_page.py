@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bidsapp import registry
 from bidsapp.bids.derivatives import write_dataset
 from bidsapp.bids.names import build
 from bidsapp.bids.outputs import write_output
@@ -302,10 +303,14 @@ def test_nested_values_are_readable():
 
 
 def test_citations_are_numbered_as_they_come():
-    text, references = citation().split('# References')
-    cited = [int(n) for group in re.findall(r'\[([\d, ]+)\]', text) for n in group.split(',')]
-    listed = [int(n) for n in re.findall(r'^(\d+)\.', references, re.MULTILINE)]
-    assert list(dict.fromkeys(cited)) == listed == list(range(1, len(listed) + 1))
+    methods, references = citation().split('# References')
+    sections = [part.split('\n## ')[1:] for part in (methods, references)]
+    assert len(sections[0]) == len(sections[1]) == len(registry.modalities())
+    for text, own in zip(*sections, strict=True):
+        assert text.splitlines()[0] == own.splitlines()[0]  # the modality
+        cited = [int(n) for group in re.findall(r'\[([\d, ]+)\]', text) for n in group.split(',')]
+        listed = [int(n) for n in re.findall(r'^(\d+)\.', own, re.MULTILINE)]
+        assert list(dict.fromkeys(cited)) == listed == list(range(1, len(listed) + 1))
     for name in ('Veraart', 'Cordero-Grande', 'Kellner', 'Ruthotto', 'Jezzard', 'Zhang', 'Kaden'):
         assert name in references
     assert max(map(len, citation().splitlines())) <= 100
