@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 
 from bidsapp.problems import BadData
 
@@ -58,6 +57,8 @@ def regions_of(labels: FloatArray, mask: BoolArray) -> list[int]:
 
 def means(chi: FloatArray, labels: FloatArray, mask: BoolArray, index: Sequence[int]) -> np.ndarray:
     """(R,) mean of ``chi`` in each label ``index`` within ``mask``."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.mean(chi, np.where(mask, labels, 0), index))
 
 
@@ -77,6 +78,8 @@ def statistics(
     ``noise`` (standard deviation of each voxel) added once more: errors of neighbours go together
     in an inversion, so voxels' deviations over √n would be too small.
     """
+    from scipy import ndimage
+
     index = regions_of(labels, mask)
     if not index:
         return []
