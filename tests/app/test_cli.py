@@ -70,7 +70,7 @@ def test_version(capsys):
         (('a',), 64, 'OUTPUT_DIR'),
         (('a', 'b', 'participant', '--nonsense'), 64, '--nonsense'),
         (('a', 'b', 'participants'), 17, "'participants' does not exist"),
-        (('a', 'b', 'participant', '--tasks', 'weather'), 64, 'orientation, restore, susceptibility, tissue'),
+        (('a', 'b', 'participant', '--tasks', 'weather'), 64, 'restore, susceptibility, tissue'),
         (('a', 'b', 'participant', '--device', 'tpu'), 64, 'auto, cpu, cuda'),
         (('a', 'b', 'participant', '--mem', 'lots'), 64, '8G'),
         (('a', 'b', 'participant', '--nprocs', '0'), 64, 'at least 1'),
