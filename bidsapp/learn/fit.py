@@ -46,8 +46,7 @@ def start_network(
     """A new network, or the body of ``start`` with those of its heads that are to be learnt.
 
     Heads that begin ``from_nothing`` say what `Network.begin` has them say, unless the start has
-    them. Raises Problem if the
-    start cannot carry this input.
+    them. Raises Problem if the start cannot carry this input.
     """
     shape = own.network
     if start is None:

@@ -20,7 +20,7 @@ from bidsapp.core import Output
 from bidsapp.modalities.gre.bids.direction import direction_of
 from bidsapp.modalities.gre.bids.fields import KINDS
 from bidsapp.physics.geometry import voxel_sizes
-from bidsapp.problems import MissingInput
+from bidsapp.problems import BadData, MissingInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +113,10 @@ class Fields:
 
 
 def load_fields(case: Case) -> Fields:
-    """Of a prepared run. Raises MissingInput where a sidecar lacks what they were made with."""
+    """Of a prepared run.
+
+    Raises MissingInput where a sidecar lacks what they were made with, BadData for an empty mask.
+    """
     path = case.files['field']
     said = said_beside(path)
     mhz, factor = number(said, 'ImagingFrequency'), number(said, NOISE_FIELD)
@@ -123,6 +126,8 @@ def load_fields(case: Case) -> Fields:
             'again: --redo preprocessing.'
         )
     mask, weight = load_volume(case.files['mask']) > 0, load_volume(case.files['magnitude'])
+    if not mask.any():
+        raise BadData(f'{case.files["mask"]}: there is no voxel in it whose field is known')
     noise = factor / mhz / np.maximum(weight, 1e-3 * np.median(weight[mask]))
     total = total_of(case)
     return Fields(

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bidsapp.bids.images import crop_to, load_volume, open_image, to_ras
-from bidsapp.bids.scans import number, said_beside
+from bidsapp.bids.images import crop_to, to_ras
 from bidsapp.core import Case, Sample
-from bidsapp.modalities.gre.bids.direction import direction_of
-from bidsapp.modalities.gre.bids.prepared import NOISE_FIELD, total_of
+from bidsapp.modalities.gre.bids.prepared import load_fields
 from bidsapp.physics.geometry import voxel_sizes
-from bidsapp.problems import BadData, MissingInput
+from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,34 +33,19 @@ def sample_of(case: Case, part: Part) -> Sample:
     from bidsapp.modalities.gre.physics.background import SINGLE
     from bidsapp.modalities.gre.physics.seen import seen
 
-    path = case.files['field']
-    said, image = said_beside(path), open_image(path)
-    mhz, factor = number(said, 'ImagingFrequency'), number(said, NOISE_FIELD)
-    if mhz is None or factor is None:
-        raise MissingInput(
-            f'The sidecar of {path.name} lacks ImagingFrequency or {NOISE_FIELD}. Prepare the run '
-            'again: --redo preprocessing.'
-        )
-    direction, _ = direction_of(path, said)
-    total = total_of(case)
-    local = load_volume(path)
-    mask = load_volume(case.files['mask']) > 0
-    if total is None:
-        mask &= local != 0
+    fields = load_fields(case)
+    field, mask, reach = fields.total, fields.mask, SINGLE
+    if field is None:
+        field, mask, reach = fields.local, fields.known, 0.0
     if not mask.any():
         raise BadData(f'{case.files["mask"]}: there is no voxel in it whose field is known')
-    field = (local if total is None else load_volume(total)) / mhz
-    weight = load_volume(case.files['magnitude'])
-    noise = factor / mhz / np.maximum(weight, 1e-3 * np.median(weight[mask]))
-    arrays = [to_ras(array, image.affine) for array in (field, noise, mask)]
+    arrays = [to_ras(array, fields.affine) for array in (field, fields.noise, mask)]
     affine = arrays[0][1]
     box = crop_to(arrays[2][0])
     corner = np.block([[np.eye(3), np.array([[s.start] for s in box])], [0, 0, 0, 1]])
     field, noise, mask = (np.ascontiguousarray(array[box]) for array, _ in arrays)
-    b = _turned_direction(direction, image.affine, affine)
-    channels, context = seen(
-        field, noise, mask, voxel_sizes(affine).tolist(), b, 0.0 if total is None else SINGLE
-    )
+    b = _turned_direction(fields.direction, fields.affine, affine)
+    channels, context = seen(field, noise, mask, voxel_sizes(affine).tolist(), b, reach)
     return Sample(channels, torch.from_numpy(mask)[None], affine @ corner, context=context)
 
 
