@@ -126,13 +126,16 @@ class Output:
     """
 
     name: str
-    entities: Mapping[str, str]  #: suffix, and seg or param; desc only where it is always the same
+    entities: Mapping[str, str]  #: suffix, and seg or param; desc only where it is always the same;
+    #: without a suffix: that of the recording
     dtype: str
     units: str = 'arbitrary'
     labels: tuple[tuple[int, str, str], ...] = ()  #: (index, name, abbreviation) of a dseg
     description: str = ''
     references: tuple[str, ...] = ('reference',)  #: sources a reference may have, best first
     told_by: str = 'desc'  #: 'desc', 'model' or 'reconstruction'
+    renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  #: source → entities in
+    #: which its file differs beside that
     beside: tuple[str, ...] = ()  #: extensions of files that are copied from beside the run's image
     sidecar: Mapping[str, Any] = field(default_factory=dict)  #: further fields, always the same
     heading: str = ''  #: on a page, in words; default: what its entities say
@@ -147,7 +150,7 @@ class Output:
         """
         if self.told_by == 'desc':
             return {'desc': source, **self.entities}
-        return {**self.entities, self.told_by: source}
+        return {**self.entities, self.told_by: source, **self.renamed.get(source, {})}
 
 
 class LongerVoxels(Protocol):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: What an image's name ends in.
 IMAGES = ('.nii', '.nii.gz')
+#: Folder of what was there before the images: raw data.
+SOURCE = 'sourcedata'
 
 
 def check_dataset(root: Path) -> None:
@@ -66,12 +68,15 @@ def participants_of(root: Path) -> list[str]:
 
 
 def subjects_of(root: Path) -> list[str]:
-    """Labels of the sub- folders. Raises InvalidDataset if there is none."""
-    if not (found := participants_of(root)):
+    """Labels of the sub- folders, also of source data. Raises InvalidDataset if there is none."""
+    source = root / SOURCE
+    found = participants_of(root) + (participants_of(source) if source.is_dir() else [])
+    if not found:
         raise InvalidDataset(
-            f'{root} holds no sub-<label> folder; a BIDS dataset has one for each participant.'
+            f'{root} holds no sub-<label> folder, and {SOURCE} none; a BIDS dataset has one for '
+            'each participant.'
         )
-    return found
+    return sorted(set(found))
 
 
 def readable(folder: Path) -> Listing:
@@ -150,7 +155,10 @@ class Selection:
         """Folders of the participants, of their sessions and ``datatypes`` that cannot be read."""
         found = []
         for subject in self.subjects:
-            for _, place in places(self.root / f'sub-{subject}'):
+            participant = self.root / f'sub-{subject}'
+            if not participant.is_dir() and (self.root / SOURCE / participant.name).is_dir():
+                continue  # there are source data alone
+            for _, place in places(participant):
                 own = [place / name for name in readable(place).folders if name in datatypes]
                 for folder in (place, *own):
                     try:

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 def scans_of_person(scan: Path, root: Path) -> list[Path]:
     """``scan``, a file of the dataset ``root``, and its person's others of the same suffix."""
-    person = root / scan.relative_to(root).parts[0]
-    others = sorted(person.rglob(f'*_{parse(scan.name)["suffix"]}.nii*'))
+    folders = [root / p for p in reversed(scan.relative_to(root).parents)]
+    person = next((p for p in folders if p.name.startswith('sub-')), scan.parent)
+    named = parse(scan.name)
+    extension = '.nii*' if named['extension'].startswith('.nii') else named['extension']
+    others = sorted(person.rglob(f'*_{named["suffix"]}{extension}'))
     return [scan, *(path for path in others if path != scan)]
 
 

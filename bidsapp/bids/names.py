@@ -74,6 +74,12 @@ def source_entities(entities: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in entities.items() if k not in DERIVED}
 
 
+def of_recording(entities: Mapping[str, str]) -> dict[str, str]:
+    """Entities that files made of a recording have, and its suffix where they keep that."""
+    kept = {'suffix': entities['suffix']} if 'suffix' in entities else {}
+    return {**source_entities(entities), **kept}
+
+
 def build(entities: Mapping[str, str]) -> Path:
     """Path below the dataset's root, in the folder ``datatype``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.derivatives import own_uri
-from bidsapp.bids.names import build, source_entities
+from bidsapp.bids.names import build, of_recording
 from bidsapp.bids.write import write_image, write_json, write_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ COLOURS = ('#000000', '#9e9e9e', '#f5f5f5', '#3b82f6', '#ef4444', '#10b981')
 
 def output_path(entities: Mapping[str, str], output: Output, source: str, extension: str) -> Path:
     """Where an output of one run stands below the dataset's root."""
-    named = {**source_entities(entities), **output.entities_from(source), 'extension': extension}
+    named = {**of_recording(entities), **output.entities_from(source), 'extension': extension}
     return build(named)
 
 
@@ -66,9 +66,10 @@ def write_output(
 
 def _described(output: Output) -> dict[str, Any]:
     described: dict[str, Any] = {'Description': output.description}
-    if output.entities['suffix'] == 'probseg' and output.labels:
+    suffix = output.entities.get('suffix')
+    if suffix == 'probseg' and output.labels:
         described['LabelMap'] = [code for _, _, code in output.labels]
-    if output.entities['suffix'] not in ('dseg', 'probseg', 'mask'):
+    if suffix not in ('dseg', 'probseg', 'mask'):
         described |= {'Units': output.units, 'SkullStripped': True}
     return {**described, **output.sidecar}
 

@@ -10,7 +10,7 @@ from bidsapp import registry
 from bidsapp.bids.dataset import images_of, participants_of
 from bidsapp.bids.filters import matches
 from bidsapp.bids.images import check_grid
-from bidsapp.bids.names import build, parse, source_entities, stem
+from bidsapp.bids.names import DERIVED, build, of_recording, parse, source_entities, stem
 from bidsapp.bids.outputs import files_of, output_path
 from bidsapp.bids.provenance import stands
 from bidsapp.bids.scans import read_object, sidecar_of
@@ -32,41 +32,71 @@ log = logging.getLogger('transfermri')
 
 def prepared_files(prepared: Prepared, entities: Mapping[str, str]) -> dict[str, Path]:
     """Kind → file of a prepared run, below the root."""
-    own = source_entities(entities)
-    return {kind: build({**own, **named}) for kind, named in prepared.names.items()}
+    own, names = of_recording(entities), {**prepared.names}
+    names[prepared.main] = prepared.main_of(entities)
+    return {kind: build({**own, **named}) for kind, named in names.items()}
 
 
 def main_sidecar(prepared: Prepared, entities: Mapping[str, str]) -> Path:
     """The JSON beside the file that a run is known by, below the root."""
-    named = {**prepared.names[prepared.main], 'extension': '.json'}
-    return build({**source_entities(entities), **named})
+    named = {**prepared.main_of(entities), 'extension': '.json'}
+    return build({**of_recording(entities), **named})
 
 
 def promised_files(prepared: Prepared, run: Run) -> list[Path]:
     """Every file, below the root, that the preparation of ``run`` leaves."""
     entities = run.case.entities
-    own = source_entities(entities)
+    own = of_recording(entities)
     maps = [p for output, source in prepared.outputs for p in files_of(entities, output, source)]
     besides = [build({**own, **named}) for named in prepared.besides(run)]
     kinds = prepared_files(prepared, entities)
     return list(dict.fromkeys([*maps, *besides, main_sidecar(prepared, entities), *kinds.values()]))
 
 
+def recording_of(prepared: Prepared, named: Mapping[str, str]) -> dict[str, str] | None:
+    """Entities of the run whose main file has the entities ``named``; None where none has."""
+    for main in (*prepared.instead, prepared.names[prepared.main]):
+        own = {k: v for k, v in main.items() if k != 'datatype'}
+        if all(named.get(k) == v for k, v in own.items()):
+            entities = {k: v for k, v in source_entities(named).items() if k not in own}
+            kept = {} if 'suffix' in own else {'suffix': named['suffix']}
+            kind = {'desc': main['desc']} if main in prepared.instead else {}
+            return {**entities, **kept, **kind, 'datatype': prepared.datatype}
+    return None
+
+
+def mains_of(prepared: Prepared, participant: Path) -> dict[Path, dict[str, str]]:
+    """Main files below the folder of a participant, one a run → the entities of that."""
+    folder = prepared.names[prepared.main].get('datatype', prepared.datatype)
+    found = {p: recording_of(prepared, parse(p.name)) for p in images_of(participant, folder)}
+    runs = {path: entities for path, entities in found.items() if entities is not None}
+    order = [*(main['desc'] for main in prepared.instead), None]
+    best: dict[Path, Path] = {}
+    for path, entities in runs.items():
+        usual = path.parent / stem(entities) / entities.get('suffix', '')
+        before = best.setdefault(usual, path)
+        if order.index(entities.get('desc')) < order.index(runs[before].get('desc')):
+            best[usual] = path
+    return {path: runs[path] for path in best.values()}
+
+
 def find_prepared(root: Path, modality: str, subjects: Sequence[str] | None = None) -> list[Case]:
     """The prepared runs of a modality below ``root`` of which every file is there."""
     prepared: Prepared = registry.files(modality).prepared
-    main = {k: v for k, v in prepared.names[prepared.main].items() if k != 'datatype'}
-    folder = prepared.names[prepared.main].get('datatype', prepared.datatype)
     cases = []
     for subject in participants_of(root) if subjects is None else subjects:
-        for path in images_of(root / f'sub-{subject}', folder):
-            named = parse(path.name)
-            if all(named.get(k) == v for k, v in main.items()):
-                entities = {**source_entities(named), 'datatype': prepared.datatype}
-                files = {kind: root / p for kind, p in prepared_files(prepared, entities).items()}
-                if all(p.is_file() for p in files.values()):
-                    cases.append(Case(entities, files))
+        for entities in mains_of(prepared, root / f'sub-{subject}').values():
+            files = {kind: root / p for kind, p in prepared_files(prepared, entities).items()}
+            if all(p.is_file() for p in files.values()):
+                cases.append(Case(entities, files))
     return cases
+
+
+def telling_apart(prepared: Prepared, outputs: Sequence[Output]) -> set[str]:
+    """Entities of a recording's names that tell the files of one run apart here."""
+    named = [*prepared.names.values(), *prepared.instead, *(o.entities for o in outputs)]
+    keys = {key for entities in named for key in entities} | {o.told_by for o in outputs}
+    return keys - {*DERIVED, 'seg', 'datatype'}
 
 
 def choose_prepared(
@@ -98,7 +128,8 @@ def _selected(root: Path, prepared: Prepared, case: Case, query: Mapping[str, An
     The scan that a run was made from has the word. Of another pipeline's result only the session
     counts, as where it is taken (a merged run has lost other entities).
     """
-    own = {**case.entities, 'suffix': prepared.names[prepared.main]['suffix']}
+    own = {**case.entities}
+    own |= {k: v for k, v in prepared.main_of(case.entities).items() if k == 'suffix'}
     try:
         sidecar = read_object(root / main_sidecar(prepared, case.entities))
         origin, _, path = str(sidecar['Sources'][0]).removeprefix('bids:').partition(':')

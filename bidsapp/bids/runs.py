@@ -99,12 +99,21 @@ class Prepared:
 
     datatype: str  #: folder of the outputs that do not say another: 'dwi', 'anat'
     main: str  #: the kind of file that a run is known by: 'dwi', 'field', 'image'
-    names: Mapping[str, Mapping[str, str]]  #: kind of file → its entities beside the run's own
+    names: Mapping[str, Mapping[str, str]]  #: kind of file → its entities beside the run's own;
+    #: without a suffix: that of the run's entities
     outputs: tuple[tuple[Output, str], ...] = ()  #: promised besides, with their source
     sometimes: tuple[tuple[Output, str], ...] = ()  #: left where they can be, and not promised
     besides: Callable[[Any], tuple[Mapping[str, str], ...]] = _nothing  #: of a Run: entities of
     #: further files that not every run leaves
     words: str = 'prepared run'  #: what a main file is, for people: 'preprocessed dMRI'
+    instead: tuple[Mapping[str, str], ...] = ()  #: the main file of runs of another kind, the kinds
+    #: told by ``desc``, which then stands in the run's entities; the first that is there counts
+
+    def main_of(self, entities: Mapping[str, str]) -> Mapping[str, str]:
+        """Entities of the main file of the run ``entities``, beside its own."""
+        desc = entities.get('desc')
+        others = (main for main in self.instead if main['desc'] == desc)
+        return next(others, self.names[self.main])
 
 
 def nothing_found(run: Run) -> list[Finding]:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
-from bidsapp.bids.dataset import IMAGES, images_in, places, readable, sessions_of
+from bidsapp.bids.dataset import IMAGES, SOURCE, images_in, places, readable, sessions_of
 from bidsapp.bids.names import LABEL
 from bidsapp.bids.runs import Run
 from bidsapp.core import Case
@@ -95,9 +95,9 @@ def unused(raw: Selection, modalities: Iterable[str]) -> list[Path]:
     ]
     for modality in modalities:
         prepared = registry.files(modality).prepared
-        suffix = prepared.names[prepared.main]['suffix']
+        suffix = prepared.names[prepared.main].get('suffix')
         for subject in raw.subjects:
-            if LABEL.fullmatch(subject):
+            if LABEL.fullmatch(subject) and suffix is not None:
                 found += _strays(raw.root / f'sub-{subject}', prepared.datatype, suffix)
     return found
 
@@ -142,7 +142,7 @@ def without_run(
 def nobodys_run(root: Path, subject: str, modality: str, narrowed: bool) -> Run:
     """What stands for a participant who was asked for and has no run."""
     folder, files = root / f'sub-{subject}', registry.files(modality)
-    if not folder.is_dir():
+    if not folder.is_dir() and not (root / SOURCE / folder.name).is_dir():
         why = f'{root} holds no {folder.name}'
     else:
         why = f'no {files.words} run' + ' is selected by sessions and filters' * narrowed

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
 from bidsapp.bids.identity import roots_of
-from bidsapp.bids.names import build, parse, source_entities, stem
-from bidsapp.bids.prepared import prepared_files
+from bidsapp.bids.names import DERIVED, build, parse, source_entities, stem
+from bidsapp.bids.prepared import mains_of, prepared_files, recording_of, telling_apart
 from bidsapp.bids.scans import sidecar_of
 from bidsapp.core import Case
 
@@ -35,13 +35,15 @@ class WrittenRun:
     @property
     def entities(self) -> dict[str, str]:
         """BIDS entities of the recording, and the folder of its outputs."""
-        datatype = registry.files(self.modality).prepared.datatype
-        return {**source_entities(parse(self.main.name)), 'datatype': datatype}
+        prepared = registry.files(self.modality).prepared
+        found = recording_of(prepared, parse(self.main.name))
+        return found or {**source_entities(parse(self.main.name)), 'datatype': prepared.datatype}
 
     @property
     def name(self) -> str:
-        """What the names of its files begin with."""
-        return stem(self.entities)
+        """What it is called: what the names of its files begin with, and a suffix of its own."""
+        own = self.entities
+        return '_'.join([stem(own), *([own['suffix']] if 'suffix' in own else [])])
 
     @property
     def case(self) -> Case:
@@ -52,14 +54,25 @@ class WrittenRun:
 
     def files(self) -> list[Path]:
         """Every file of the run, by name; those still being written have hidden names."""
-        own = source_entities(parse(self.main.name))
         session = self.main.parent.parent
         found = [
             path for folder in folders_of(self.modality)
-            for path in (session / folder).glob(f'{self.name}_*')
-            if source_entities(parse(path.name)) == own
+            for path in (session / folder).glob(f'{stem(self.entities)}_*')
+            if self._owns(parse(path.name))
         ]  # fmt: skip
         return sorted(found)
+
+    def _owns(self, named: Mapping[str, str]) -> bool:
+        """Whether a file with the entities ``named`` is one of the run's."""
+        prepared = registry.files(self.modality).prepared
+        main, own = prepared.main_of(self.entities), self.entities
+        apart = telling_apart(prepared, outputs_of(self.modality))
+        there = {k: v for k, v in source_entities(named).items() if k not in apart}
+        return (
+            there == source_entities({k: v for k, v in own.items() if k != 'datatype'})
+            and named['suffix'] == own.get('suffix', named['suffix'])
+            and all(key in named for key in main if key not in (*DERIVED, 'datatype'))
+        )
 
     def images(self, told_by: str = '', **entities: str) -> dict[str, Path]:
         """Images whose names hold exactly ``entities`` beside their source; source → path.
@@ -67,7 +80,8 @@ class WrittenRun:
         ``told_by`` is the entity that says the source: 'model' of parameter maps, else 'desc'.
         """
         key = told_by or ('model' if 'param' in entities else 'desc')
-        wanted = {**source_entities(parse(self.main.name)), **entities, 'extension': '.nii.gz'}
+        own = {k: v for k, v in source_entities(self.entities).items() if k != 'datatype'}
+        wanted = {**own, **entities, 'extension': '.nii.gz'}
         found = {}
         for path in self.files():
             named = parse(path.name)
@@ -110,17 +124,11 @@ def outputs_of(modality: str) -> tuple[Output, ...]:
 
 def find_written(root: Path, subject: str) -> list[WrittenRun]:
     """Every prepared run of a participant, all sessions and modalities, by name."""
-    folder = root / f'sub-{subject}'
-    runs = []
-    for modality in registry.modalities():
-        prepared = registry.files(modality).prepared
-        named = {k: v for k, v in prepared.names[prepared.main].items() if k != 'datatype'}
-        place = prepared.names[prepared.main].get('datatype', prepared.datatype)
-        end = build({'subject': subject, 'datatype': place, **named}).name.partition('_')[2]
-        found = [*folder.glob(f'{place}/*_{end}'), *folder.glob(f'ses-*/{place}/*_{end}')]
-        visible = (path for path in found if not path.name.startswith('.'))
-        runs += [WrittenRun(root, modality, path) for path in sorted(visible)]
-    return runs
+    return [
+        WrittenRun(root, modality, path)
+        for modality in registry.modalities()
+        for path in sorted(mains_of(registry.files(modality).prepared, root / f'sub-{subject}'))
+    ]
 
 
 def raw_image(run: WrittenRun) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
-from bidsapp.bids.names import build, source_entities
+from bidsapp.bids.names import build, of_recording
 from bidsapp.bids.outputs import files_of, output_path
 from bidsapp.bids.prepared import promised_files
 from bidsapp.bids.provenance import INSTEAD, changed, recorded
@@ -203,7 +203,8 @@ def left_over(made: RunPlan, task: Task[Any], root: Path) -> list[str]:
     reason = made.unavailable[task.name]
     return [
         f'{path.name} is of an earlier call and is left as it is; this one would not make it: '
-        f'{reason}' for path in found if (root / path).is_file()
+        f'{reason}' for path in found
+        if (root / path).is_file() and path not in made.promised
     ]  # fmt: skip
 
 
@@ -280,7 +281,7 @@ def labelled_files(case: Case, sources: Mapping[str, str]) -> list[Path]:
 
 def tables_of(case: Case, task: Task[Any]) -> list[Path]:
     """Files, below the root, that come with the label of a run and are none of its outputs."""
-    own = source_entities(case.entities)
+    own = of_recording(case.entities)
     tables = task.label.tables(case) if task.label else ()
     return [build({**own, **named}) for named in tables]
 
