@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bidsapp.networks.base import Network
+from bidsapp.networks.planar import Convolution, Enlargement
 from bidsapp.networks.pointwise import Pointwise
 
 if TYPE_CHECKING:
@@ -71,10 +72,9 @@ class ResidualPair(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: Triple = CUBE) -> None:
         super().__init__()
-        i, j, k = (side // 2 for side in kernel)
-        self.first = nn.Conv3d(channels_in, channels_out, kernel, padding=(i, j, k))
+        self.first = Convolution(channels_in, channels_out, kernel)
         self.first_norm = VoxelNorm(channels_out)
-        self.second = nn.Conv3d(channels_out, channels_out, kernel, padding=(i, j, k))
+        self.second = Convolution(channels_out, channels_out, kernel)
         self.second_norm = VoxelNorm(channels_out)
         same = channels_in == channels_out
         self.shortcut = nn.Identity() if same else Pointwise(channels_in, channels_out)
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
     def __init__(self, widths: Sequence[int], kernel: Triple = CUBE) -> None:
         super().__init__()
         pairs, step = list(zip(widths[:0:-1], widths[-2::-1], strict=True)), pooling(kernel)
-        self.ups = nn.ModuleList(nn.ConvTranspose3d(i, o, step, stride=step) for i, o in pairs)
+        self.ups = nn.ModuleList(Enlargement(i, o, step) for i, o in pairs)
         self.levels = nn.ModuleList(ResidualPair(2 * o, o, kernel) for _, o in pairs)
 
     def forward(self, features: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bidsapp.networks.base import Network
+from bidsapp.networks.planar import Convolution, Enlargement
 from bidsapp.networks.registry import SHARED, architecture, build
 
 SMALL = {'widths': (4, 4, 8, 8)}
@@ -58,6 +59,22 @@ def test_slices_leave_each_other_alone():
     cubes = unet({'a': 2}, **SMALL)
     alone = cubes(volume[..., 2:3], {})
     assert not torch.allclose(alone, cubes(volume, {})[..., 2:3], atol=1e-2)
+
+
+@pytest.mark.parametrize('depth', [1, 3])
+@pytest.mark.parametrize(
+    'layer', [Convolution(3, 4, (3, 3, 1)), Convolution(3, 4, (3, 3, 3)),
+              Enlargement(3, 4, (2, 2, 1)), Enlargement(3, 4, (2, 2, 2))]
+)  # fmt: skip
+def test_slices_are_convolved_as_a_volume_is(layer, depth):
+    """The routine for two dimensions gives what torch's own for three does, gradients too."""
+    plain = super(type(layer), layer).forward
+    x = torch.randn(2, 3, 6, 5, depth, requires_grad=True)
+    found, wanted = layer(x), plain(x)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    slopes = [torch.autograd.grad(y.square().sum(), [x, layer.weight]) for y in (found, wanted)]
+    for a, b in zip(*slopes, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_body_moves_to_a_network_with_another_head():

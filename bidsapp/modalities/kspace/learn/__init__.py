@@ -1,0 +1,1 @@
+"""The input of networks that reconstruct, and what is learnt."""
