@@ -15,6 +15,7 @@ from bidsapp.modalities.kspace.bids.raw import RawFile, RawImage, line_numbers
 from bidsapp.modalities.kspace.physics import measured
 from bidsapp.modalities.kspace.physics.coils import whitening
 from bidsapp.modalities.kspace.physics.measured import Measured
+from bidsapp.modalities.kspace.physics.sampling import FEWEST
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 #: Lines that are read at once.
 AT_ONCE = 512
-#: Lines about the origin without which maps of several coils cannot be made.
-FEWEST = 4
 AXES = ('readout', 'phase encoding', 'the second phase encoding')
 
 

@@ -235,8 +235,8 @@ def middle_size(measured: np.ndarray) -> tuple[int, int]:
     """Lines along Y and Z of the block about the origin that is measured whole."""
     import torch
 
-    from bidsapp.modalities.kspace.physics.sampling import middle_block
+    from bidsapp.modalities.kspace.physics.measured import centred_block
 
     flat = measured if measured.shape[1] > 1 else measured[:, 0]
-    sizes = [b.stop - b.start for b in middle_block(torch.from_numpy(flat.astype(np.float32)))]
+    sizes = [b.stop - b.start for b in centred_block(torch.from_numpy(flat.astype(np.float32)))]
     return sizes[0], sizes[1] if len(sizes) > 1 else 1

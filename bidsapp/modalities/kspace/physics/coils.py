@@ -26,8 +26,11 @@ from bidsapp.modalities.kspace.physics.sampling import symmetric
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Coils are compressed to the fewest that hold this share of the calibration samples' energy.
-KEPT, MOST = 0.99, 16
+#: Coils are compressed to the fewest that hold this share of the calibration samples' energy. What
+#: is lost of it is an error of the model: with 99 % kept of 8 simulated coils at R = 4 total
+#: variation erred by 11.0 % and what it leaves of left-out lines was 1.7 times their noise; with
+#: 99.9 % 7.5 % and 1.5, with 99.99 % 7.1 % and 1.3, with all 7.3 % and 1.2.
+KEPT, MOST = 0.9999, 16
 #: Calibration lines below which windowed images make better maps than ESPIRiT. Of one simulated
 #: object, 8 coils, noise 1 %: total variation erred by 4.7 % with ESPIRiT and 5.0 % with windowed
 #: images from 11 lines, by 12.4 % and 8.4 % from 7.

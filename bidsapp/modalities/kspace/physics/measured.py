@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bidsapp.modalities.kspace.physics.fourier import ALONG_READOUT, hybrid, middle
-from bidsapp.modalities.kspace.physics.sampling import middle_block
+from bidsapp.modalities.kspace.physics.sampling import about_origin, middle_block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,15 +92,24 @@ def corner_noise(kspace: Tensor, weights: Tensor) -> float:
 
 
 def block_about_origin(kspace: Tensor, weights: Tensor) -> Tensor:
-    """(C, x, y, z) the part of k-space (C, X, Y, Z) about the origin that is measured whole."""
+    """(C, x, y, z) the part of k-space (C, X, Y, Z) that is measured whole, the origin amid it.
+
+    Partial Fourier and asymmetric echoes are cut to the side that is shorter.
+    """
     if len(weights) > 1:  # readouts end early: rectangles along readout and phase encoding
-        rows, columns = middle_block(weights.amax(2))
+        rows, columns = centred_block(weights.amax(2))
         return kspace[:, rows, columns]
     plane = weights[0]
     if plane.shape[1] == 1:
-        return kspace[:, :, middle_block(plane[:, 0])[0]]
-    rows, columns = middle_block(plane)
+        return kspace[:, :, centred_block(plane[:, 0])[0]]
+    rows, columns = centred_block(plane)
     return kspace[:, :, rows, columns]
+
+
+def centred_block(mask: Tensor) -> list[slice]:
+    """`middle_block` of (Y,) or (X, Y), with the origin at n // 2 of what is left."""
+    blocks = zip(middle_block(mask), mask.shape, strict=True)
+    return [about_origin(block, n) for block, n in blocks]
 
 
 def beside_origin(kspace: Tensor, weights: Tensor, names: Sequence[str]) -> list[str]:

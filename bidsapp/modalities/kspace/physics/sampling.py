@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 SHARE, FIXED = 0.32, 24
 #: Rounds of bisection for the spacing of a Poisson-disc mask.
 ROUNDS = 8
+#: Lines in the middle without which maps of several coils cannot be made.
+FEWEST = 4
+#: Share of the longer side of k-space below which the other is called partial, and by how many of
+#: the widest gaps between lines: lines at random may end early too.
+PARTIAL, GAPS = 0.9, 2
 
 
 def centre_lines(n: int, acceleration: float) -> int:
@@ -96,6 +101,53 @@ def poisson_disc(
     return torch.from_numpy(best.astype(np.float32))
 
 
+def retrospective(
+    shape: tuple[int, int], coils: int, acceleration: float, generator: torch.Generator
+) -> Tensor:
+    """(1, Y, Z): which lines of a full scan of ``coils`` are kept; of a slab by Poisson discs.
+
+    Evenly spaced ones, as scanners leave them out for coils to tell apart what folds over; random
+    ones of a single coil, for which that would stay folded. Raises ValueError where R leaves too
+    few for the middle.
+    """
+    y, z = shape
+    if z == 1:
+        drawn = random_lines if coils == 1 else equispaced_lines
+        kept = max(centre_lines(y, acceleration), FEWEST)
+        return drawn(y, acceleration, kept, generator)[None, :, None]
+    return poisson_disc(shape, acceleration, min(FIXED, min(shape) // 2), generator)[None]
+
+
+def one_sided(mask: Tensor) -> bool:
+    """Whether ``mask`` (Y,) or (X, Y) reaches farther to one side of the origin: partial Fourier.
+
+    Then the other side follows from this one as far as the image is real, or of a known phase.
+    """
+    known = mask > 0
+    alone = [known] if known.ndim == 1 else [known.any(1), known.any(0)]
+    return any(_reaches_unevenly(line.nonzero()[:, 0], len(line)) for line in alone)
+
+
+def _reaches_unevenly(places: Tensor, n: int) -> bool:
+    before, after = n // 2 - int(places.min()), int(places.max()) - n // 2
+    missing, gap = abs(before - after), int(places.diff().max()) if len(places) > 1 else 1
+    return missing > GAPS * gap and missing > (1 - PARTIAL) * max(before, after)
+
+
+def pattern(measured: np.ndarray) -> str:
+    """What a mask (Y, Z) is called."""
+    if measured.all():
+        return 'all lines'
+    if measured.shape[1] > 1:
+        return 'samples of two phase-encoding directions'
+    lines = measured[:, 0]
+    about = _run(lines)
+    outer = [np.flatnonzero(lines[part]) for part in (slice(about.start), slice(about.stop, None))]
+    steps = np.concatenate([np.diff(places) for places in outer])
+    even = not len(steps) or int(steps.max()) == int(steps.min())
+    return f'{"evenly" if even else "unevenly"} spaced lines about a middle that is whole'
+
+
 def _distance(shape: tuple[int, int]) -> np.ndarray:
     """(X, Y) from the origin, 1 at the edge of either axis."""
     x, y = ((np.arange(n) - n // 2) / (n / 2) for n in shape)
@@ -164,6 +216,14 @@ def _run(known: np.ndarray) -> slice:
     before, after = gaps[gaps < origin], gaps[gaps > origin]
     first = int(before[-1]) + 1 if len(before) else 0
     return slice(first, int(after[0]) if len(after) else len(known))
+
+
+def about_origin(block: slice, n: int) -> slice:
+    """The largest part of a ``block`` of lines in whose middle, index size // 2, the origin is."""
+    before, after = n // 2 - block.start, block.stop - 1 - n // 2
+    size = max(2 * min(before, after + 1), 2 * min(before, after) + 1, 0)
+    first = n // 2 - size // 2
+    return slice(first, first + size)
 
 
 def symmetric(block: slice, n: int) -> slice:

@@ -88,3 +88,46 @@ def test_the_middle_block_of_samples_has_no_gap_and_touches_one_everywhere():
 
 def test_the_acceleration_is_what_was_left_out():
     assert sampling.acceleration(torch.tensor([1.0, 0, 0, 1])) == 2
+
+
+@pytest.mark.parametrize(
+    ('n', 'block'), [(20, (4, 20)), (21, (3, 15)), (20, (10, 11)), (7, (0, 7))]
+)
+def test_of_a_block_the_part_is_kept_in_whose_middle_the_origin_is(n, block):
+    kept = sampling.about_origin(slice(*block), n)
+    size = kept.stop - kept.start
+    assert kept.start + size // 2 == n // 2
+    assert block[0] <= kept.start <= kept.stop <= block[1]
+    wider = [
+        (kept.start - 1, kept.stop),
+        (kept.start, kept.stop + 1),
+        (kept.start - 1, kept.stop + 1),
+    ]
+    assert not any(
+        first >= block[0] and last <= block[1] and first + (last - first) // 2 == n // 2
+        for first, last in wider
+    )
+
+
+def test_partial_fourier_is_told_from_lines_that_end_early_by_chance(generator):
+    for fraction in (5 / 8, 6 / 8):
+        whole = sampling.partial_fourier(96, fraction)
+        assert sampling.one_sided(whole)
+        assert sampling.one_sided(whole * sampling.equispaced_lines(96, 2, 24, generator))
+    for _ in range(20):
+        assert not sampling.one_sided(sampling.random_lines(96, 4, 8, generator))
+        assert not sampling.one_sided(sampling.equispaced_lines(96, 3, 12, generator))
+    assert not sampling.one_sided(torch.ones(95))
+
+
+@pytest.mark.parametrize('coils', [1, 6])
+def test_lines_of_a_full_scan_are_left_out_and_the_middle_is_kept(coils, generator):
+    kept = sampling.retrospective((96, 1), coils, 4, generator)
+    assert kept.shape == (1, 96, 1)
+    assert kept.sum() == 24
+    assert kept[0, 44:52].all()
+    even = 'unevenly' if coils == 1 else 'spaced'
+    assert even in sampling.pattern(kept[0].bool().numpy())
+    assert sampling.retrospective((24, 20), coils, 3, generator).sum() == 160
+    with pytest.raises(ValueError, match='more than R'):
+        sampling.retrospective((16, 1), coils, 8, generator)
