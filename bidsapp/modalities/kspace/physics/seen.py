@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from bidsapp.modalities.kspace.physics.fourier import PHASE, READOUT
+from bidsapp.modalities.kspace.physics.sense import sense
+from bidsapp.physics.operators import Fourier
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from bidsapp.modalities.kspace.physics.planes import Plane
+    from bidsapp.physics.operators import LinearOperator
 
 #: Channels of an image: real and imaginary part of the start, then of the zero-filled image.
 CHANNELS = ('start_real', 'start_imaginary', 'zerofilled_real', 'zerofilled_imaginary')
@@ -58,3 +63,14 @@ def stacked(
         'mask': torch.cat([context['mask'] for context in contexts], -1),
         'sigma': torch.cat([context['sigma'] for context in contexts]),
     }
+
+
+def operator_of(context: Mapping[str, Tensor]) -> LinearOperator:
+    """A of one plane: image (…, X, Y) → (…, C, X, Y), from a ``context`` with a last axis of 1.
+
+    A mask that is one for all of an axis is in hybrid space along it: readout, or, of an image
+    that was turned, the other.
+    """
+    maps, mask = context['maps'].squeeze(-1), context['mask'].squeeze(-1)
+    axes = tuple(axis for axis in (READOUT, PHASE) if mask.shape[axis] > 1)
+    return sense(maps, mask, Fourier(axes))
