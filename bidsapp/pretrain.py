@@ -78,8 +78,9 @@ def run(settings: Settings, log_file: Path | None) -> int:
     steps = settings.steps or STEPS
     rate = LEARNING_RATE if settings.init in SCRATCH else FINE_RATE
     plan = Plan(
-        steps=steps, patch=own.network.patch, batch=BATCH, lr=rate, seed=settings.seed,
-        device=device, validate_every=max(1, min(VALIDATE_EVERY, steps // 4)), average=AVERAGE,
+        steps=steps, patch=own.network.patch, batch=own.network.batch or BATCH, lr=rate,
+        seed=settings.seed, device=device, validate_every=max(1, min(VALIDATE_EVERY, steps // 4)),
+        average=AVERAGE,
     )  # fmt: skip
     place = modality, '-'.join(filter(None, (name, settings.network)))
     state_file, key = claim(settings, place, plan, cases)

@@ -134,7 +134,7 @@ def plan_of(task: Task[Any], start: Checkpoint | None, settings: Settings, devic
     own: Input = registry.input(task.modality)
     steps = settings.steps or STEPS
     return Plan(
-        steps=steps, patch=own.network.patch, batch=BATCH,
+        steps=steps, patch=own.network.patch, batch=own.network.batch or BATCH,
         lr=LEARNING_RATE if start is None else FINE_RATE,
         rates=FREEZE[settings.freeze], seed=settings.seed, device=device,
         validate_every=max(1, min(100, steps // 6)),

@@ -50,6 +50,8 @@ class Shape:
     words: str = '3D U-Net'  #: for people
     options: Mapping[str, Any] = field(default_factory=dict)
     patch: Patch = (32, 32, 32)  #: voxels; None: the whole axis
+    batch: int | None = None  #: patches of a step, where the story's number will not do: 1 where
+    #: samples are told things of different sizes
 
 
 def whole(case: Case, use: Use) -> list[Part]:
@@ -85,12 +87,17 @@ class Input:
 
 
 def save_input(sample: Sample, folder: Path) -> Path:
-    """Keep a sample's input on disk, to be mapped into memory later; what is there stays."""
+    """Keep a sample's input on disk, to be mapped into memory later; what is there stays.
+
+    So is a target, where the input brings it along.
+    """
     with whole_folder(folder) as staging:
         (staging / 'context').mkdir()
         np.save(staging / 'image.npy', sample.image.numpy())
         np.save(staging / 'mask.npy', sample.mask.numpy())
         np.save(staging / 'affine.npy', sample.affine)
+        if sample.target is not None:
+            np.save(staging / 'target.npy', sample.target.numpy())
         for name, value in sample.context.items():
             np.save(staging / 'context' / f'{name}.npy', value.numpy())
     return folder
@@ -100,10 +107,12 @@ def open_input(folder: Path) -> Sample:
     """A kept sample. Its image is mapped copy-on-write, so only what is used is read."""
     import torch
 
+    target = folder / 'target.npy'
     return Sample(
         torch.from_numpy(np.load(folder / 'image.npy', mmap_mode='c')),
         torch.from_numpy(np.load(folder / 'mask.npy')),
         np.load(folder / 'affine.npy'),
+        torch.from_numpy(np.load(target)) if target.is_file() else None,
         context={
             path.stem: torch.from_numpy(np.load(path)) for path in folder.glob('context/*.npy')
         },

@@ -117,8 +117,9 @@ def predict(
 ) -> Tensor:
     """``network`` over the image (C, X, Y, Z) of ``sample`` → (K, X, Y, Z) float32 on the CPU.
 
-    ``whole``: in one piece, or in patches; None decides by the memory that is free. The two agree
-    within 2 % of the output's standard deviation (tests/learn/test_predict.py).
+    ``whole``: in one piece, or in patches; None decides by the memory that is free, unless the
+    network cannot be cut. The two agree within 2 % of the output's standard deviation
+    (tests/learn/test_predict.py).
     """
     network = network.to(device).eval()
     dtype = precision(device)
@@ -133,7 +134,8 @@ def predict(
 
     if whole is None:
         voxels = image[0].numel()
-        whole = voxels * network.bytes_per_voxel < 0.5 * _memory_for_features(device)
+        enough = voxels * network.bytes_per_voxel < 0.5 * _memory_for_features(device)
+        whole = enough or not any(network.cut)
     if whole:
         return run(image[None].to(device)).cpu()[0]
     sides = tuple(PATCH if cut else None for cut in network.cut)

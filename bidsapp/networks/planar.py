@@ -19,7 +19,7 @@ def slice_by_slice(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``function`` (N, C, X, Y) → (N, K, U, V) of the slices of ``x`` (B, C, X, Y, Z)."""
     batch, depth = x.shape[0], x.shape[-1]
     if depth == 1:  # no copy
-        return function(x[..., 0])[..., None]
+        return function(x.squeeze(-1)).unsqueeze(-1)
     found = function(x.movedim(-1, 1).flatten(0, 1))
     return found.unflatten(0, (batch, depth)).movedim(1, -1)
 
@@ -36,7 +36,7 @@ class Convolution(nn.Conv3d):
         """Of slices where the kernel is one voxel thick."""
         if self.kernel_size[2] > 1:
             return super().forward(x)
-        weight = self.weight[..., 0]
+        weight = self.weight.squeeze(-1)
         return slice_by_slice(lambda s: F.conv2d(s, weight, self.bias, padding=self._around), x)
 
 
@@ -52,5 +52,5 @@ class Enlargement(nn.ConvTranspose3d):
         i, j, k = self._step
         if k > 1:
             return super().forward(x, output_size)
-        weight = self.weight[..., 0]
+        weight = self.weight.squeeze(-1)
         return slice_by_slice(lambda s: F.conv_transpose2d(s, weight, self.bias, stride=(i, j)), x)

@@ -60,6 +60,12 @@ def test_kept_and_opened_it_is_the_same(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['kept']
 
 
+def test_a_target_that_an_input_brings_along_is_kept(tmp_path):
+    whole = replace(sample(), target=torch.ones(2, *sample().image.shape[1:]))
+    assert torch.equal(open_input(save_input(whole, tmp_path / 'kept')).target, whole.target)
+    assert open_input(save_input(sample(), tmp_path / 'other')).target is None
+
+
 def test_what_is_changed_in_memory_is_not_changed_on_disk(tmp_path):
     folder = save_input(sample(), tmp_path / 'kept')
     open_input(folder).image.zero_()

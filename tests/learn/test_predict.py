@@ -87,9 +87,11 @@ def test_an_image_is_cut_only_along_axes_that_may_be_cut():
 
 
 @pytest.mark.usefixtures('exact')
-@pytest.mark.parametrize(('needed', 'pieces'), [(100, 1), (10**12, 2)])
-def test_the_networks_need_of_memory_decides_whether_it_is_cut(needed, pieces):
-    network = Scaled(bytes_per_voxel=needed)
+@pytest.mark.parametrize(
+    ('needed', 'cut', 'pieces'), [(100, True, 1), (10**12, True, 2), (10**12, False, 1)]
+)
+def test_the_networks_need_of_memory_decides_whether_it_is_cut(needed, cut, pieces):
+    network = Scaled((cut,) * 3, needed)
     predict(network, of(torch.zeros(1, 130, 20, 20), scale=torch.ones(1)))
     assert len(network.seen) == pieces
 

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bidsapp.modalities.kspace.networks.normalised import channels_of, image_of, unit_of
-from bidsapp.modalities.kspace.physics.fourier import ALONG_PHASE, BOTH
-from bidsapp.modalities.kspace.physics.sense import sense
+from bidsapp.modalities.kspace.networks.normalised import (
+    channels_of,
+    image_of,
+    plane_by_plane,
+    unit_of,
+)
+from bidsapp.modalities.kspace.physics.seen import CHANNELS, operator_of
 from bidsapp.networks.base import Network
 from bidsapp.networks.pointwise import Pointwise
 from bidsapp.networks.unet3d import Body, stride_of
@@ -30,13 +34,41 @@ KERNEL = (3, 3, 1)
 WEIGHT, STEPS = 0.3, 6
 
 
-class Cascades(Network):
-    """(B, 4, X, Y, 1): real and imaginary part of the start and of Aᴴ y → those of the image.
+class CascadesBody(nn.Module):
+    """All of the cascades but the last correction."""
 
-    ``context`` has ``maps`` (B, C, X, Y), complex, and ``mask`` (B, 1, X, Y), or (B, 1, 1, Y) of
-    whole lines, for which X is in hybrid space and may be a crop. There is one task, whose head
-    makes the last correction.
+    def __init__(self, cascades: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        channels = len(CHANNELS)
+        self.features = nn.ModuleList(Body(channels, widths, KERNEL) for _ in range(cascades))
+        self.corrections = nn.ModuleList(Pointwise(widths[0], 2) for _ in range(cascades - 1))
+        self.log_weights = nn.Parameter(torch.full((cascades,), math.log(WEIGHT)))
+
+    def forward(self, last: nn.Module, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        """One plane (B, 4, X, Y, 1) → (B, 2, X, Y, 1), by ``last`` as the last correction."""
+        x, back = image_of(image[:, :2]), image_of(image[:, 2:])
+        unit = unit_of(back)
+        x, back = x / unit, back / unit
+        operator = operator_of(context)
+        steps = zip(self.features, [*self.corrections, last], self.log_weights.exp(), strict=True)
+        for body, correction, weight in steps:
+            seen = torch.cat([channels_of(x), channels_of(back)], 1)
+            features = body(seen)
+            with torch.autocast(image.device.type, enabled=False):
+                corrected = x + image_of(correction(features.float()))
+            x = consistent(operator, back, corrected, weight)
+        return channels_of(x * unit)
+
+
+class Cascades(Network):
+    """(B, 4, X, Y, Z): `physics.seen` → real and imaginary part of the image, plane by plane.
+
+    Where whole lines were measured, X is in hybrid space and may be a crop; else the operator needs
+    whole planes. There is one task, whose head makes the last correction.
     """
+
+    body: CascadesBody
+    cut = (False, False, False)
 
     def __init__(
         self,
@@ -46,38 +78,28 @@ class Cascades(Network):
         widths: Sequence[int] = (16, 32, 64, 128),
     ) -> None:
         super().__init__()
-        if channels_in != 4 or list(heads.values()) != [2]:
+        if channels_in != len(CHANNELS) or list(heads.values()) != [2]:
             raise ValueError('cascades map 4 channels to the 2 of one task')
         self.stride = stride_of(KERNEL, len(widths))
-        self.body = nn.ModuleDict(
-            {
-                'features': nn.ModuleList(Body(4, widths, KERNEL) for _ in range(cascades)),
-                'corrections': nn.ModuleList(Pointwise(widths[0], 2) for _ in range(cascades - 1)),
-            }
-        )
+        self.body = CascadesBody(cascades, widths)
         self.heads = nn.ModuleDict({task: Pointwise(widths[0], 2) for task in heads})
-        self.log_weights = nn.Parameter(torch.full((cascades,), math.log(WEIGHT)))
-        for last in self._corrections():  # begins as total variation, made consistent with data
-            for parameter in last.parameters():
+        for last in (*self.body.corrections, *self.heads.values()):
+            for parameter in last.parameters():  # begins as total variation, made consistent
                 nn.init.zeros_(parameter)
 
-    def _corrections(self) -> list[nn.Module]:
-        return [*self.body.get_submodule('corrections').children(), *self.heads.children()]
+    def parts(self) -> dict[str, nn.Module]:
+        """Encoders and decoders of all cascades apart."""
+        features = [body for body in self.body.features if isinstance(body, Body)]
+        own = {
+            'encoder': nn.ModuleList(body.encoder for body in features),
+            'decoder': nn.ModuleList(body.decoder for body in features),
+        }
+        return {'body': self.body, **own, 'heads': self.heads}
 
     def forward(self, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         """The image, with the size and the phase that came in."""
-        x, back = image_of(image[:, :2]), image_of(image[:, 2:])
-        unit = unit_of(back)
-        x, back = x / unit, back / unit
-        mask = context['mask']
-        operator = sense(context['maps'], mask, ALONG_PHASE if mask.shape[-2] == 1 else BOTH)
-        features = self.body.get_submodule('features').children()
-        steps = zip(features, self._corrections(), self.log_weights.exp(), strict=True)
-        for body, last, weight in steps:
-            seen = torch.cat([channels_of(x), channels_of(back)], 1)
-            corrected = x + image_of(last(body(seen)).float())
-            x = consistent(operator, back, corrected, weight)
-        return channels_of(x * unit)
+        (last,) = self.heads.values()
+        return plane_by_plane(lambda *plane: self.body(last, *plane), image, context)
 
 
 def consistent(operator: LinearOperator, back: Tensor, image: Tensor, weight: Tensor) -> Tensor:

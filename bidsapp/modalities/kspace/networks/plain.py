@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bidsapp.modalities.kspace.networks.normalised import channels_of, image_of, unit_of
+from bidsapp.modalities.kspace.networks.normalised import (
+    channels_of,
+    image_of,
+    plane_by_plane,
+    unit_of,
+)
+from bidsapp.modalities.kspace.physics.seen import CHANNELS
 from bidsapp.networks.unet3d import UNet
 
 if TYPE_CHECKING:
@@ -18,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class PlainUNet2d(UNet):
-    """(B, 2, X, Y, 1), real and imaginary part of Aᴴ y → those of the image; no context."""
+    """(B, 4, X, Y, Z): `physics.seen`, of which it looks at Aᴴ y alone → (B, 2, X, Y, Z)."""
+
+    cut = (False, False, False)  # else parts of one image would have several units
 
     def __init__(
         self,
@@ -26,11 +34,16 @@ class PlainUNet2d(UNet):
         heads: Mapping[str, int],
         widths: Sequence[int] = (16, 32, 64, 128),
     ) -> None:
-        super().__init__(channels_in, heads, widths, (3, 3, 1))
+        if channels_in != len(CHANNELS) or list(heads.values()) != [2]:
+            raise ValueError('the plain U-Net maps 4 channels to the 2 of one task')
+        super().__init__(2, heads, widths, (3, 3, 1))
 
     def forward(self, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         """The image, with the size and the phase that came in."""
-        zero_filled = image_of(image[:, :2])
+        return plane_by_plane(self._of_plane, image, context)
+
+    def _of_plane(self, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        zero_filled = image_of(image[:, 2:])
         unit = unit_of(zero_filled)
         corrected = super().forward(channels_of(zero_filled / unit), context)
         return channels_of(image_of(corrected) * unit)

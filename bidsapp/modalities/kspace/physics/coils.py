@@ -39,6 +39,8 @@ TOO_FEW = 10
 ENOUGH, KERNEL, SMALL_KERNEL = 20, 6, 5
 #: Share of the largest singular value from which a kernel counts as signal.
 SIGNAL = 0.02
+#: Every readout position.
+ALL = slice(None)
 #: Power iterations for the first eigenvector of every voxel, and columns worked on at a time.
 ITERATIONS, AT_ONCE = 30, 16
 
@@ -109,11 +111,16 @@ def _enough(energy: Tensor, kept: float, most: int) -> tuple[int, float]:
     return n, float(share[n - 1])
 
 
-def coil_maps(calibration: Tensor, shape: Sequence[int]) -> tuple[Tensor, str]:
-    """(C, X, Y) maps from calibration samples (C, x, y) by the better method, and its name."""
+def coil_maps(
+    calibration: Tensor, shape: Sequence[int], columns: slice = ALL
+) -> tuple[Tensor, str]:
+    """(C, X, Y) maps from calibration samples (C, x, y) by the better method, and its name.
+
+    Of the readout positions in ``columns`` alone.
+    """
     if min(calibration.shape[1:]) < TOO_FEW:
-        return low_resolution_maps(calibration, shape), 'low-resolution images'
-    return espirit(calibration, shape), 'ESPIRiT'
+        return low_resolution_maps(calibration, shape)[:, columns], 'low-resolution images'
+    return espirit(calibration, shape, columns=columns), 'ESPIRiT'
 
 
 def low_resolution_maps(calibration: Tensor, shape: Sequence[int]) -> Tensor:
@@ -125,9 +132,15 @@ def low_resolution_maps(calibration: Tensor, shape: Sequence[int]) -> Tensor:
     return _unit(_low_resolution(calibration, shape), calibration)
 
 
-def low_resolution_phase(calibration: Tensor, maps: Tensor) -> Tensor:
-    """(X, Y) of modulus 1: the phase of the image that the middle of k-space shows."""
-    image = (maps.conj() * _low_resolution(calibration, maps.shape[-2:])).sum(-3)
+def low_resolution_phase(
+    calibration: Tensor, maps: Tensor, readout: int = 0, columns: slice = ALL
+) -> Tensor:
+    """(X, Y) of modulus 1: the phase of the image that the middle of k-space shows.
+
+    Where ``maps`` are of some ``columns`` only, ``readout`` is how many there are.
+    """
+    shape = (readout or maps.shape[-2], maps.shape[-1])
+    image = (maps.conj() * _low_resolution(calibration, shape)[..., columns, :]).sum(-3)
     return _turn(image)
 
 
@@ -148,8 +161,10 @@ def around_origin(part: Tensor, n: int, axis: int) -> Tensor:
     return part if part.shape[axis] == n else around(part, n, axis)
 
 
-def espirit(calibration: Tensor, shape: Sequence[int], kernel: int | None = None) -> Tensor:
-    """(C, X, Y) maps by ESPIRiT (Uecker et al., MRM 71:990, 2014), one set, cropped nowhere.
+def espirit(
+    calibration: Tensor, shape: Sequence[int], kernel: int | None = None, columns: slice = ALL
+) -> Tensor:
+    """(C, X, Y) maps by ESPIRiT (Uecker et al., MRM 71:990, 2014), one set, masked nowhere.
 
     ``calibration`` (C, x, y) k-space, a block about the origin, as long along readout as was
     measured. Where a patch of k-space is Σ s(q) exp(-2πi u·q / N) over voxels q, s(q) is the first
@@ -158,22 +173,23 @@ def espirit(calibration: Tensor, shape: Sequence[int], kernel: int | None = None
     """
     coils = len(calibration)
     if coils == 1:
-        return torch.ones((1, *shape), dtype=calibration.dtype, device=calibration.device)
+        alone = torch.ones((1, *shape), dtype=calibration.dtype, device=calibration.device)
+        return alone[:, columns]
     if kernel is None:
         kernel = KERNEL if min(calibration.shape[1:]) >= ENOUGH else SMALL_KERNEL
     size = [min(kernel, n) for n in calibration.shape[1:]]
     correlation = _correlation(_projection(calibration, size), coils, size)
-    rows, columns = (
+    readout, phase = (
         torch.exp(
             2j * torch.pi / n * (torch.arange(n) - n // 2)[:, None] * torch.arange(1 - k, k)
         ).to(calibration)
         for n, k in zip(shape, size, strict=True)
     )
-    along = torch.einsum('xi,ijcd->xjcd', rows, correlation)
-    guess = _low_resolution(calibration, shape).permute(1, 2, 0)
+    along = torch.einsum('xi,ijcd->xjcd', readout[columns], correlation)
+    guess = _low_resolution(calibration, shape).permute(1, 2, 0)[columns]
     found = []
-    for first in range(0, shape[0], AT_ONCE):
-        part = torch.einsum('yj,xjcd->xycd', columns, along[first : first + AT_ONCE])
+    for first in range(0, len(along), AT_ONCE):
+        part = torch.einsum('yj,xjcd->xycd', phase, along[first : first + AT_ONCE])
         found.append(_first_eigenvector(part, guess[first : first + AT_ONCE]))
     return _unit(torch.cat(found).permute(2, 0, 1), calibration)
 
@@ -208,9 +224,11 @@ def _first_eigenvector(matrices: Tensor, guess: Tensor) -> Tensor:
     # A guess of nothing would stay nothing.
     vector = guess + 1e-6 * guess.abs().max().clamp_min(1e-30)
     vector = vector[..., None]
-    for _ in range(ITERATIONS):
+    for iteration in range(ITERATIONS):
         vector = matrices @ vector
-        vector = vector / torch.linalg.vector_norm(vector, dim=-2, keepdim=True).clamp_min(1e-30)
+        if iteration % 5 == 4:  # before it leaves single precision
+            length = torch.view_as_real(vector).square().sum((-1, -2, -3), keepdim=True).sqrt()
+            vector = vector / length[..., 0].clamp_min(1e-30)
     return vector[..., 0]
 
 

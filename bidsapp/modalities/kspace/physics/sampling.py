@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 #: Lines in the middle that are kept: this share over R, or so many.
@@ -87,12 +89,13 @@ def poisson_disc(
     wanted = round(shape[0] * shape[1] / acceleration)
     seed = int(torch.randint(2**31, (), generator=generator))
     order = np.random.default_rng(seed).permutation(shape[0] * shape[1])
+    places = np.stack(np.unravel_index(order, shape), 1).tolist()
     low, high = 0.0, 4 * acceleration**0.5
     for _ in range(ROUNDS):
         spacing = (low + high) / 2
-        enough = _thrown(shape, centre, spacing, order, wanted).sum() >= wanted
+        enough = _thrown(shape, centre, spacing, places, wanted).sum() >= wanted
         low, high = (spacing, high) if enough else (low, spacing)
-    best = _thrown(shape, centre, low, order)
+    best = _thrown(shape, centre, low, places)
     middle = _distance(shape) * max(shape) <= centre
     if middle.sum() > wanted:
         raise ValueError(f'a middle of {centre} samples in {shape} is more than R = {acceleration}')
@@ -155,31 +158,36 @@ def _distance(shape: tuple[int, int]) -> np.ndarray:
 
 
 def _thrown(
-    shape: tuple[int, int], centre: int, spacing: float, order: np.ndarray, most: int | None = None
+    shape: tuple[int, int],
+    centre: int,
+    spacing: float,
+    places: Sequence[Sequence[int]],
+    most: int | None = None,
 ) -> np.ndarray:
     """(X, Y) samples of which none lies in the disc of one before it, and the whole middle.
 
-    There are no more than ``most`` outside the middle.
+    They are tried in the order of ``places``; no more than ``most`` are outside the middle.
     """
     distance = _distance(shape)
     taken = distance * max(shape) <= centre
     free = ~taken
-    reach = spacing * distance
-    left = taken.size if most is None else most
-    for x, y in np.stack(np.unravel_index(order, shape), 1).tolist():
+    reach = (spacing * distance).tolist()
+    offset = np.arange(-max(shape), max(shape) + 1) ** 2
+    left, origin = taken.size if most is None else most, max(shape)
+    for x, y in places:
         if not free[x, y]:
             continue
         if left <= 0:
             break
         left -= 1
         taken[x, y] = True
-        r = float(reach[x, y])
+        r = reach[x][y]
         n = int(r)
         x0, y0 = max(x - n, 0), max(y - n, 0)
         block = free[x0 : x + n + 1, y0 : y + n + 1]
-        dx = np.arange(x0 - x, x0 - x + block.shape[0])[:, None]
-        dy = np.arange(y0 - y, y0 - y + block.shape[1])
-        block &= dx * dx + dy * dy > r * r
+        dx = offset[origin + x0 - x :][: block.shape[0], None]
+        dy = offset[origin + y0 - y :][: block.shape[1]]
+        block &= dx + dy > r * r
         free[x, y] = False
     return taken
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bidsapp.simulate.anatomy import AIR, SCALP
+from bidsapp.simulate.anatomy import AIR, SCALP, SKULL
 from bidsapp.simulate.grids import chance, normal, rotation, smooth_field, uniform
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LEAVES, LARGEST = 60, 0.25
 #: mm over which phase turns slowly, and fast near surfaces.
 SLOW_MM, FAST_MM = 60.0, 9.0
+#: Power by which borders of tissues are sharpened; how often bone is dark, as it is to most
+#: sequences; strength of a texture and its width in mm.
+SHARPNESS, DARK, GRAIN, GRAIN_MM = (1.0, 5.0), 0.85, (0.0, 0.1), (1.0, 6.0)
 #: Vessels across a plane, and their radii in mm.
 VESSELS, VESSEL_MM = 12, (0.5, 1.5)
 
@@ -32,12 +35,17 @@ def head_slice(head: Head, points: Tensor, generator: torch.Generator) -> Tensor
     turn = rotation(180 * (torch.rand(3, generator=generator) - 0.5))
     centre = torch.tensor([0.0, -18.0, 8.0]) + 20 * normal((3,), generator)
     there = torch.tensordot(turn, points, 1) + centre[:, None, None]
-    tissues = head.tissues(there[..., None])[..., 0]
+    # The template's borders are as wide as its voxels, a person's are not.
+    tissues = head.tissues(there[..., None])[..., 0] ** uniform(*SHARPNESS, generator)
+    tissues = tissues / tissues.sum(0)
     contrast = 0.15 + 0.85 * torch.rand(len(tissues), generator=generator)
     contrast[AIR] = 0
+    if chance(DARK, generator):
+        contrast[SKULL] = uniform(0.0, 0.12, generator)
     if chance(0.5, generator):
         contrast[SCALP] = uniform(1.0, 2.0, generator)  # fat that is not suppressed
-    image = torch.tensordot(contrast, tissues, 1) * (1 + 0.05 * _texture(points, 3.0, generator))
+    grain = _texture(points, uniform(*GRAIN_MM, generator), generator)
+    image = torch.tensordot(contrast, tissues, 1) * (1 + uniform(*GRAIN, generator) * grain)
     for _ in range(VESSELS):
         place = points.flatten(1)[:, _index(points[0].numel(), generator)]
         radius = uniform(*VESSEL_MM, generator)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bidsapp.learn.checkpoint import checkpoint_of
 from bidsapp.modalities.kspace.networks.cascades import Cascades, consistent
-from bidsapp.modalities.kspace.networks.normalised import channels_of, image_of, unit_of
+from bidsapp.modalities.kspace.networks.normalised import image_of, unit_of
 from bidsapp.modalities.kspace.networks.plain import PlainUNet2d
 from bidsapp.modalities.kspace.physics import sampling, sense
 from bidsapp.modalities.kspace.physics.fourier import ALONG_PHASE, hybrid
+from bidsapp.modalities.kspace.physics.planes import Plane
+from bidsapp.modalities.kspace.physics.seen import seen, stacked
+from bidsapp.networks.registry import build
 from tests.modalities.kspace.phantom import noise_of, scan_of
 
 WIDTHS = (4, 8)
@@ -31,8 +35,9 @@ def given(shape, n, generator, acceleration=2.0, factor=1.0):
     op = sense.sense(maps, mask, ALONG_PHASE)
     y = factor * hybrid(kspace) * mask
     start = sense.total_variation(op, y, 0.005 * abs(factor), op.H(y), 10)
-    image = torch.cat([channels_of(start[None]), channels_of(op.H(y)[None])], 1)
-    return image, {'maps': maps[None], 'mask': mask[None, None, None]}, op
+    plane = Plane(y, maps, mask[None, None], 0.01 * abs(factor))
+    image, context = seen(plane, {'tv': start, 'zerofilled': plane.zero_filled})
+    return image[None], {name: value[None] for name, value in context.items()}, op
 
 
 @pytest.mark.parametrize('shape', [(16, 20), (15, 21)])
@@ -41,8 +46,8 @@ def test_any_matrix_and_any_number_of_coils_will_do(shape, coils, generator):
     image, context, _ = given(shape, coils, generator)
     with torch.no_grad():
         assert cascades()(image, context).shape == (1, 2, *shape, 1)
-        plain = PlainUNet2d(2, {'reconstruction': 2}, WIDTHS)
-        assert plain(image[:, 2:], {}).shape == (1, 2, *shape, 1)
+        plain = PlainUNet2d(4, {'reconstruction': 2}, WIDTHS)
+        assert plain(image, context).shape == (1, 2, *shape, 1)
 
 
 @pytest.mark.parametrize('network', ['cascades', 'plain'])
@@ -52,9 +57,9 @@ def test_scale_and_phase_of_k_space_are_the_image_s_and_nothing_else(network):
     for one in (1.0, factor):
         image, context, _ = given((16, 20), 4, torch.Generator().manual_seed(1), factor=one)
         torch.manual_seed(3)
-        model = cascades() if network == 'cascades' else PlainUNet2d(2, {'a': 2}, WIDTHS)
+        model = cascades() if network == 'cascades' else PlainUNet2d(4, {'a': 2}, WIDTHS)
         with torch.no_grad():
-            out = model(image if network == 'cascades' else image[:, 2:], context)
+            out = model(image, context)
         found.append(image_of(out) / one)
     assert (found[0] - found[1]).norm() < 1e-3 * found[0].norm()
 
@@ -84,7 +89,7 @@ def test_every_parameter_learns(generator):
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-    assert (network.log_weights.grad != 0).all()
+    assert (network.body.log_weights.grad != 0).all()
 
 
 def test_scans_of_a_batch_do_not_see_each_other(generator):
@@ -98,10 +103,41 @@ def test_scans_of_a_batch_do_not_see_each_other(generator):
     assert (together - apart).norm() < 1e-4 * apart.norm()
 
 
+@pytest.mark.parametrize('network', ['cascades', 'plain_unet2d'])
+def test_planes_of_a_stack_are_each_by_itself(network, generator):
+    """Also where some have fewer coils: what sees nothing changes nothing."""
+    given_of = [given((16, 20), coils, generator)[:2] for coils in (3, 5)]
+    planes = [(image[0], {k: v[0] for k, v in context.items()}) for image, context in given_of]
+    image, context = stacked(planes)
+    model = build('kspace', network, 4, {'reconstruction': 2}, widths=WIDTHS).eval()
+    with torch.no_grad():
+        together = model(image[None], {name: value[None] for name, value in context.items()})
+        apart = torch.cat([model(*one) for one in given_of], -1)
+    assert together.shape == (1, 2, 16, 20, 2)
+    assert (together - apart).norm() < 1e-5 * apart.norm()
+
+
+def test_all_that_is_learnt_is_kept_in_a_model(generator):
+    """Weights are saved as body and heads; nothing that learns stands beside them."""
+    network, other = cascades(), cascades(seed=1)
+    assert {id(p) for p in network.parameters()} == {
+        id(p) for part in (network.body, network.heads) for p in part.parameters()
+    }
+    kept = checkpoint_of(network, {})
+    other.body.load_state_dict(kept.body)
+    other.heads['reconstruction'].load_state_dict(kept.heads['reconstruction'])
+    image, context, _ = given((16, 20), 3, generator)
+    with torch.no_grad():
+        assert torch.equal(other(image, context), network(image, context))
+    own = {name: {id(p) for p in part.parameters()} for name, part in network.parts().items()}
+    assert own['encoder'] | own['decoder'] < own['body']
+
+
 def test_the_unit_of_an_empty_image_is_no_zero():
     assert (unit_of(torch.zeros(2, 4, 4, dtype=torch.complex64)).abs() > 0).all()
 
 
-def test_cascades_are_of_one_task():
+@pytest.mark.parametrize('kind', [Cascades, PlainUNet2d])
+def test_they_are_of_one_task(kind):
     with pytest.raises(ValueError, match='one task'):
-        Cascades(4, {'a': 2, 'b': 2})
+        kind(4, {'a': 2, 'b': 2})

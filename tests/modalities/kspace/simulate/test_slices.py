@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bidsapp.modalities.kspace.physics import sampling, sense
+from bidsapp.modalities.kspace.physics import sampling
 from bidsapp.modalities.kspace.physics.fourier import BOTH
 from bidsapp.modalities.kspace.simulate import slices
 from bidsapp.modalities.kspace.simulate.coils import drawn_coils, loop_coils
@@ -28,27 +29,51 @@ def drawn(template):
 
 def test_a_number_names_one_slice(template, drawn):
     again = slices.draw_slice(template, (48, 40), 0, 3)
-    assert torch.equal(again.kspace, drawn[3].kspace)
-    assert not torch.equal(drawn[3].kspace[:1, :4], drawn[4].kspace[:1, :4])
+    assert torch.equal(again.plane.y, drawn[3].plane.y)
+    assert not torch.equal(drawn[3].target, drawn[4].target)
 
 
 def test_slices_hold_what_the_mask_leaves(drawn):
     for one in drawn:
-        assert not (one.kspace * (1 - one.mask)).any()
-        assert one.kspace.dtype == torch.complex64
-        assert one.maps.shape == one.kspace.shape
+        plane = one.plane
+        assert not (plane.y * (1 - plane.mask)).any()
+        assert plane.y.dtype == torch.complex64
+        assert plane.maps.shape == plane.y.shape
         assert torch.isfinite(one.target.abs()).all()
-        assert one.target.abs().amax() > 10 * one.sigma
-        assert 1.4 < sampling.acceleration(one.mask) < 11
-    assert len({len(one.maps) for one in drawn}) > 2
-    assert {one.mask.shape[0] for one in drawn} == {1, 48}
+        assert one.target.abs().amax() > 10 * plane.sigma
+        assert 1.4 < sampling.acceleration(plane.mask) < 16
+    assert len({len(one.plane.maps) for one in drawn}) > 2
+    assert {one.plane.mask.shape[1] for one in drawn} == {1, 48}
 
 
 def test_a_whole_measurement_without_noise_is_the_target(drawn):
-    clean = BOTH(drawn[0].maps * drawn[0].target)
+    clean = BOTH(drawn[0].plane.maps * drawn[0].target)
     whole = slices.seen(clean, clean, torch.ones(1, 40), 0.0)
-    found = sense.sense(whole.maps, whole.mask).H(whole.kspace)
-    assert error(found, whole.target) < 1e-5
+    assert error(whole.plane.zero_filled, whole.target) < 1e-5
+
+
+def test_some_readout_positions_are_those_of_the_whole_slice(template):
+    """Maps, data, target and the phase that is held; only total variation sees the edge."""
+    every = replace(slices.EVERYTHING, samples=0, partial=1)
+    whole, part = (
+        slices.draw_slice(template, (48, 40), 2, 1, every, columns) for columns in (None, 16)
+    )
+    assert part.cropped
+    assert not whole.cropped
+    size = (whole.target.abs() - part.target.abs()[:1]).abs().sum(1)
+    first = int(size.argmin())
+    here = slice(first, first + 16)
+    assert torch.allclose(whole.target[here], part.target, atol=1e-5)
+    assert torch.allclose(whole.plane.maps[:, here], part.plane.maps, atol=1e-5)
+    assert torch.equal(whole.plane.y[:, here], part.plane.y)
+    assert torch.allclose(whole.plane.phase[here], part.plane.phase, atol=1e-4)
+
+
+def test_what_is_left_out_is_never_drawn(generator):
+    found = [slices.outside((1.5, 10), (4, 6), generator) for _ in range(200)]
+    assert not [r for r in found if 4 < r < 6]
+    assert min(found) < 2
+    assert max(found) > 8
 
 
 def test_a_finer_grid_keeps_values_and_places():
