@@ -13,20 +13,20 @@ from bidsapp.bids.names import build, of_recording
 from bidsapp.bids.write import whole
 from bidsapp.interfaces.base import CaseInput, CaseStep
 from bidsapp.interfaces.files import save_like
-from bidsapp.modalities.kspace.bids.prepared import afterwards_of, opened_case, said_of_run
-from bidsapp.modalities.kspace.interfaces.slices import (
+from bidsapp.modalities.kspace.bids.planes import (
     assembled,
     planes_in,
     short,
     spread,
 )
+from bidsapp.modalities.kspace.bids.prepared import afterwards_of, opened_case, said_of_run
 from bidsapp.modalities.kspace.physics import sense
 
 if TYPE_CHECKING:
     import torch
 
     from bidsapp.core import Case
-    from bidsapp.modalities.kspace.interfaces.slices import Seen
+    from bidsapp.modalities.kspace.bids.planes import Seen
 
 #: The reconstructions that are written, in the order of the step's image of them; the other methods
 #: are judged beside them.

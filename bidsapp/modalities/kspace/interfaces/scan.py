@@ -14,6 +14,7 @@ from bidsapp.bids.names import build, of_recording
 from bidsapp.bids.scans import sidecar_of
 from bidsapp.bids.write import write_image, write_json
 from bidsapp.interfaces.base import ComputingInput, RecordingInput, Step
+from bidsapp.modalities.kspace.bids.planes import assembled, planes_in
 from bidsapp.modalities.kspace.bids.prepared import (
     AFTERWARDS,
     NUMBER,
@@ -25,7 +26,6 @@ from bidsapp.modalities.kspace.bids.prepared import (
     opened,
     said_of,
 )
-from bidsapp.modalities.kspace.interfaces.slices import assembled, planes_in
 
 #: File of the step and name of the output → what it is.
 DESCRIBED = {

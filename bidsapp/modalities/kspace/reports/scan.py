@@ -53,7 +53,8 @@ def drawn(run: WrittenRun, view: View) -> list[Figure]:
 def cuts_of(view: View) -> list[Cut]:
     """Planes as they were measured: across the slices, or across the third axis of a slab."""
     axis = int(nib.orientations.io_orientation(view.run_affine)[2, 0])
-    return view.cuts(axis, min(SHOWN, view.background.shape[axis]), 0.3, 0.7)
+    count = view.background.shape[axis]
+    return view.cuts(axis, SHOWN, 0.3, 0.7) if count > SHOWN else view.cuts(axis, count, 0, 1)
 
 
 def panels(

@@ -1,4 +1,4 @@
-"""A scan plane by plane: what every step here goes through."""
+"""A scan plane by plane: what every step, and every network, goes through."""
 
 from __future__ import annotations
 
