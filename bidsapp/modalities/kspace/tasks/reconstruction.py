@@ -68,5 +68,6 @@ task: Task[Acquisition] = Task(
     load=load,
     finish=finish,
     label=Label(source, derive, reads=(RECONSTRUCTIONS,), beside=((SENSE, 'sense'),)),
+    truth=lambda known: known['image'],
     applies=require_lines_left_out,
 )
