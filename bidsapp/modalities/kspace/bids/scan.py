@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bidsapp.modalities.kspace.bids import fastmri, layout, lines
+from bidsapp.bids.dataset import IMAGES
+from bidsapp.modalities.kspace.bids import fastmri, layout, lines, magnitudes
 from bidsapp.modalities.kspace.bids.header import Unserved
 from bidsapp.modalities.kspace.bids.raw import RawFile, RawImage, survey_ismrmrd
 from bidsapp.modalities.kspace.physics.fourier import middle
@@ -36,12 +37,27 @@ class RawScan:
 
 @contextmanager
 def opened_scan(path: Path) -> Iterator[RawScan]:
-    """The scan in ``path``.
+    """The scan in ``path``: raw data, or an image that is made k-space again.
 
     Raises BadData for a damaged file, Unserved for one of which nothing can be made in principle.
     """
+    if path.name.endswith(IMAGES):
+        yield RawScan((magnitudes.survey_image(path),), _later(path))
+        return
     with layout.opened(path) as file:
         yield _scan(file, path.name)
+
+
+def _later(path: Path) -> Callable[[RawImage, int], Measured]:
+    """Reads an image when the first slice is asked for."""
+    found: list[Callable[[RawImage, int], Measured]] = []
+
+    def read(image: RawImage, number: int) -> Measured:
+        if not found:
+            found.append(magnitudes.reader_of(path))
+        return found[0](image, number)
+
+    return read
 
 
 def survey_scan(path: Path) -> tuple[RawImage, ...]:

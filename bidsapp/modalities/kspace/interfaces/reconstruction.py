@@ -36,7 +36,7 @@ JUDGED, REPLICAS = 32, 12
 #: What the sidecar of the prepared image says that one of a reconstruction says too.
 PASSED = (
     'Acceleration', 'SamplingPattern', 'CalibrationLines', 'Coils', 'CoilCompression', 'CoilMaps',
-    'PhaseHeld', 'Whitening', 'Noise', 'GeometryKnown', 'RetrospectiveAcceleration',
+    'PhaseHeld', 'Whitening', 'Noise', 'GeometryKnown', 'RetrospectiveAcceleration', 'Simulated',
 )  # fmt: skip
 
 
