@@ -10,21 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.bids.names import parse
 from bidsapp.modalities.kspace.bids.header import Encoding, Space
 from bidsapp.modalities.kspace.bids.raw import RawImage
-from bidsapp.modalities.kspace.physics import measured
-from bidsapp.modalities.kspace.physics.fourier import BOTH
-from bidsapp.modalities.kspace.physics.measured import Measured
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from bidsapp.modalities.kspace.physics.measured import Measured
 
 #: Share of what is as bright as it gets below which noise is not believed: interpolated images have
 #: none in the corners of k-space.
@@ -59,6 +56,11 @@ def reader_of(path: Path) -> Callable[[RawImage, int], Measured]:
 
     An image is read as a whole.
     """
+    import torch
+
+    from bidsapp.modalities.kspace.physics import measured
+    from bidsapp.modalities.kspace.physics.fourier import BOTH
+
     magnitude = load_volume(path)
     if not np.isfinite(magnitude).all():
         raise BadData(f'{path.name}: voxels are not finite numbers. Convert the image again.')
@@ -84,6 +86,6 @@ def reader_of(path: Path) -> Callable[[RawImage, int], Measured]:
             'Calibration': 'lines of the image',
             'SimulatedFrom': f'{said} of {path.name}',
         }
-        return Measured(kspace, weights, kspace, sigma, steps)
+        return measured.Measured(kspace, weights, kspace, sigma, steps)
 
     return read

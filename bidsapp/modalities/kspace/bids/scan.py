@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bidsapp.bids.dataset import IMAGES
-from bidsapp.modalities.kspace.bids import fastmri, layout, lines, magnitudes
+from bidsapp.modalities.kspace.bids import layout
 from bidsapp.modalities.kspace.bids.header import Unserved
 from bidsapp.modalities.kspace.bids.raw import RawFile, RawImage, survey_ismrmrd
-from bidsapp.modalities.kspace.physics.fourier import middle
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def opened_scan(path: Path) -> Iterator[RawScan]:
     Raises BadData for a damaged file, Unserved for one of which nothing can be made in principle.
     """
     if path.name.endswith(IMAGES):
+        from bidsapp.modalities.kspace.bids import magnitudes
+
         yield RawScan((magnitudes.survey_image(path),), _later(path))
         return
     with layout.opened(path) as file:
@@ -53,6 +54,8 @@ def _later(path: Path) -> Callable[[RawImage, int], Measured]:
     found: list[Callable[[RawImage, int], Measured]] = []
 
     def read(image: RawImage, number: int) -> Measured:
+        from bidsapp.modalities.kspace.bids import magnitudes
+
         if not found:
             found.append(magnitudes.reader_of(path))
         return found[0](image, number)
@@ -68,6 +71,8 @@ def survey_scan(path: Path) -> tuple[RawImage, ...]:
 
 def _scan(file: h5py.File, name: str) -> RawScan:
     if 'kspace' in file and 'ismrmrd_header' in file:
+        from bidsapp.modalities.kspace.bids import fastmri
+
         only = fastmri.survey_fastmri(file, name)
         _require_size(only, name)
         return RawScan((only,), lambda image, n: fastmri.read_slice(file, image, n, name))
@@ -84,6 +89,8 @@ def _scan(file: h5py.File, name: str) -> RawScan:
 
 
 def _reader(group: h5py.Group, raw: RawFile, name: str) -> Callable[[RawImage, int], Measured]:
+    from bidsapp.modalities.kspace.bids import lines
+
     white: dict[int, lines.Whitening] = {}
 
     def read(image: RawImage, number: int) -> Measured:
@@ -105,6 +112,8 @@ def _require_size(image: RawImage, name: str) -> None:
 
 def onto_grid(image: Tensor, like: RawImage) -> Tensor:
     """The wanted field of view of a reconstructed slice (…, X, Y), or slab (…, X, Y, Z)."""
+    from bidsapp.modalities.kspace.physics.fourier import middle
+
     last = 3 if like.three_dimensional else 2
     for axis in range(last):
         image = middle(image, like.shape[axis], axis - last)
