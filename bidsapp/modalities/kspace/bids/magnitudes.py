@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from bidsapp.bids.images import load_volume, open_image
 from bidsapp.bids.names import parse
 from bidsapp.modalities.kspace.bids.header import Encoding, Space
