@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from bidsapp.physics.operators import LinearOperator
 
 KERNEL = (3, 3, 1)
-#: λ that cascades begin with, and steps of the solve.
-WEIGHT, STEPS = 0.3, 6
+#: λ that cascades begin with; steps of the solve, and the residual over the right-hand side at which
+#: it ends.
+WEIGHT, STEPS, ENOUGH = 0.3, 6, 1e-5
 
 
 class CascadesBody(nn.Module):
@@ -103,8 +104,11 @@ class Cascades(Network):
 
 
 def consistent(operator: LinearOperator, back: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """argmin ‖A x - y‖² + λ ‖x - v‖² by a few steps from v (B, X, Y); ``back`` is Aᴴ y."""
+    """argmin ‖A x - y‖² + λ ‖x - v‖² by a few steps from v (B, X, Y); ``back`` is Aᴴ y.
+
+    Of one coil two steps are enough: what is left of them then has no direction to learn from.
+    """
     return conjugate_gradient(
-        lambda x: operator.gram(x) + weight * x,
-        back + weight * image, steps=STEPS, start=image, batch_dims=1,
+        lambda x: operator.gram(x) + weight * x, back + weight * image,
+        steps=STEPS, start=image, tolerance=ENOUGH, batch_dims=1,
     )  # fmt: skip

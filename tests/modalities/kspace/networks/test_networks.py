@@ -82,8 +82,10 @@ def test_of_a_full_scan_the_data_have_the_last_word(generator):
     assert (found - (back + 0.25 * wrong) / 1.25).norm() < 1e-4 * back.norm()
 
 
-def test_every_parameter_learns(generator):
-    image, context, _ = given((16, 20), 3, generator)
+@pytest.mark.parametrize('coils', [1, 3])
+def test_every_parameter_learns(coils, generator):
+    """Of one coil the solve is done after two steps, whose gradients must be numbers too."""
+    image, context, _ = given((16, 20), coils, generator)
     network = cascades()
     network(image, context).square().sum().backward()
     for name, parameter in network.named_parameters():
