@@ -50,16 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     found += [(path.relative_to(root).as_posix(), NOT_USED) for path in unused(chosen, parts)]
     errors = sum(f.severity == 'error' for _, f in found)
+    warnings = sum(f.severity == 'warning' for _, f in found)
     if args.json:
         rows = [
             {'file': file, 'severity': f.severity, 'code': f.code, 'message': f.message}
-            for file, f in found
-        ]
+            for file, f in found if f.severity != 'note'
+        ]  # fmt: skip
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         for file, f in found:
             print(f'{f.severity:7} {file}: {f.message}')
-        print(f'{len(runs)} runs examined: {errors} errors, {len(found) - errors} warnings')
+        print(f'{len(runs)} runs examined: {errors} errors, {warnings} warnings')
     return BadData.exit_code if errors else 0
 
 

@@ -80,7 +80,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something noticed in a run's files. ``severity`` is 'error' or 'warning'."""
+    """Something noticed in a run's files. ``severity`` is 'error', 'warning' or 'note'."""
 
     severity: str
     code: str

@@ -81,9 +81,10 @@ def link_to(path: Path, root: Path) -> str:
 
 
 def scans(modalities: Iterable[str]) -> str:
-    """Modalities for people, in a sentence: 'diffusion MRI'."""
+    """Modalities for people, in a sentence: 'diffusion MRI, gradient-echo MRI and raw k-space'."""
     titles = [registry.title(modality) for modality in modalities]
-    return ' and '.join(title[:1].lower() + title[1:] for title in titles)
+    *first, last = (title[:1].lower() + title[1:] for title in titles)
+    return ' and '.join([', '.join(first), last]) if first else last
 
 
 def ignored() -> str:

@@ -44,8 +44,13 @@ def main_sidecar(prepared: Prepared, entities: Mapping[str, str]) -> Path:
 
 
 def promised_files(prepared: Prepared, run: Run) -> list[Path]:
-    """Every file, below the root, that the preparation of ``run`` leaves."""
+    """Every file, below the root, that the preparation of ``run`` leaves.
+
+    None where the suffix would be the recording's own and nobody knows it: of a run that is lost.
+    """
     entities = run.case.entities
+    if 'suffix' not in {**entities, **prepared.main_of(entities)}:
+        return []
     own = of_recording(entities)
     maps = [p for output, source in prepared.outputs for p in files_of(entities, output, source)]
     besides = [build({**own, **named}) for named in prepared.besides(run)]

@@ -131,3 +131,14 @@ def paired_dots(
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlim=(-0.5, len(groups) - 0.5), ylabel=up)
     return save(figure, path)
+
+
+def profile_chart(path: Path, curves: Curves, along: str, what: str) -> Path:
+    """Values along a line of voxels, the first curve grey and wide: what the others should be."""
+    figure, (axes,) = _axes(3.0)
+    for n, (name, values) in enumerate(curves.items()):
+        style = {'color': GREY, 'linewidth': 3} if n == 0 else {'linewidth': 1.2}
+        axes.plot(np.arange(len(values)), values, label=name, **style)
+    axes.set(xlabel=along, ylabel=what, xlim=(0, max(len(v) for v in curves.values()) - 1))
+    axes.legend(frameon=False, fontsize=9, ncols=len(curves))
+    return save(figure, path)

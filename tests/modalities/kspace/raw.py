@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import torch
 
@@ -47,3 +48,17 @@ def read(path, image=0):
     with opened_scan(path) as raw:
         found = raw.images[image]
         return found, [raw.read(found, n) for n in range(len(found.slices))]
+
+
+def change_header(path, old, new):
+    """Another text in the header of a file."""
+    with h5py.File(path, 'r+') as file:
+        text = file['dataset/xml'][0].decode()
+        assert old in text
+        file['dataset/xml'][0] = text.replace(old, new)
+
+
+def write_noise(path):
+    """A file of a noise scan alone."""
+    noise = np.ones((COILS, 64), np.complex64)
+    return write_ismrmrd(path, scan(), np.zeros(Y, bool), protocol(noise=noise))

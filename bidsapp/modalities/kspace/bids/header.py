@@ -19,6 +19,10 @@ class Unserved(BadData):
     """A file of which nothing can be made in principle: it promises nothing."""
 
 
+class NoImage(Unserved):
+    """A file of other measurements, such as noise alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """A grid along readout, first and second phase encoding."""

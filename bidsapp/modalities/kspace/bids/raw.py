@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bidsapp.modalities.kspace.bids import layout, places
-from bidsapp.modalities.kspace.bids.header import Encoding, Header, Unserved, parse_header
+from bidsapp.modalities.kspace.bids.header import Encoding, Header, NoImage, parse_header
 from bidsapp.modalities.kspace.bids.layout import flagged
 from bidsapp.problems import BadData
 
@@ -70,7 +70,7 @@ class RawFile:
 
 
 def survey_ismrmrd(group: h5py.Group, name: str) -> RawFile:
-    """Reads heads. Raises BadData, and Unserved where there is nothing to reconstruct."""
+    """Reads heads. Raises BadData; NoImage where there is nothing to reconstruct."""
     header = parse_header(layout.xml_of(group, name), name)
     heads = layout.heads_of(group, name)
     noise = np.flatnonzero(flagged(heads, layout.NOISE))
@@ -80,7 +80,7 @@ def survey_ismrmrd(group: h5py.Group, name: str) -> RawFile:
     makes_image = ~flagged(heads, layout.CALIBRATION) | flagged(heads, layout.CALIBRATION_TOO)
     imaging = numbers[makes_image[numbers]]
     if not len(imaging):
-        raise Unserved(
+        raise NoImage(
             f'{name} holds no line of an image, {len(noise)} of noise: it is a calibration.'
         )
     _require_one_kind(heads, numbers, imaging, header, name)

@@ -147,7 +147,7 @@ def pattern(measured: np.ndarray) -> str:
     about = _run(lines)
     outer = [np.flatnonzero(lines[part]) for part in (slice(about.start), slice(about.stop, None))]
     steps = np.concatenate([np.diff(places) for places in outer])
-    even = not len(steps) or int(steps.max()) == int(steps.min())
+    even = not len(steps) or int(steps.max()) - int(steps.min()) <= 1
     return f'{"evenly" if even else "unevenly"} spaced lines about a middle that is whole'
 
 

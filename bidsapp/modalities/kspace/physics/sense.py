@@ -34,6 +34,8 @@ LEVELS = 4
 #: and 1.6 these are within 0.5 dB of the best, but total variation and wavelets at R = 4 and 0.5 %,
 #: where errors of the maps ask for four times as much (1.6 dB).
 OF_NOISE, OF_NOISE_LINEAR = 0.4, 0.8
+#: Steps of the linear solve, and of total variation and wavelets.
+LINEAR_STEPS, STEPS = 30, 60
 #: Of an image's magnitudes, what is as bright as it gets.
 QUANTILE = 0.99
 
@@ -80,7 +82,11 @@ def classical(operator: LinearOperator, y: Tensor, sigma: float, axes: int) -> d
 
 
 def cg_sense(
-    operator: LinearOperator, y: Tensor, strength: float | Tensor, axes: int, steps: int = 30
+    operator: LinearOperator,
+    y: Tensor,
+    strength: float | Tensor,
+    axes: int,
+    steps: int = LINEAR_STEPS,
 ) -> Tensor:
     """argmin ‖A x - y‖² + λ ‖x‖² (Pruessmann et al., MRM 46:638, 2001).
 
@@ -106,7 +112,7 @@ def divergence(p: Tensor) -> Tensor:
 
 
 def total_variation(
-    operator: LinearOperator, y: Tensor, strength: float | Tensor, start: Tensor, steps: int = 60
+    operator: LinearOperator, y: Tensor, strength: float | Tensor, start: Tensor, steps: int = STEPS
 ) -> Tensor:
     """argmin ½ ‖A x - y‖² + λ Σ |∇x|, |∇x| over both axes and both parts of x; ‖A‖ ≤ 1.
 
@@ -176,7 +182,7 @@ class Wavelet(LinearOperator):
 
 
 def l1_wavelet(
-    operator: LinearOperator, y: Tensor, strength: float | Tensor, start: Tensor, steps: int = 60
+    operator: LinearOperator, y: Tensor, strength: float | Tensor, start: Tensor, steps: int = STEPS
 ) -> Tensor:
     """argmin ½ ‖A x - y‖² + λ ‖W x‖₁ by FISTA (Beck & Teboulle, SIAM J Imaging Sci 2:183, 2009).
 

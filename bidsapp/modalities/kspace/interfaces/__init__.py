@@ -1,0 +1,1 @@
+"""Steps of reconstruction: files in, files out."""

@@ -1,0 +1,1 @@
+"""What can be learnt of raw k-space. One file a task."""
