@@ -1,7 +1,8 @@
 """Cascades that start from total variation: a U-Net corrects, the data have the last word.
 
 Each cascade adds a correction v = x + U(x, Aᴴ y), and then solves (AᴴA + λ) x = Aᴴ y + λ v by a
-few steps of conjugate gradients, λ learnt (Aggarwal et al., IEEE TMI 38:394, 2019).
+few steps of conjugate gradients (Aggarwal et al., IEEE TMI 38:394, 2019). λ follows from the noise
+by two numbers a cascade that are learnt: what is right for much noise is too much for little.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from bidsapp.physics.operators import LinearOperator
 
 KERNEL = (3, 3, 1)
-#: λ that cascades begin with; steps of the solve, and the residual over the right-hand side at which
-#: it ends.
-WEIGHT, STEPS, ENOUGH = 0.3, 6, 1e-5
+#: λ that cascades begin with where σ over the brightness of Aᴴ y is so much; its power of that
+#: ratio, and between which the ratio is believed.
+WEIGHT, USUAL, POWER, NOISE = 1.0, 0.02, 1.0, (1e-4, 1.0)
+#: Steps of the solve, and at which residual, over the right-hand side, it ends before.
+STEPS, ENOUGH = 6, 1e-5
 
 
 class CascadesBody(nn.Module):
@@ -43,7 +46,7 @@ class CascadesBody(nn.Module):
         channels = len(CHANNELS)
         self.features = nn.ModuleList(Body(channels, widths, KERNEL) for _ in range(cascades))
         self.corrections = nn.ModuleList(Pointwise(widths[0], 2) for _ in range(cascades - 1))
-        self.log_weights = nn.Parameter(torch.full((cascades,), math.log(WEIGHT)))
+        self.weights = nn.Parameter(torch.tensor([[math.log(WEIGHT), POWER]] * cascades))
 
     def forward(self, last: nn.Module, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         """One plane (B, 4, X, Y, 1) → (B, 2, X, Y, 1), by ``last`` as the last correction."""
@@ -51,13 +54,14 @@ class CascadesBody(nn.Module):
         unit = unit_of(back)
         x, back = x / unit, back / unit
         operator = operator_of(context)
-        steps = zip(self.features, [*self.corrections, last], self.log_weights.exp(), strict=True)
-        for body, correction, weight in steps:
+        noise = (context['sigma'][..., None] / unit.abs()).clamp(*NOISE) / USUAL
+        steps = zip(self.features, [*self.corrections, last], self.weights, strict=True)
+        for body, correction, (level, power) in steps:
             seen = torch.cat([channels_of(x), channels_of(back)], 1)
             features = body(seen)
             with torch.autocast(image.device.type, enabled=False):
                 corrected = x + image_of(correction(features.float()))
-            x = consistent(operator, back, corrected, weight)
+            x = consistent(operator, back, corrected, (level + power * noise.log()).exp())
         return channels_of(x * unit)
 
 
