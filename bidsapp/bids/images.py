@@ -182,12 +182,18 @@ def onto_sample(array: FloatArray, affine: FloatArray, sample: Sample) -> np.nda
 
 
 def onto_run(array: FloatArray, sample: Sample, like: Path) -> np.ndarray:
-    """An array (X', Y', Z'[, K]) on the sample's grid → the run's grid, zero outside."""
+    """An array (X', Y', Z'[, K]) on the sample's grid → the run's grid, zero outside.
+
+    A sample may reach beyond the run; what lies there is left out.
+    """
     image = open_image(like)
     place = _place(sample, image.affine, image.shape)
     shape = [image.shape[axis] for axis in place.axes]
     full = np.zeros((*shape, *array.shape[3:]), array.dtype)
-    full[place.box(sample)] = array
+    box = place.box(sample)
+    both = [slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, shape, strict=True)]
+    own = (slice(b.start - s.start, b.stop - s.start) for b, s in zip(both, box, strict=True))
+    full[tuple(both)] = array[tuple(own)]
     return np.ascontiguousarray(place.back(full))
 
 

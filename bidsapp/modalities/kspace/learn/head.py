@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bidsapp.core import Head
+from bidsapp.modalities.kspace.learn.input import rephased
 from bidsapp.modalities.kspace.physics.agreement import agreement, foreground, similarity
 from bidsapp.modalities.kspace.physics.sense import brightness
 
@@ -89,4 +90,5 @@ HEAD = Head(
         'scale': 'factor by which images were multiplied before they were compared',
     },
     turns=MIRRORS,
+    augment=rephased,
 )

@@ -1,7 +1,8 @@
 """Cascades that start from total variation: a U-Net corrects, the data have the last word.
 
 Each cascade adds a correction v = x + U(x, Aᴴ y), and then solves (AᴴA + λ) x = Aᴴ y + λ v by a
-few steps of conjugate gradients, λ learnt (Aggarwal et al., IEEE TMI 38:394, 2019).
+few steps of conjugate gradients (Aggarwal et al., IEEE TMI 38:394, 2019). λ follows from the noise
+by two numbers a cascade that are learnt: what is right for much noise is too much for little.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from bidsapp.physics.operators import LinearOperator
 
 KERNEL = (3, 3, 1)
-#: λ that cascades begin with, and steps of the solve.
-WEIGHT, STEPS = 0.3, 6
+#: λ that cascades begin with where σ over the brightness of Aᴴ y is so much; its power of that
+#: ratio, and between which the ratio is believed.
+WEIGHT, USUAL, POWER, NOISE = 1.0, 0.02, 1.0, (1e-4, 1.0)
+#: Steps of the solve, and at which residual, over the right-hand side, it ends before.
+STEPS, ENOUGH = 6, 1e-5
 
 
 class CascadesBody(nn.Module):
@@ -42,7 +46,7 @@ class CascadesBody(nn.Module):
         channels = len(CHANNELS)
         self.features = nn.ModuleList(Body(channels, widths, KERNEL) for _ in range(cascades))
         self.corrections = nn.ModuleList(Pointwise(widths[0], 2) for _ in range(cascades - 1))
-        self.log_weights = nn.Parameter(torch.full((cascades,), math.log(WEIGHT)))
+        self.weights = nn.Parameter(torch.tensor([[math.log(WEIGHT), POWER]] * cascades))
 
     def forward(self, last: nn.Module, image: Tensor, context: Mapping[str, Tensor]) -> Tensor:
         """One plane (B, 4, X, Y, 1) → (B, 2, X, Y, 1), by ``last`` as the last correction."""
@@ -50,13 +54,14 @@ class CascadesBody(nn.Module):
         unit = unit_of(back)
         x, back = x / unit, back / unit
         operator = operator_of(context)
-        steps = zip(self.features, [*self.corrections, last], self.log_weights.exp(), strict=True)
-        for body, correction, weight in steps:
+        noise = (context['sigma'][..., None] / unit.abs()).clamp(*NOISE) / USUAL
+        steps = zip(self.features, [*self.corrections, last], self.weights, strict=True)
+        for body, correction, (level, power) in steps:
             seen = torch.cat([channels_of(x), channels_of(back)], 1)
             features = body(seen)
             with torch.autocast(image.device.type, enabled=False):
                 corrected = x + image_of(correction(features.float()))
-            x = consistent(operator, back, corrected, weight)
+            x = consistent(operator, back, corrected, (level + power * noise.log()).exp())
         return channels_of(x * unit)
 
 
@@ -103,8 +108,11 @@ class Cascades(Network):
 
 
 def consistent(operator: LinearOperator, back: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """argmin ‖A x - y‖² + λ ‖x - v‖² by a few steps from v (B, X, Y); ``back`` is Aᴴ y."""
+    """argmin ‖A x - y‖² + λ ‖x - v‖² by a few steps from v (B, X, Y); ``back`` is Aᴴ y.
+
+    Of one coil two steps are enough: what is left of them then has no direction to learn from.
+    """
     return conjugate_gradient(
-        lambda x: operator.gram(x) + weight * x,
-        back + weight * image, steps=STEPS, start=image, batch_dims=1,
+        lambda x: operator.gram(x) + weight * x, back + weight * image,
+        steps=STEPS, start=image, tolerance=ENOUGH, batch_dims=1,
     )  # fmt: skip

@@ -71,11 +71,23 @@ class Plane:
 
     def classical(self) -> dict[str, Tensor]:
         """Complex images (X, Y) by every method that needs no training, by name."""
+        return self._found(sense.classical)
+
+    def start(self) -> Tensor:
+        """(X, Y) complex by total variation, without the other methods."""
+        return self._found(sense.smooth)['tv']
+
+    def _found(self, methods: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
         if self.phase is None:
-            return sense.classical(self.operator, self.y, self.sigma, self.axes)
+            return methods(self.operator, self.y, self.sigma, self.axes)
         held = sense.holding(self.operator, self.phase)
-        found = sense.classical(held, self.y, self.sigma, self.axes)
+        found = methods(held, self.y, self.sigma, self.axes)
         return {**{k: x * self.phase for k, x in found.items()}, 'zerofilled': self.zero_filled}
+
+    def at_columns(self, columns: slice) -> Plane:
+        """Some readout positions of whole lines: the operator is exact, what smooths is not."""
+        phase = None if self.phase is None else self.phase[columns]
+        return replace(self, y=self.y[:, columns], maps=self.maps[:, columns], phase=phase)
 
     def left_out(self, generator: torch.Generator) -> dict[str, float]:
         """`left_out.left_out_error` of every method but zero-filling; empty with no outer lines."""
@@ -140,8 +152,10 @@ def _of_slice(measured: Measured) -> Planes:
 def _of_slab(measured: Measured) -> Planes:
     """Samples that an asymmetric echo lacks count as zeros, for planes are solved alone."""
     weights = measured.weights.amax(0)
-    rows, columns = centred_block(weights)
-    block = measured.kspace[:, :, rows, columns]
+    block = measured.calibration
+    if not measured.whole_readouts:
+        rows, columns = centred_block(weights)
+        block = measured.kspace[:, :, rows, columns]
     for axis in (-2, -1):
         block = middle(block, _most(block.shape[axis])[0], axis)
     y, z, sides = *weights.shape, block.shape[2:]

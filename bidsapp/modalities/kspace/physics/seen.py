@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 CHANNELS = ('start_real', 'start_imaginary', 'zerofilled_real', 'zerofilled_imaginary')
 
 
-def seen(plane: Plane, images: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Image (4, X, Y, 1) and context of one plane, of which ``images`` are `Plane.classical`.
+def seen(plane: Plane) -> tuple[Tensor, dict[str, Tensor]]:
+    """Image (4, X, Y, 1) and context of one plane.
 
     The context: ``maps`` (C, X, Y, 1), ``mask`` (1, 1 or X, Y, 1), and ``sigma`` (1,) of the
     samples. Several planes are `stacked`.
     """
-    pairs = torch.view_as_real(torch.stack([images['tv'], images['zerofilled']]))
+    pairs = torch.view_as_real(torch.stack([plane.start(), plane.zero_filled]))
     context = {
         'maps': plane.maps[..., None],
         'mask': plane.mask[..., None].float(),

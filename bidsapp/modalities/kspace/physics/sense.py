@@ -71,14 +71,16 @@ def classical(operator: LinearOperator, y: Tensor, sigma: float, axes: int) -> d
 
     ``axes`` as for `cg_sense`, from which the other two start.
     """
+    found = smooth(operator, y, sigma, axes)
+    return {**found, 'wavelet': l1_wavelet(operator, y, OF_NOISE * sigma, found['sense'])}
+
+
+def smooth(operator: LinearOperator, y: Tensor, sigma: float, axes: int) -> dict[str, Tensor]:
+    """Those of `classical` that total variation rests on, and itself."""
     back = operator.adjoint(y)
     linear = cg_sense(operator, y, OF_NOISE_LINEAR * sigma / brightness(back), axes)
-    return {
-        'zerofilled': back,
-        'sense': linear,
-        'tv': total_variation(operator, y, OF_NOISE * sigma, linear),
-        'wavelet': l1_wavelet(operator, y, OF_NOISE * sigma, linear),
-    }
+    tv = total_variation(operator, y, OF_NOISE * sigma, linear)
+    return {'zerofilled': back, 'sense': linear, 'tv': tv}
 
 
 def cg_sense(

@@ -57,8 +57,7 @@ def drawn_scan(template: Template, seed: int, number: int, variety: Variety = EV
 
 def scan_of(one: Slice) -> Scan:
     """A slice as a network sees it; ``image`` of the truth is (2, X, Y, 1)."""
-    plane = one.plane
-    image, context = seen(plane, plane.classical())
+    image, context = seen(one.plane)
     mask = torch.ones(1, *image.shape[1:], dtype=torch.bool)
     if one.cropped:
         mask[:, :EDGE] = mask[:, -EDGE:] = False
