@@ -98,27 +98,31 @@ def raw_gre(root):
 
 
 def kspace(root, affine):
-    """Every other line of two slices, read from a dataset below ``root`` that is linked."""
+    """A full scan of two slices where its raw data lie, in a dataset below ``root`` that is linked.
+
+    Its grid is that of the raw data.
+    """
     links = {'Name': 'Prepared', 'BIDSVersion': '1.10.0', 'DatasetLinks': {'raw': 'raw'}}
     (root / 'dataset_description.json').write_text(json.dumps(links))
-    run = raw_kspace(root / 'raw')
-    stem = root / 'sub-01/anat/sub-01_rec-zerofilled_desc-recon_PDw'
+    run = raw_kspace(root / 'raw', None)
+    stem = root / 'sub-01/anat/sub-01_rec-full_desc-reference_PDw'
     stem.parent.mkdir(parents=True, exist_ok=True)
     array = np.ones(run.image.shape, np.float32)
-    nib.save(nib.Nifti1Image(array, affine), f'{stem}.nii.gz')
+    nib.save(nib.Nifti1Image(array, run.image.affine), f'{stem}.nii.gz')
     said = {
-        'Description': 'An ellipse.', 'ImageInFile': 0, 'Acceleration': 1.4, 'Coils': raw.COILS,
-        'Matrix': [raw.X, raw.Y], 'CalibrationLines': [12],
+        'Description': 'An ellipse.', 'ImageInFile': 0, 'Acceleration': 1, 'Coils': raw.COILS,
+        'Matrix': [raw.X, raw.Y], 'Slices': 2, 'CalibrationLines': [raw.Y],
         'Sources': ['bids:raw:sourcedata/sub-01/anat/sub-01_PDw.h5'],
     }  # fmt: skip
     stem.with_suffix('.json').write_text(json.dumps(said))
 
 
-def raw_kspace(root):
+def raw_kspace(root, measured='some'):
     """An object in a few coils, every other line and twelve in the middle."""
     lines = np.arange(raw.Y) % 2 == 0
     lines[raw.Y // 2 - 6 : raw.Y // 2 + 6] = True
-    path = raw.write(root / 'sourcedata/sub-01/anat/sub-01_PDw.h5', measured=lines)
+    path = root / 'sourcedata/sub-01/anat/sub-01_PDw.h5'
+    raw.write(path, measured=lines if measured else None)
     (run,) = runs_in(root, path)
     return run
 

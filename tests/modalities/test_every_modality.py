@@ -67,7 +67,10 @@ def test_prepared_names_parse_back_and_are_found_again(modality, case):
     assert prepared.main in prepared.names
     for kind, path in prepared_files(prepared, case.entities).items():
         named = parse(path.name)
-        own = {**of_recording(case.entities), **prepared.names[kind]}
+        named_here = prepared.names[kind]
+        if kind == prepared.main:
+            named_here = prepared.main_of(case.entities)
+        own = {**of_recording(case.entities), **named_here}
         assert {k: v for k, v in own.items() if k != 'datatype'} == named
         assert build({**named, 'datatype': path.parent.name}) == path
         assert case.files[kind].is_file()
