@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from bidsapp.modalities.kspace.bids.layout import ACQUISITION
+from bidsapp.modalities.kspace.bids.planes import assembled, planes_in
+from bidsapp.modalities.kspace.bids.prepared import opened
 from bidsapp.modalities.kspace.bids.scan import onto_grid, opened_scan, survey_scan
 from bidsapp.modalities.kspace.physics import coils, measured, sense
-from bidsapp.modalities.kspace.physics.fourier import ALONG_PHASE, hybrid
+from bidsapp.modalities.kspace.physics.fourier import ALONG_PHASE, BOTH, hybrid
 from bidsapp.modalities.kspace.simulate.files import Protocol, write_fastmri, write_ismrmrd
 from bidsapp.physics.operators import Fourier
 from tests.modalities.kspace import raw
@@ -294,3 +296,17 @@ def test_a_slab_has_two_directions_of_phase_encoding(slab):
     middle = image.affine @ [raw.WANTED // 2, raw.Y // 2, 4, 1]
     assert np.allclose(middle[:3], [-3, 7, 10])
     assert np.linalg.norm(image.affine[:3, 2]) == pytest.approx(3)
+
+
+def test_planes_of_a_slab_make_its_volume(slab):
+    """Planes lie across readout; what is stacked of them is on the grid of the slab."""
+    path, planes = slab
+    with opened(path, 0, None) as samples:
+        seen = list(planes_in(samples))
+        array = assembled([one.plane.zero_filled for one in seen], samples.image)
+    assert [one.number for one in seen] == list(range(raw.WANTED))
+    assert array.shape == (raw.WANTED, raw.Y, 8)
+    for number, plane in enumerate(planes):
+        seen_by_coils = BOTH.H(measured.without_oversampling(plane, raw.WANTED))
+        truth = seen_by_coils.abs().square().sum(0).sqrt().numpy()
+        assert np.abs(array[..., number] - truth).max() < 0.05 * truth.max()
