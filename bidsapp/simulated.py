@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from bidsapp.problems import CannotCreate, Problem
 from bidsapp.simulate.material import SCANNER, Dataset, Person
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -73,15 +74,34 @@ def write_dataset(out: Path, design: Design, say: Callable[[str], None] = print)
     """
     _claim(out)
     _write_dataset_files(out, design)
-    template = _template(design.template_voxel_size)
     width = max(2, len(str(design.participants)))
     rows = []
-    for index in range(design.participants):
-        label = f'sub-{index + 1:0{width}d}'
-        row = _write_participant(out, label, index, design, template)
-        rows.append([label, *row.values()])
-        say(f'{label}: written ({index + 1} of {design.participants})')
+    with _one_thread():
+        template = _template(design.template_voxel_size)
+        for index in range(design.participants):
+            label = f'sub-{index + 1:0{width}d}'
+            row = _write_participant(out, label, index, design, template)
+            rows.append([label, *row.values()])
+            say(f'{label}: written ({index + 1} of {design.participants})')
     write_table(out / 'participants.tsv', ['participant_id', *row], rows)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums and products of matrices on one thread: with more, some processors round them otherwise.
+
+    What is computed is small; two threads cost twice the processor time.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api='blas'):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _claim(out: Path) -> None:

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # workers share the processors; before torch loads
     os.environ.setdefault('OMP_NUM_THREADS', '1')
+    # The app's own workers each load the libraries anew: one a call, where a test asks for no more.
+    os.environ.setdefault('SLURM_CPUS_PER_TASK', '1')
 
 import numpy as np
 import pytest
@@ -39,8 +41,10 @@ SLOW = (
 
 #: Files that take longest, by processor time: begun first, so that all workers end together.
 LONGEST = (
-    'app/test_round.py', 'app/test_pretrain.py', 'app/test_odd_scans.py', 'app/test_bad_input.py',
-    'app/test_killed_worker.py', 'modalities/dwi/learn/test_bundled.py', 'learn/test_fit.py',
+    'app/test_round.py', 'app/test_pretrain.py', 'app/test_input_like.py', 'app/test_bad_input.py',
+    'app/test_odd_scans.py', 'app/test_killed_worker.py', 'app/test_predictions.py',
+    'app/test_made_again.py', 'app/test_combine_runs.py', 'app/test_work_folder.py',
+    'modalities/dwi/learn/test_bundled.py', 'learn/test_fit.py',
 )  # fmt: skip
 
 

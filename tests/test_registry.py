@@ -20,6 +20,8 @@ from bidsapp.simulate.material import Pretraining
 from bidsapp.workflows.preparation import Preparation
 
 HOME = Path(bidsapp.modalities.__file__).parent
+#: Channels of the input of modalities whose networks take no other number.
+CHANNELS = {'kspace': 4}
 
 
 def test_every_folder_with_tasks_is_a_modality_and_every_file_of_these_a_task():
@@ -89,7 +91,7 @@ class TestEveryModality:
         shape = registry.input(modality).network
         heads = {task.name: task.head.channels for task in registry.tasks_of(modality)}
         network = architecture(modality, shape.name).build(
-            shape.options.get('channels_in', 300), heads, **shape.options
+            shape.options.get('channels_in', CHANNELS.get(modality, 300)), heads, **shape.options
         )
         for side, step in zip(shape.patch, network.stride, strict=True):
             assert side is None or side % step == 0

@@ -14,10 +14,21 @@ ROOT = Path(bidsapp.__file__).parent
 #: What no name in a shared room may hold: words, or two in a row.
 WORDS = {'dwi', 'bval', 'bvals', 'bvec', 'bvecs', 'b0', 'shell', 'shells', 'fibre', 'fibres',
          'gtab', 'chi', 'chimap', 'chimaps', 'megre', 'dipole', 'swi', 'r2star',
-         't2star'}  # fmt: skip
+         't2star', 'kspace', 'ismrmrd', 'espirit', 'coil', 'coils', 'undersample'}  # fmt: skip
 PAIRS = {('gradient', 'table'), ('gradient', 'tables')}
 #: What no text without spaces (a suffix, an extension, an entity, a key) may hold.
-IN_FILES = {'dwi', 'dwimap', 'bval', 'bvals', 'bvec', 'bvecs', 'chimap', 'megre', 't2starw'}
+IN_FILES = {
+    'dwi',
+    'dwimap',
+    'bval',
+    'bvals',
+    'bvec',
+    'bvecs',
+    'chimap',
+    'megre',
+    't2starw',
+    'kspace',
+}
 #: Such texts that may stand, by file, each with its reason.
 EXCUSED = {
     ('registry.py', 'dwi'): 'cards of before there were modalities are of diffusion',

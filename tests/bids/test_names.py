@@ -22,9 +22,10 @@ def promised():
         for output in task.writes
         for source in ('unet', *output.references)
         for path in files_of(
-            {**RUN, 'datatype': registry.files(modality).prepared.datatype}, output, source
+            {**RUN, 'suffix': 'T1w', 'datatype': registry.files(modality).prepared.datatype},
+            output, source,
         )
-    ]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize('path', promised(), ids=str)

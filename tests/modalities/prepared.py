@@ -17,6 +17,8 @@ from bidsapp.modalities.dwi.physics.gradients import GradientTable, to_fsl
 from bidsapp.modalities.dwi.physics.harmonics import fibonacci_hemisphere
 from bidsapp.modalities.gre.bids.facts import Facts
 from bidsapp.modalities.gre.bids.runs import GreRun
+from bidsapp.modalities.kspace.bids.runs import runs_in
+from tests.modalities.kspace import raw
 
 SHAPE = (11, 13, 10)
 
@@ -95,5 +97,35 @@ def raw_gre(root):
     return GreRun('gre', Case({'subject': '01', 'datatype': 'anat'}, files), facts=facts)
 
 
-PREPARED = {'dwi': dwi, 'gre': gre}
-RAW = {'dwi': raw_dwi, 'gre': raw_gre}
+def kspace(root, affine):
+    """A full scan of two slices where its raw data lie, in a dataset below ``root`` that is linked.
+
+    Its grid is that of the raw data.
+    """
+    links = {'Name': 'Prepared', 'BIDSVersion': '1.10.0', 'DatasetLinks': {'raw': 'raw'}}
+    (root / 'dataset_description.json').write_text(json.dumps(links))
+    run = raw_kspace(root / 'raw', None)
+    stem = root / 'sub-01/anat/sub-01_rec-full_desc-reference_PDw'
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    array = np.ones(run.image.shape, np.float32)
+    nib.save(nib.Nifti1Image(array, run.image.affine), f'{stem}.nii.gz')
+    said = {
+        'Description': 'An ellipse.', 'ImageInFile': 0, 'Acceleration': 1, 'Coils': raw.COILS,
+        'Matrix': [raw.X, raw.Y], 'Slices': 2, 'CalibrationLines': [raw.Y],
+        'Sources': ['bids:raw:sourcedata/sub-01/anat/sub-01_PDw.h5'],
+    }  # fmt: skip
+    stem.with_suffix('.json').write_text(json.dumps(said))
+
+
+def raw_kspace(root, measured='some'):
+    """An object in a few coils, every other line and twelve in the middle."""
+    lines = np.arange(raw.Y) % 2 == 0
+    lines[raw.Y // 2 - 6 : raw.Y // 2 + 6] = True
+    path = root / 'sourcedata/sub-01/anat/sub-01_PDw.h5'
+    raw.write(path, measured=lines if measured else None)
+    (run,) = runs_in(root, path)
+    return run
+
+
+PREPARED = {'dwi': dwi, 'gre': gre, 'kspace': kspace}
+RAW = {'dwi': raw_dwi, 'gre': raw_gre, 'kspace': raw_kspace}

@@ -10,7 +10,7 @@ import torch
 from bidsapp import registry
 from bidsapp.bids.derivatives import ignored
 from bidsapp.bids.images import onto_run
-from bidsapp.bids.names import build, parse, source_entities
+from bidsapp.bids.names import build, of_recording, parse
 from bidsapp.bids.outputs import files_of
 from bidsapp.bids.prepared import find_prepared, prepared_files
 from bidsapp.bids.runs import Files
@@ -67,7 +67,10 @@ def test_prepared_names_parse_back_and_are_found_again(modality, case):
     assert prepared.main in prepared.names
     for kind, path in prepared_files(prepared, case.entities).items():
         named = parse(path.name)
-        own = {**source_entities(case.entities), **prepared.names[kind]}
+        named_here = prepared.names[kind]
+        if kind == prepared.main:
+            named_here = prepared.main_of(case.entities)
+        own = {**of_recording(case.entities), **named_here}
         assert {k: v for k, v in own.items() if k != 'datatype'} == named
         assert build({**named, 'datatype': path.parent.name}) == path
         assert case.files[kind].is_file()
@@ -75,7 +78,8 @@ def test_prepared_names_parse_back_and_are_found_again(modality, case):
 
 @every_modality
 def test_outputs_of_all_tasks_have_names_of_their_own(modality):
-    entities = {'subject': '01', 'datatype': registry.files(modality).prepared.datatype}
+    datatype = registry.files(modality).prepared.datatype
+    entities = {'subject': '01', 'datatype': datatype, 'suffix': 'T1w'}
     names = [
         path
         for task in registry.tasks_of(modality)

@@ -27,7 +27,7 @@ OPTIONS = """
     --stop-on-first-crash --dry-run --reports-only --random-seed --version --notrack --low-mem
     --clean-workdir --bids-database-dir --fs-license-file --init --freeze --steps --split-file
     --compare --input-like --input-directions --b0-threshold --exclude-volumes --objective --resume
-    --help --force --redo --anat --combine-runs --phase-sign --reference --network
+    --help --force --redo --anat --combine-runs --phase-sign --reference --network --undersample
 """
 #: The contract's exit codes but 0.
 CODES = [1, 16, 17, 18, 64, 65, 66, 73, 74, 75]

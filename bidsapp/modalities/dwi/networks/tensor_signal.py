@@ -39,7 +39,15 @@ class TensorSignal(nn.Module):
         self.register_buffer('back', torch.from_numpy(back).float(), False)
 
     def forward(self, tensor: Tensor, log_b: Tensor) -> Tensor:
-        """Diffusivities below zero are taken for zero."""
+        """Diffusivities below zero are taken for zero.
+
+        In single precision throughout: autocast would give products in half of it, for which torch
+        has no product with what is not.
+        """
+        with torch.autocast(tensor.device.type, enabled=False):
+            return self._signal(tensor, log_b)
+
+    def _signal(self, tensor: Tensor, log_b: Tensor) -> Tensor:
         found = []
         for own, level in zip(tensor.float(), log_b.float(), strict=True):
             # Outside the brain all channels are zero, and so it is inside where b = 1000.

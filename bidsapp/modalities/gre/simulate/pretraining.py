@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING
 from bidsapp import registry
 from bidsapp.learn.splits import SPLITS
 from bidsapp.modalities.gre.learn.input import about
-from bidsapp.modalities.gre.simulate import geometry
 from bidsapp.simulate.material import Material
 
 if TYPE_CHECKING:
     from bidsapp.simulate.material import Request
 
-#: As `learn.ranges` reads them: what is drawn. Fields of any strength are ppm to a network.
-RANGES = {'voxel_mm': list(geometry.EDGES), 'tilt_deg': [0.0, 54.8], 'field': [1.0, 10.5]}
-
 
 def material(request: Request) -> Material:
     """Endless blocks without anatomy, of another seed for each split."""
+    from bidsapp.modalities.gre.simulate import geometry  # loads torch, which `--help` need not
     from bidsapp.modalities.gre.simulate.susceptibility import Blocks
 
     tasks = request.tasks or [t.name for t in registry.tasks_of('gre') if t.truth is not None]
@@ -36,7 +33,8 @@ def material(request: Request) -> Material:
                 'tilt_deg': list(geometry.UNSEEN_TILTS),
             },
         },
-        RANGES,
+        # As `learn.ranges` reads them: what is drawn. Fields of any strength are ppm to a network.
+        {'voxel_mm': list(geometry.EDGES), 'tilt_deg': [0.0, 54.8], 'field': [1.0, 10.5]},
         about(()),
         license='Apache-2.0',
     )

@@ -21,8 +21,6 @@ from bidsapp.modalities.kspace.bids.raw import middle_size
 from bidsapp.modalities.kspace.bids.runs import FULL
 from bidsapp.modalities.kspace.bids.scan import opened_scan
 from bidsapp.modalities.kspace.physics.acquisition import Acquisition
-from bidsapp.modalities.kspace.physics.measured import undersampled
-from bidsapp.modalities.kspace.physics.sampling import pattern, retrospective
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.streams import stream
 from bidsapp.problems import BadData, MissingInput
@@ -83,6 +81,8 @@ class Afterwards:
 
     def mask(self, image: RawImage, name: str) -> Tensor:
         """(1, Y, Z), the same for every slice. Raises BadData where R is too much for it."""
+        from bidsapp.modalities.kspace.physics.sampling import retrospective
+
         y, z = image.measured.shape
         generator = stream(self.seed, of='lines left out afterwards')
         try:
@@ -106,6 +106,8 @@ class Samples:
 
     def read(self, number: int) -> Measured:
         """A slice with the lines left out that are to be. Raises BadData."""
+        from bidsapp.modalities.kspace.physics.measured import undersampled
+
         found = self.whole(number)
         return found if self.mask is None else undersampled(found, self.mask)
 
@@ -167,6 +169,8 @@ def root_of(case: Case) -> Path:
 
 def acquisition_of_raw(image: RawImage, mask: Tensor | None = None) -> Acquisition:
     """The acquisition of an image, of which ``mask`` (1, Y, Z) is left afterwards."""
+    from bidsapp.modalities.kspace.physics.sampling import pattern
+
     lines, calibration = image.measured, image.calibration
     if mask is not None:
         lines = lines & (mask[0] > 0).numpy()

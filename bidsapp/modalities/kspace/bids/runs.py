@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bidsapp.bids.annex import check_content
-from bidsapp.bids.dataset import SOURCE, places, readable
+from bidsapp.bids.dataset import IMAGES, SOURCE, places, readable
 from bidsapp.bids.filters import matches
 from bidsapp.bids.names import LABEL, flaw, parse, source_entities, stem
 from bidsapp.bids.runs import Run
@@ -16,6 +16,7 @@ from bidsapp.bids.scans import said_beside
 from bidsapp.core import Case
 from bidsapp.modalities.kspace.bids.header import NoImage, Unserved
 from bidsapp.modalities.kspace.bids.layout import CONVERTERS
+from bidsapp.modalities.kspace.bids.magnitudes import phase_beside
 from bidsapp.modalities.kspace.bids.scan import survey_scan
 from bidsapp.problems import BadData, problem_of
 
@@ -53,11 +54,19 @@ class KspaceRun(Run):
 
 
 def runs_of(raw: Selection) -> list[KspaceRun]:
-    """The selected raw scans, by participants and sessions."""
+    """The selected raw scans, by participants and sessions.
+
+    With ``--undersample`` also images of which there are no raw data: they become k-space again.
+    """
     found = [run for path in files_of(raw) for run in runs_in(raw.root, path)]
     acceleration = float(raw.options.get('undersample') or 0)
-    made = [_undersampled(run, acceleration) for run in found]
-    return _told_apart([run for run in made if _selected(raw, run)])
+    measured = [run for run in found if _selected(raw, run)]
+    if acceleration:
+        names = {run.name for run in found}
+        images = raw.files('kspace', suffix=list(SUFFIXES), datatype='anat')
+        simulated = [run for path in images for run in runs_in(raw.root, path)]
+        measured += [run for run in simulated if run.name not in names]
+    return _told_apart([_undersampled(run, acceleration) for run in measured])
 
 
 def files_of(raw: Selection) -> list[Path]:
@@ -84,14 +93,17 @@ def runs_in(root: Path, path: Path) -> list[KspaceRun]:
 
     None of a file that holds no image, such as a scan of noise.
     """
-    below = path.relative_to(root / SOURCE)
+    simulated = path.name.endswith(IMAGES)
+    below = path.relative_to(root if simulated else root / SOURCE)
+    phase = phase_beside(path) if simulated else None
     subject = below.parts[0].removeprefix('sub-')
     nameless = KspaceRun(
-        'kspace', Case({'subject': subject, 'datatype': 'anat'}, {'raw': path}),
+        'kspace', Case({'subject': subject, 'datatype': 'anat'},
+                       {'raw': path, **({} if phase is None else {'phase': phase})}),
         called=below.as_posix().partition('.')[0],
     )  # fmt: skip
     try:
-        check_content(root, [path])
+        check_content(root, list(nameless.case.files.values()))
         images = survey_scan(path)
         _require_name(below)
         entities, notes = entities_of(path.name)
@@ -132,7 +144,7 @@ def _require_name(below: Path) -> None:
 def entities_of(name: str) -> tuple[dict[str, str], list[str]]:
     """Of outputs, and what to say of it: ``rec-`` says there how they were reconstructed."""
     named = parse(name)
-    own = {k: v for k, v in source_entities(named).items() if k != 'reconstruction'}
+    own = {k: v for k, v in source_entities(named).items() if k not in ('reconstruction', 'part')}
     before = named.get('reconstruction')
     notes = [f'rec-{before} of the raw data is replaced by what rec- says here'] if before else []
     return {**own, 'suffix': named['suffix']}, notes

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bidsapp.modalities.kspace.bids import fastmri, layout, lines
+from bidsapp.bids.dataset import IMAGES
+from bidsapp.modalities.kspace.bids import layout
 from bidsapp.modalities.kspace.bids.header import Unserved
 from bidsapp.modalities.kspace.bids.raw import RawFile, RawImage, survey_ismrmrd
-from bidsapp.modalities.kspace.physics.fourier import middle
 from bidsapp.problems import BadData
 
 if TYPE_CHECKING:
@@ -36,12 +36,31 @@ class RawScan:
 
 @contextmanager
 def opened_scan(path: Path) -> Iterator[RawScan]:
-    """The scan in ``path``.
+    """The scan in ``path``: raw data, or an image that is made k-space again.
 
     Raises BadData for a damaged file, Unserved for one of which nothing can be made in principle.
     """
+    if path.name.endswith(IMAGES):
+        from bidsapp.modalities.kspace.bids import magnitudes
+
+        yield RawScan((magnitudes.survey_image(path),), _later(path))
+        return
     with layout.opened(path) as file:
         yield _scan(file, path.name)
+
+
+def _later(path: Path) -> Callable[[RawImage, int], Measured]:
+    """Reads an image when the first slice is asked for."""
+    found: list[Callable[[RawImage, int], Measured]] = []
+
+    def read(image: RawImage, number: int) -> Measured:
+        from bidsapp.modalities.kspace.bids import magnitudes
+
+        if not found:
+            found.append(magnitudes.reader_of(path))
+        return found[0](image, number)
+
+    return read
 
 
 def survey_scan(path: Path) -> tuple[RawImage, ...]:
@@ -52,6 +71,8 @@ def survey_scan(path: Path) -> tuple[RawImage, ...]:
 
 def _scan(file: h5py.File, name: str) -> RawScan:
     if 'kspace' in file and 'ismrmrd_header' in file:
+        from bidsapp.modalities.kspace.bids import fastmri
+
         only = fastmri.survey_fastmri(file, name)
         _require_size(only, name)
         return RawScan((only,), lambda image, n: fastmri.read_slice(file, image, n, name))
@@ -68,6 +89,8 @@ def _scan(file: h5py.File, name: str) -> RawScan:
 
 
 def _reader(group: h5py.Group, raw: RawFile, name: str) -> Callable[[RawImage, int], Measured]:
+    from bidsapp.modalities.kspace.bids import lines
+
     white: dict[int, lines.Whitening] = {}
 
     def read(image: RawImage, number: int) -> Measured:
@@ -89,6 +112,8 @@ def _require_size(image: RawImage, name: str) -> None:
 
 def onto_grid(image: Tensor, like: RawImage) -> Tensor:
     """The wanted field of view of a reconstructed slice (…, X, Y), or slab (…, X, Y, Z)."""
+    from bidsapp.modalities.kspace.physics.fourier import middle
+
     last = 3 if like.three_dimensional else 2
     for axis in range(last):
         image = middle(image, like.shape[axis], axis - last)

@@ -12,7 +12,6 @@ from bidsapp.modalities.kspace.bids.prepared import (
     acquisition_of_raw,
     opened,
 )
-from bidsapp.modalities.kspace.physics.sampling import FEWEST
 from bidsapp.problems import BadData, MissingInput, Problem
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 def survey(run: KspaceRun) -> Survey[Acquisition]:
     """By headers alone. Raises Problem."""
+    from bidsapp.modalities.kspace.physics.sampling import FEWEST
+
     image = run.image
     if image is None:
         raise BadData(f'{run.name}: nothing is known of it')

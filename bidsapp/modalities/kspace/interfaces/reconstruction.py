@@ -36,7 +36,7 @@ JUDGED, REPLICAS = 32, 12
 #: What the sidecar of the prepared image says that one of a reconstruction says too.
 PASSED = (
     'Acceleration', 'SamplingPattern', 'CalibrationLines', 'Coils', 'CoilCompression', 'CoilMaps',
-    'PhaseHeld', 'Whitening', 'Noise', 'GeometryKnown', 'RetrospectiveAcceleration',
+    'PhaseHeld', 'Whitening', 'Noise', 'GeometryKnown', 'RetrospectiveAcceleration', 'Simulated',
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class Reconstruct(CaseStep):
         images: dict[str, list[Any]] = {name: [] for name in METHODS}
         with opened_case(case) as samples:
             for seen in planes_in(samples):
-                found = seen.plane.classical()
+                found = seen.plane.smooth()
                 for name, planes in images.items():
                     planes.append(found[name])
                 if seen.number in spread(seen.count, JUDGED):

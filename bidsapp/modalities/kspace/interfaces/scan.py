@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import File, TraitedSpec, traits
 
+from bidsapp.bids.dataset import IMAGES
 from bidsapp.bids.images import load_volume
 from bidsapp.bids.names import build, of_recording
 from bidsapp.bids.scans import sidecar_of
@@ -74,8 +75,10 @@ class ReadScan(Step):
                 array = assembled(planes, samples.image)
                 found[kind] = str(_saved(folder / f'{kind}.nii', array, samples.image))
             image = samples.image
+            simulated = {'Simulated': True} if given.raw.endswith(IMAGES) else {}
             said = {
                 **steps,
+                **simulated,
                 **said_of(acquisition_of_raw(image, samples.mask)),
                 'GeometryKnown': image.geometry_known,
                 NUMBER: given.number,

@@ -73,9 +73,13 @@ class Plane:
         """Complex images (X, Y) by every method that needs no training, by name."""
         return self._found(sense.classical)
 
+    def smooth(self) -> dict[str, Tensor]:
+        """The same by those methods only that total variation rests on, and itself."""
+        return self._found(sense.smooth)
+
     def start(self) -> Tensor:
-        """(X, Y) complex by total variation, without the other methods."""
-        return self._found(sense.smooth)['tv']
+        """(X, Y) complex by total variation."""
+        return self.smooth()['tv']
 
     def _found(self, methods: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
         if self.phase is None:

@@ -65,5 +65,10 @@ def _residual(said: Mapping[str, Any]) -> str:
 
 
 def _simulated(said: Mapping[str, Any]) -> str:
+    if said.get('Simulated'):
+        return (
+            'Simulated: k-space was made of an image, which has lost phase, noise and coils; '
+            'figures here flatter every method.'
+        )
     left = said.get('RetrospectiveAcceleration')
     return '' if left is None else 'Lines were left out of a full scan afterwards, to compare.'

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bidsapp.bids.images import load_volume
-from bidsapp.core import Arrays, Case, Label, Output, Sample, Task
+from bidsapp.core import Arrays, Case, Classical, Label, Output, Sample, Task
 from bidsapp.modalities.kspace.bids.prepared import KEPT
 from bidsapp.modalities.kspace.learn.head import HEAD, slices_of
 from bidsapp.modalities.kspace.physics.acquisition import require_lines_left_out
@@ -62,6 +62,11 @@ def derive(case: Case) -> Arrays:
     return {'reconstruction': found[..., 0], 'sense': found[..., 1]}
 
 
+def classical(case: Case, sample: Sample) -> Tensor:
+    """(2, X, Y, Z) by total variation, where the network starts from."""
+    return sample.image[:2]
+
+
 task: Task[Acquisition] = Task(
     head=HEAD,
     writes=(IMAGE, PHASE),
@@ -70,4 +75,5 @@ task: Task[Acquisition] = Task(
     label=Label(source, derive, reads=(RECONSTRUCTIONS,), beside=((SENSE, 'sense'),)),
     truth=lambda known: known['image'],
     applies=require_lines_left_out,
+    classical=Classical('total variation, its strength by the noise', lambda taught: classical),
 )

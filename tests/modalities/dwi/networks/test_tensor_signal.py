@@ -57,3 +57,11 @@ def test_the_bins_own_b_is_found_beside_background():
     alone = TensorSignal()(image[:, TENSOR_CHANNELS, :SIDE], image[:, N_SH + 2, :SIDE])
     beside = TensorSignal()(image[:, TENSOR_CHANNELS], image[:, N_SH + 2])
     assert torch.allclose(alone, beside[:, :, :SIDE], atol=1e-6)
+
+
+def test_a_network_in_half_precision_is_told_the_same():
+    image = torch.from_numpy(channels(1000.0, 30, (0.0, 0.6, 0.8)))[None]
+    tensor, log_b = image[:, TENSOR_CHANNELS], image[:, N_SH + 2]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        half = TensorSignal()(tensor, log_b)
+    assert torch.equal(half, TensorSignal()(tensor, log_b))

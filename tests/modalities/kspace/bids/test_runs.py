@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -15,8 +16,9 @@ from bidsapp.bids.prepared import main_sidecar, promised_files
 from bidsapp.bids.search import find_runs
 from bidsapp.check import main as check
 from bidsapp.modalities.kspace.bids import PREPARED, find
-from bidsapp.modalities.kspace.bids.prepared import acquisition_of_raw
+from bidsapp.modalities.kspace.bids.prepared import acquisition_of_raw, opened
 from bidsapp.modalities.kspace.bids.survey import examine_run, survey
+from bidsapp.modalities.kspace.physics.fourier import BOTH
 from bidsapp.problems import BadData
 from tests.modalities.kspace import raw
 
@@ -196,3 +198,30 @@ def test_check_says_what_a_scan_is_and_what_is_wrong(tmp_path, capsys):
     (error,) = examine_run(only(tmp_path))
     assert (error.severity, error.code) == ('error', 'UNREADABLE')
     assert check([str(tmp_path)]) == 65
+
+
+def test_images_become_k_space_again_where_lines_are_to_be_left_out(tmp_path):
+    """Of an image beside raw data of its name the raw data are taken; phase joins its magnitude."""
+    anat = tmp_path / 'sub-01/anat'
+    anat.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    volume = rng.uniform(0, 9, (16, 20, 3)).astype(np.float32)
+    angle = rng.uniform(-3, 3, volume.shape).astype(np.float32)
+    affine = np.diag([-1.0, 1.5, 4.0, 1])
+    for name, array in (
+        ('T1w', volume), ('part-mag_T2w', volume), ('part-phase_T2w', angle), ('FLAIR', volume),
+    ):  # fmt: skip
+        nib.save(nib.Nifti1Image(array, affine), anat / f'sub-01_{name}.nii.gz')
+    write(tmp_path, 'sub-01_FLAIR.h5')
+    assert [run.name for run in runs_in(tmp_path)] == ['sub-01_FLAIR']
+    found = {run.name: run for run in runs_in(tmp_path, options={'undersample': 2.0})}
+    assert set(found) == {'sub-01_FLAIR', 'sub-01_T1w', 'sub-01_T2w'}
+    assert found['sub-01_FLAIR'].path.suffix == '.h5'
+    run = found['sub-01_T2w']
+    assert [path.name for path in run.sources()] == [
+        'sub-01_part-mag_T2w.nii.gz', 'sub-01_part-phase_T2w.nii.gz'
+    ]  # fmt: skip
+    with opened(run.path, 0, None) as samples:
+        assert np.allclose(samples.image.affine, affine)
+        back = BOTH.H(samples.read(1).kspace[0, ..., 0])
+    assert np.allclose(back.numpy(), volume[..., 1] * np.exp(1j * angle[..., 1]), atol=1e-4)
