@@ -85,6 +85,19 @@ def test_a_voxel_keeps_its_place_in_the_world(affine_of, tmp_path):
     assert np.array_equal(back[inside], world[inside])
 
 
+@pytest.mark.parametrize('own', ['RAS', 'LPS', 'SAR'])
+def test_what_of_a_sample_lies_beyond_its_run_is_left_out(own, affine_of, tmp_path, rng):
+    affine = affine_of('LPI', True)
+    wide = rng.normal(size=SHAPE).astype(np.float32)
+    part, sample = part_of(wide, affine, own)
+    corner = np.eye(4)
+    corner[:3, 3] = 2, 0, 1
+    run = wide[2:, :-2, 1:-1]
+    back = onto_run(part, sample, written(tmp_path, run, affine @ corner))
+    assert np.array_equal(back, np.where(np.isin(run, part), run, 0))
+    assert back.any()
+
+
 SHIFT, FINER = np.eye(4), np.diag([0.5, 1, 1, 1])
 SHIFT[0, 3] = 0.4
 TILT = np.eye(4)
