@@ -94,8 +94,8 @@ class Invert(CaseStep):
 
         case = self.case()
         fields = load_fields(case)
-        first, *field = reference_of(fields)
-        ways = {first: tuple(field)} | dict.fromkeys(MAPS[1:], (fields.local, fields.known))
+        first, field, mask = reference_of(fields)
+        ways = {first: (field, mask)} | dict.fromkeys(MAPS[1:], (fields.local, fields.known))
         named, where = reference_region(case)
         made = {way: inverted(fields, way, *of) for way, of in ways.items()}
         found = [referenced(made[way].chi, where, of[1]) for way, of in ways.items()]
