@@ -17,6 +17,7 @@ from bidsapp.modalities.gre.physics.agreement import (
     slope,
     xsim,
 )
+from bidsapp.modalities.gre.physics.seen import CHANNELS
 from bidsapp.physics.geometry import ALL_TURNS
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Natural logarithms of ppm between which a standard deviation is believed.
 LOG_SD = (-9.0, 0.5)
+#: The channel of what is seen that tells where the field is known.
+KNOWN = CHANNELS.index('known')
 #: ppm below which the contrast of a block is not counted any higher; weights, beside the relative
 #: error, of 1 - XSIM and of what is said of the error.
 LEAST_CONTRAST, OF_XSIM, OF_SD = 1e-3, 0.5, 0.1
@@ -91,12 +94,17 @@ def box_mean(x: Tensor) -> Tensor:
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
-    """NRMSE, XSIM and slope of χ in the mask, and the share of errors within what is stated."""
+    """NRMSE, XSIM and slope of χ, and the share of errors within what is stated.
+
+    In the mask where the field is known: beyond, behind a filter's ball, all is a guess.
+    """
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
-    chi, truth, mask = (x[0].numpy() for x in (output, sample.target, sample.mask))
-    error = errors(output[None, :1], sample.target[None], sample.mask[None])[0, 0]
-    within = (error.abs() <= deviations(output[1]))[sample.mask[0]]
+    where = sample.mask & (sample.image[KNOWN : KNOWN + 1] > 0)
+    where = where if where.any() else sample.mask
+    chi, truth, mask = (x[0].numpy() for x in (output, sample.target, where))
+    error = errors(output[None, :1], sample.target[None], where[None])[0, 0]
+    within = (error.abs() <= deviations(output[1]))[where[0]]
     return [
         ('nrmse', 'all', nrmse(chi, truth, mask)),
         ('xsim', 'all', xsim(chi, truth, mask)),

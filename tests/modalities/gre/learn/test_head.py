@@ -35,7 +35,7 @@ def scene(generator):
 
 def sample_of(scene, k):
     _, truth, mask = scene
-    return Sample(torch.zeros(6, *SHAPE), mask[k], np.eye(4), truth[k])
+    return Sample(torch.ones(6, *SHAPE), mask[k], np.eye(4), truth[k])
 
 
 def test_a_constant_costs_nothing(scene):
@@ -92,6 +92,14 @@ def test_outside_the_mask_nothing_counts(scene):
     output, truth, mask = scene
     wild = torch.where(mask, output, 7.0)
     assert loss(wild, truth, mask).item() == pytest.approx(loss(output, truth, mask).item())
+
+
+def test_metrics_are_of_where_the_field_is_known(scene):
+    sample = sample_of(scene, 0)
+    wrong = scene[0][0].clone()
+    wrong[0, :, :4] = 9.0
+    sample.image[4, :, :4] = 0
+    assert metrics(wrong, sample) == metrics(scene[0][0], sample)
 
 
 def test_deviations_are_believed_within_limits():
