@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from bidsapp.modalities.gre.simulate.susceptibility import Block, Measured
 
 #: Of λ of total variation by the rule; λ of Tikhonov.
-FACTORS, STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0), (0.005, 0.02, 0.05, 0.1)
+FACTORS, STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 4.0), (0.005, 0.02, 0.05, 0.1)
 #: Of the unexplained part: its spread over that of χ, by the kind of a field.
 KINDS = {'phantom': 0.0, 'in vivo': 0.15}
 #: A seed of blocks that no training has, and voxels along the edge of one.
@@ -101,8 +101,8 @@ class Solver:
         def classical(method: str, strength: float) -> np.ndarray:
             return maps.susceptibility(*inputs, method, strength, b=geometry.b)
 
-        usual = maps.usual_strength(found.noise, found.mask, affine, 'tv')
-        tv = {q: classical('tv', q * usual) for q in FACTORS}
+        rule = maps.inverted(*inputs, 'tv', b=geometry.b)
+        tv = {q: classical('tv', q * rule.strength) for q in FACTORS if q != 1.0} | {1.0: rule.chi}
         tikhonov = {s: classical('tikhonov', s) for s in STRENGTHS}
         result = {
             'nothing': np.zeros_like(tv[1.0]),

@@ -66,16 +66,16 @@ class Bench:
     ) -> None:
         """One method: the usual λ, then the best of several."""
         start = time.process_time()
-        chi = maps.susceptibility(field, noise, mask, self.affine, method)
+        found = maps.inverted(field, noise, mask, self.affine, method)
+        chi = found.chi
         took = time.process_time() - start
         known = reach(mask, voxel_sizes(self.affine), SINGLE) if method == 'single-step' else mask
         line = f'{name:22s} {self.scores(chi, self.core)} | where known '
         line += f'{self.scores(chi, self.core & known)} {took:5.0f} s'
         self.found[name] = chi
         if self.search:
-            usual = maps.usual_strength(noise, mask, self.affine, method)
             tried = {
-                q: maps.susceptibility(field, noise, mask, self.affine, method, q * usual)
+                q: maps.susceptibility(field, noise, mask, self.affine, method, q * found.strength)
                 for q in FACTORS
             }
             best = max(tried, key=lambda q: xsim(tried[q], self.chi, self.core))

@@ -249,7 +249,9 @@ def learnt(
     from bidsapp.learn.joint import joint
     from bidsapp.simulate.stream import SimulatedStream
 
-    source = SimulatedStream(made.scanners['train'], made.tasks, plan.patch, WINDOW)
+    source = SimulatedStream(
+        made.scanners['train'], made.tasks, plan.patch, WINDOW, made.steps_a_scan
+    )
     validation = [made.sample('val', index) for index in range(VALIDATION)]
     head = joint([task.head for task in made.tasks])
     shape = {

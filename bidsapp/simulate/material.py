@@ -64,6 +64,8 @@ class Material:
     card: Mapping[str, Any] = field(default_factory=dict)  #: what a card says of the input
     license: str = "the user's own"
     scan_of: Callable[[int], int] = same_number  #: person → the number of one of its scans
+    #: Batches that a scan serves, differently turned and cut: as many as make up for drawing it.
+    steps_a_scan: int = 24
 
     def sample(self, split: str, index: int) -> Sample:
         """A whole block of person ``index`` of a split, with the targets of all tasks in a row."""

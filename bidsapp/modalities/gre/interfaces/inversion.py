@@ -22,6 +22,7 @@ from bidsapp.modalities.gre.bids.regions import DSEG, TABLES, reference_region
 
 if TYPE_CHECKING:
     from bidsapp.modalities.gre.bids.prepared import Fields
+    from bidsapp.modalities.gre.physics.maps import Inverted
 
 #: The maps, in the order of the step's image of them: the one that networks are measured by first.
 MAPS = ('reference', 'tkd', 'tikhonov')
@@ -58,12 +59,18 @@ def reference_of(fields: Fields) -> tuple[str, np.ndarray, np.ndarray]:
     return 'single-step', fields.total, mask
 
 
-def inverted(fields: Fields, method: str, field: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """χ (X, Y, Z) in ppm of ``field`` in ``mask`` by ``method``."""
+def inverted(
+    fields: Fields,
+    method: str,
+    field: np.ndarray,
+    mask: np.ndarray,
+    strength: float | None = None,
+) -> Inverted:
+    """``field`` in ppm in ``mask`` by ``method``, at its usual strength or another."""
     from bidsapp.modalities.gre.physics import maps
 
-    return maps.susceptibility(
-        field, fields.noise, mask, fields.affine, method, b=fields.direction
+    return maps.inverted(
+        field, fields.noise, mask, fields.affine, method, strength, b=fields.direction
     )  # fmt: skip
 
 
@@ -78,24 +85,21 @@ class Invert(CaseStep):
     Total variation is the single step from the total field where that can be (`reference_of`).
     """
 
-    version = 3
+    version = 4
     output_spec = _Maps
 
     def step(self, folder: Path) -> dict[str, Any]:
         """Raises MissingInput where the sidecar of the field does not say what it was made with."""
-        from bidsapp.modalities.gre.physics import maps
         from bidsapp.modalities.gre.physics.regions import referenced
 
         case = self.case()
         fields = load_fields(case)
-        first, *field = reference_of(fields)
-        ways = {first: tuple(field)} | dict.fromkeys(MAPS[1:], (fields.local, fields.known))
+        first, field, mask = reference_of(fields)
+        ways = {first: (field, mask)} | dict.fromkeys(MAPS[1:], (fields.local, fields.known))
         named, where = reference_region(case)
-        found = [referenced(inverted(fields, way, *of), where, of[1]) for way, of in ways.items()]
-        strengths = {
-            way: float(f'{maps.usual_strength(fields.noise, of[1], fields.affine, way):.4g}')
-            for way, of in ways.items()
-        }
+        made = {way: inverted(fields, way, *of) for way, of in ways.items()}
+        found = [referenced(made[way].chi, where, of[1]) for way, of in ways.items()]
+        strengths = {way: float(f'{one.strength:.4g}') for way, one in made.items()}
         said, path = said_beside(case.files['field']), case.files['field']
         return {
             'chimaps': str(
@@ -127,7 +131,7 @@ class _Table(TraitedSpec):
 class WriteRegions(CaseStep):
     """χ of each region of the user's, with the deviation of its mean, as a table."""
 
-    version = 1
+    version = 2
     input_spec = _RegionsInput
     output_spec = _Table
 
@@ -141,8 +145,10 @@ class WriteRegions(CaseStep):
         method, field, mask = reference_of(fields)
         _, where = reference_region(case)
 
+        strength = inverted(fields, method, field, mask).strength
+
         def invert(noisy: np.ndarray) -> np.ndarray:
-            return referenced(inverted(fields, method, noisy, mask), where, mask)[0]
+            return referenced(inverted(fields, method, noisy, mask, strength).chi, where, mask)[0]
 
         chi = load_volume(Path(self.inputs.chimaps))[..., 0]
         found = statistics(

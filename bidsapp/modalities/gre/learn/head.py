@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from bidsapp.core import Head
-from bidsapp.modalities.gre.physics.agreement import nrmse, slope, xsim
+from bidsapp.modalities.gre.physics.agreement import (
+    MEAN_SCALE,
+    SPREAD_SCALE,
+    WINDOW,
+    nrmse,
+    slope,
+    xsim,
+)
+from bidsapp.modalities.gre.physics.seen import CHANNELS
 from bidsapp.physics.geometry import ALL_TURNS
 
 if TYPE_CHECKING:
@@ -20,6 +29,11 @@ if TYPE_CHECKING:
 
 #: Natural logarithms of ppm between which a standard deviation is believed.
 LOG_SD = (-9.0, 0.5)
+#: The channel of what is seen that tells where the field is known.
+KNOWN = CHANNELS.index('known')
+#: ppm below which the contrast of a block is not counted any higher; weights, beside the relative
+#: error, of 1 - XSIM and of what is said of the error.
+LEAST_CONTRAST, OF_XSIM, OF_SD = 1e-3, 0.5, 0.1
 #: Share of a normal distribution within one standard deviation.
 WITHIN = 0.6827
 #: Powers of a stated deviation among which the calibrated one is looked for.
@@ -39,26 +53,58 @@ def errors(chi: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Negative log-likelihood of ``target`` (B, 1, …) under normal distributions, χ and log σ.
+    """Mean absolute error of χ over that of a map of nothing, 1 - XSIM, and how unlikely log σ is.
 
-    Each term is weighted by its own σ over the mean (Seitzer et al., ICLR 2022): so what is hard to
-    predict is still learnt, and a block of little contrast counts as much as another.
+    So a block of little contrast counts as much as another, a calcification does not decide, and
+    contrast is not given up where it is hard to tell, as the absolute error alone would have it.
+    What is said of the error follows the error and does not pull at χ.
     """
     chi, log_sd = prediction.split(1, 1)
-    deviation = deviations(log_sd)
-    nll = 0.5 * (errors(chi, target, mask) / deviation).square() + log_sd.clamp(*LOG_SD)
-    weight = deviation.detach() * mask
-    total = (weight * nll).sum((1, 2, 3, 4)) / weight.sum((1, 2, 3, 4)).clamp_min(1e-9)
-    return total.mean()
+    axes, count = (1, 2, 3, 4), mask.sum((1, 2, 3, 4)).clamp_min(1)
+    error = errors(chi, target, mask)
+    nothing = errors(torch.zeros_like(target), target, mask).abs().sum(axes) / count
+    relative = error.abs().sum(axes) / count / nothing.clamp_min(LEAST_CONTRAST)
+    ratio = error.detach() / deviations(log_sd)
+    unlikely = (0.5 * ratio.square() + log_sd.clamp(*LOG_SD)) * mask
+    unlike = (1 - likeness(chi, target, mask)) * mask
+    return (
+        relative + OF_XSIM * unlike.sum(axes) / count + OF_SD * unlikely.sum(axes) / count
+    ).mean()
+
+
+def likeness(chi: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """XSIM at each voxel of two maps in ppm, (B, 1, X, Y, Z) each: `physics.agreement.xsim`."""
+    a, b = (-errors(torch.zeros_like(x), x, mask) for x in (chi.float(), truth))
+    mean_a, mean_b = box_mean(a), box_mean(b)
+    spread = WINDOW**3 / (WINDOW**3 - 1)
+    var_a, var_b = (spread * (box_mean(x * x) - m * m) for x, m in ((a, mean_a), (b, mean_b)))
+    both = spread * (box_mean(a * b) - mean_a * mean_b)
+    means = (2 * mean_a * mean_b + MEAN_SCALE) / (mean_a**2 + mean_b**2 + MEAN_SCALE)
+    alike: Tensor = means * (2 * both + SPREAD_SCALE) / (var_a + var_b + SPREAD_SCALE)
+    return alike
+
+
+def box_mean(x: Tensor) -> Tensor:
+    """Means of (B, 1, X, Y, Z) over windows of 5³ voxels, amid zeros."""
+    for axis in range(3):
+        window = [WINDOW if i == axis else 1 for i in range(3)]
+        margin = [WINDOW // 2 if i == axis else 0 for i in range(3)]
+        x = F.avg_pool3d(x, window, 1, margin)
+    return x
 
 
 def metrics(output: Tensor, sample: Sample) -> list[tuple[str, str, float]]:
-    """NRMSE, XSIM and slope of χ in the mask, and the share of errors within what is stated."""
+    """NRMSE, XSIM and slope of χ, and the share of errors within what is stated.
+
+    In the mask where the field is known: beyond, behind a filter's ball, all is a guess.
+    """
     if sample.target is None:
         raise ValueError('metrics need a labelled sample')
-    chi, truth, mask = (x[0].numpy() for x in (output, sample.target, sample.mask))
-    error = errors(output[None, :1], sample.target[None], sample.mask[None])[0, 0]
-    within = (error.abs() <= deviations(output[1]))[sample.mask[0]]
+    where = sample.mask & (sample.image[KNOWN : KNOWN + 1] > 0)
+    where = where if where.any() else sample.mask
+    chi, truth, mask = (x[0].numpy() for x in (output, sample.target, where))
+    error = errors(output[None, :1], sample.target[None], where[None])[0, 0]
+    within = (error.abs() <= deviations(output[1]))[where[0]]
     return [
         ('nrmse', 'all', nrmse(chi, truth, mask)),
         ('xsim', 'all', xsim(chi, truth, mask)),

@@ -76,14 +76,18 @@ def kspace(shape: Shape, voxel_mm: Sequence[float], b: Sequence[float]) -> Tenso
 
     ``shape`` is the grid's, enlarged already; ``voxel_mm`` (3,); ``b`` (3,), of any length but 0.
     """
-    k = frequencies(shape, voxel_mm)
     x, y, z = np.asarray(b, float) / np.linalg.norm(b)
-    along = x * k[0] + y * k[1] + z * k[2]
+    k = frequencies(shape, voxel_mm)
+    k[2] = k[2][..., : shape[2] // 2 + 1]
+    # Nyquist's frequency stands for +k and -k at once: D² of both signs of it, as by `half`.
+    other = [torch.where(2 * one.abs() * size > 0.999, -one, one)
+             for one, size in zip(k, voxel_mm, strict=True)]  # fmt: skip
+    along, mirrored = (x * one[0] + y * one[1] + z * one[2] for one in (k, other))
     square = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     square[0, 0, 0] = 1
-    dipole = 1 / 3 - along**2 / square
+    dipole = 1 / 3 - (along**2 + mirrored**2) / (2 * square)
     dipole[0, 0, 0] = 0
-    return half(dipole)
+    return dipole
 
 
 def green(shape: Shape, voxel_mm: Sequence[float], b: Sequence[float]) -> Tensor:

@@ -57,7 +57,7 @@ def tikhonov(field: Tensor, transfer: Tensor, strength: float | Tensor) -> Tenso
 
 
 def consistent(
-    chi: Tensor, field: Tensor, transfer: Tensor, mask: Tensor, strength: float
+    chi: Tensor, field: Tensor, transfer: Tensor, mask: Tensor, strength: float | Tensor
 ) -> Tensor:
     """A step of χ towards the measured field: χ + F⁻¹[D / (D² + λ) F(M (f - D χ))].
 

@@ -7,6 +7,7 @@ classical methods by name, for a *local* field: 'tkd', 'tikhonov', 'tv'; for a *
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,13 @@ import numpy as np
 import torch
 
 from bidsapp.modalities.gre.physics import background, inversion
-from bidsapp.modalities.gre.physics.dipole import b0_direction, convolved, enlarged, kspace
+from bidsapp.modalities.gre.physics.dipole import (
+    b0_direction,
+    convolved,
+    enlarged,
+    frequencies,
+    kspace,
+)
 from bidsapp.physics.geometry import voxel_sizes
 from bidsapp.physics.operators import Padded
 
@@ -32,10 +39,16 @@ TIKHONOV = 0.02
 HEAVIEST = 2.0
 #: Zeros around the box of a mask, of its length.
 MARGIN = 1.3
-#: |D| that is next to nothing.
-CONE = 0.03
 #: Iterations of total variation; behind the filter, which leaves no slow modes, fewer are enough.
 ITERATIONS, ITERATIONS_BEHIND = 40, 25
+#: Of these, those that pass before it is judged what no χ explains, and what is taken to be at
+#: first, over χ's spread: with a smaller λ χ follows also what it does not explain.
+FIRST, SUPPOSED = 10, 0.1
+#: |D| that is next to nothing, cycles a mean edge and the taper in mean edges where that is judged.
+CONE, BAND, TAPER = 0.05, (0.1, 0.3), 6.0
+#: What is unexplained over what is judged so, for some of it is taken for χ; and how much of χ's
+#: spread is judged unexplained where nothing is. Of simulated blocks, 0 and 0.15 of their spread.
+TAKEN, LEAKED = 1.7, 0.075
 
 
 #: Background removal by its name: total field, mask and voxel edges → local field and mask.
@@ -104,6 +117,48 @@ def local_field(
     return frame.back(local), frame.back(known) > 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Inverted:
+    """A map, and how it was found."""
+
+    chi: np.ndarray  #: (X, Y, Z) ppm
+    strength: float  #: λ, or the threshold of 'tkd'
+
+
+def inverted(
+    field: FloatArray,
+    noise: FloatArray,
+    mask: BoolArray,
+    affine: FloatArray,
+    method: str = 'tv',
+    strength: float | None = None,
+    radius: float = background.SINGLE,
+    b: Sequence[float] | None = None,
+) -> Inverted:
+    """χ in ppm of a ``field`` in ppm with its ``noise``, mean 0 in ``mask``, 0 outside.
+
+    ``method`` as above; ``strength`` is its λ (or threshold) where it is not to be the usual one:
+    of total variation by `total_variation`. ``radius`` in mm is of the single step's filter. ``b``
+    (3,) is the direction of B0 along the voxel axes where it is not that of ``affine``.
+    """
+    frame = Frame.of(mask, affine)
+    ball = radius if method == 'single-step' else 0.0
+    along = b0_direction(affine).tolist() if b is None else b
+    problem = posed(field, noise, mask, frame, along, ball)
+    f, d = problem.field, problem.transfer
+    if method == 'tkd':
+        strength = inversion.TRUNCATION if strength is None else strength
+        chi = inversion.truncated_division(f, d, strength)
+    elif method == 'tikhonov':
+        strength = TIKHONOV if strength is None else strength
+        chi = inversion.tikhonov(f, d, strength)
+    else:
+        solved = total_variation(problem, strength)
+        chi, strength = solved.chi, solved.strength
+    found = frame.back(chi)
+    return Inverted(np.where(mask, found - found[mask].mean(), 0.0), strength)
+
+
 def susceptibility(
     field: FloatArray,
     noise: FloatArray,
@@ -114,46 +169,8 @@ def susceptibility(
     radius: float = background.SINGLE,
     b: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """χ (X, Y, Z) in ppm of a ``field`` in ppm with its ``noise``, mean 0 in ``mask``, 0 outside.
-
-    ``method`` as above; ``strength`` is its λ (or threshold) where it is not to be the usual one,
-    (`usual_strength`). ``radius`` in mm is of the single step's filter. ``b`` (3,) is the direction
-    of B0 along the voxel axes where it is not that of ``affine``.
-    """
-    frame = Frame.of(mask, affine)
-    ball = radius if method == 'single-step' else 0.0
-    along = b0_direction(affine).tolist() if b is None else b
-    problem = posed(field, noise, mask, frame, along, ball)
-    f, d = problem.field, problem.transfer
-    if strength is None:
-        strength = usual_strength(noise, mask, affine, method, radius)
-    if method == 'tkd':
-        chi = inversion.truncated_division(f, d, strength)
-    elif method == 'tikhonov':
-        chi = inversion.tikhonov(f, d, strength)
-    else:
-        chi = total_variation(problem, frame.voxel_mm, ball, strength)
-    found = frame.back(chi)
-    return np.where(mask, found - found[mask].mean(), 0.0)
-
-
-def usual_strength(
-    noise: FloatArray,
-    mask: BoolArray,
-    affine: FloatArray,
-    method: str,
-    radius: float = background.SINGLE,
-) -> float:
-    """λ of a ``method``, or the threshold of 'tkd', where nobody says another; ``noise`` in ppm.
-
-    That of total variation follows the median noise where the field is known.
-    """
-    if method in ('tkd', 'tikhonov'):
-        return {'tkd': inversion.TRUNCATION, 'tikhonov': TIKHONOV}[method]
-    behind, edges = method == 'single-step', voxel_sizes(affine).tolist()
-    known = background.reach(mask, edges, radius) if behind else mask
-    _, typical = weights_of(noise, known if known.any() else mask)
-    return inversion.strength_for(typical, edges, behind)
+    """χ (X, Y, Z) alone of what is `inverted`."""
+    return inverted(field, noise, mask, affine, method, strength, radius, b).chi
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,8 +181,11 @@ class Posed:
     transfer: Tensor  #: the spectrum of A: D of a local field, S D of a total one
     known: Tensor  #: 1 where the field is known, behind the filter
     weights: Tensor  #: W, 0 where it is not
-    noise: float  #: median of what is known, ppm
-    cone: float  #: the same by what the field has where no χ gives any: `_on_cone`
+    noise: Tensor  #: standard deviation of the field before the filter, ppm, 0 where not known
+    typical: float  #: its median, ppm
+    voxel_mm: tuple[float, ...]
+    b: tuple[float, ...]
+    radius: float  #: of S, mm; 0: none
 
 
 def transfer_of(
@@ -194,35 +214,83 @@ def posed(
         known = background.reach(mask, frame.voxel_mm, radius)
     weights, typical = weights_of(noise, known if known.any() else mask)
     where = frame.into(known)
-    cone = typical * _on_cone(where * f, frame.into(noise) * where, d, s)
-    return Posed(where * f, d * s, where, where * frame.into(weights), typical, cone)
+    scaled = where * frame.into(weights), where * frame.into(noise), typical
+    scan = frame.voxel_mm, tuple(float(part) for part in b), radius
+    return Posed(where * f, d * s, where, *scaled, *scan)
 
 
-def _on_cone(field: Tensor, noise: Tensor, d: Tensor, s: Tensor) -> float:
-    """The spread of ``field`` where |D| is next to nothing, over that of its ``noise`` behind S.
+def unexplained(problem: Posed, chi: Tensor) -> float:
+    """Spread of the field that no χ explains over the spread of ``chi``, of an inversion begun.
 
-    There a susceptibility gives no field. What stands there, beside noise and what a mask spreads,
-    nothing explains: about 3 to 4 on a simulated head of which χ explains all.
+    On the cone |D| ≈ 0 a susceptibility gives no field, so what ``chi`` leaves there, beside noise,
+    is of another origin: the direction of fibres, motion, a background filter's remainder. It is
+    held against χ at the same frequencies, amid a mask whose edges are tapered.
     """
-    on = d.abs() < CONE
-    on[0, 0, 0] = False
-    power = torch.fft.rfftn(field).abs().square()[on].mean()
-    white = noise.square().sum() * (s**2).expand_as(d)[on].mean()
-    return float((power / white.clamp_min(1e-30)).sqrt())
+    edge = math.prod(problem.voxel_mm) ** (1 / 3)
+    deep = torch.from_numpy(background.depth(problem.known.numpy() > 0, problem.voxel_mm)).float()
+    window = (1 - (math.pi * (deep / (TAPER * edge)).clamp(0, 1)).cos()) / 2
+    x, y, z = (int(n) for n in problem.field.shape)
+    shape = x, y, z
+    k = sum(one**2 for one in frequencies(shape, problem.voxel_mm)) ** 0.5 * edge
+    band = ((k > BAND[0]) & (k < BAND[1]))[..., : z // 2 + 1]
+    on = band & (kspace(shape, problem.voxel_mm, problem.b).abs() < CONE)
+    passed = torch.ones(band.shape)
+    if problem.radius:
+        passed = background.spherical_mean(shape, problem.voxel_mm, problem.radius) ** 2
+
+    def power(a: Tensor) -> Tensor:
+        middle = (a * window).sum() / window.sum().clamp_min(1)
+        return torch.fft.rfftn((a - middle) * window).abs() ** 2
+
+    left = problem.known * (problem.field - convolved(chi, problem.transfer))
+    white = (problem.noise * window).square().sum()
+    share = power(left)[on].mean() / passed[on].mean() - white
+    ratio = float(share / power(chi)[band].mean().clamp_min(1e-30))
+    return max(0.0, TAKEN**2 * ratio - LEAKED**2) ** 0.5
 
 
-def total_variation(
-    problem: Posed, voxel_mm: Sequence[float], radius: float = 0.0, strength: float | None = None
-) -> Tensor:
-    """χ in the frame of ``problem`` by total variation that begins with Tikhonov's map."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Solved:
+    """What total variation found, in the frame of its problem."""
+
+    chi: Tensor  #: ppm
+    strength: float  #: λ, ppm mm
+    doubt: float  #: ppm: noise of the field, and what no χ explains of it
+
+
+def total_variation(problem: Posed, strength: float | None = None) -> Solved:
+    """χ in the frame of ``problem`` by total variation that begins with Tikhonov's map.
+
+    Unless a ``strength`` is given it follows from the noise, and after a few iterations also from
+    what no χ explains, which such an inversion must not follow any more than noise.
+    """
+    behind, doubt = problem.radius > 0, problem.typical
+    iterations = ITERATIONS_BEHIND if behind else ITERATIONS
+
+    def by(chi: Tensor, strength: float, iterations: int) -> Tensor:
+        return inversion.total_variation(
+            problem.field, problem.transfer, problem.weights, problem.voxel_mm, strength,
+            iterations=iterations, start=chi,
+        ).chi  # fmt: skip
+
+    chi = inversion.tikhonov(problem.field, problem.transfer, TIKHONOV)
+
+    def doubted(share: float) -> float:
+        return math.hypot(problem.typical, share * spread(chi, problem.known))
+
     if strength is None:
-        strength = inversion.strength_for(problem.noise, voxel_mm, bool(radius))
-    return inversion.total_variation(
-        problem.field,
-        problem.transfer,
-        problem.weights,
-        voxel_mm,
-        strength,
-        iterations=ITERATIONS_BEHIND if radius else ITERATIONS,
-        start=inversion.tikhonov(problem.field, problem.transfer, TIKHONOV),
-    ).chi
+        first = inversion.strength_for(doubted(SUPPOSED), problem.voxel_mm, behind)
+        chi = by(chi, first, FIRST)
+        doubt = doubted(unexplained(problem, chi))
+        strength = inversion.strength_for(doubt, problem.voxel_mm, behind)
+        iterations -= FIRST
+    return Solved(by(chi, strength, iterations), strength, doubt)
+
+
+def spread(chi: Tensor, where: Tensor) -> float:
+    """Standard deviation in ppm of what ``chi`` holds ``where``, by its mean deviation.
+
+    A single calcification hardly counts.
+    """
+    inside = chi[where > 0]
+    return float(1.25 * (inside - inside.mean()).abs().mean())

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 #: Channels: the field (behind the filter), the start x by total variation, what it leaves,
 #: known · (f - A x), Tikhonov's map, all in ppm; where the field is known; weights.
 CHANNELS = ('field', 'start', 'left', 'tikhonov', 'known', 'weights')
-#: What a phantom's field has where no χ gives any, over the noise: more is doubt in the field.
-ORDINARY = 4.0
 #: The spread of a start without any contrast, ppm.
 LEAST_SCALE = 1e-3
 
@@ -43,26 +41,23 @@ def seen(
 
     The field is a local one, or with a ``radius`` of the filter in mm a total one. Context:
     ``voxel_mm`` (3,), ``b`` (3,), ``radius`` () in mm, and in ppm ``noise`` () of the field,
-    ``doubt`` (), the same or what stands where χ gives no field, and ``scale`` (), the spread of
+    ``doubt`` (), the same with what no χ explains, and ``scale`` (), the spread of
     the start.
     """
     frame = maps.Frame.of(np.ones_like(mask), np.diag([*map(float, voxel_mm), 1.0]))
     problem = maps.posed(field, noise, mask, frame, b, radius)
-    doubt = max(problem.noise, problem.cone / ORDINARY)
-    strength = inversion.strength_for(doubt, voxel_mm, bool(radius))
-    x = maps.total_variation(problem, frame.voxel_mm, radius, strength)
+    solved = maps.total_variation(problem)
+    x = solved.chi
     left = problem.known * (problem.field - convolved(x, problem.transfer))
     smooth = inversion.tikhonov(problem.field, problem.transfer, maps.TIKHONOV)
     channels = (problem.field, x, left, smooth, problem.known, problem.weights)
     image = torch.stack([frame.zeros.adjoint(one) for one in channels])
-    inside = x[frame.into(mask) > 0]
-    scale = 1.25 * (inside - inside.mean()).abs().mean()
     context = {
         'voxel_mm': torch.tensor([float(edge) for edge in voxel_mm]),
         'b': torch.tensor([float(part) for part in b]),
         'radius': torch.tensor(float(radius)),
-        'noise': torch.tensor(problem.noise),
-        'doubt': torch.tensor(doubt),
-        'scale': scale.clamp_min(LEAST_SCALE),
+        'noise': torch.tensor(problem.typical),
+        'doubt': torch.tensor(solved.doubt),
+        'scale': torch.tensor(max(maps.spread(x, frame.into(mask)), LEAST_SCALE)),
     }
     return image.float().contiguous(), context

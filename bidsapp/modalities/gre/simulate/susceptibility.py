@@ -49,7 +49,7 @@ RELAXIVITY, R2STAR, UNEVEN = 140.0, 18.0, 0.25
 #: total, for the single step, whose ball has so many mean edges for a radius.
 LOCAL, VSHARP, BALL = 0.45, 0.2, (1.5, 7.0)
 #: Share of the mask in which a filtered field must be known to be learnt from.
-LEAST_KNOWN = 0.2
+LEAST_KNOWN = 0.5
 #: χ in ppm of spheres outside, how many there are, and how far they lie, in shares of the block.
 OUTSIDE, FEW, MANY, FAR = (9.4, 9.4, -2.0, 0.7, -0.7), 4, 24, 0.6
 

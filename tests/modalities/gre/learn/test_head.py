@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from bidsapp.core import Sample
-from bidsapp.modalities.gre.learn.head import HEAD, calibrate, deviations, loss, metrics
+from bidsapp.modalities.gre.learn import head
+from bidsapp.modalities.gre.learn.head import (
+    HEAD,
+    OF_SD,
+    calibrate,
+    deviations,
+    likeness,
+    loss,
+    metrics,
+)
+from bidsapp.modalities.gre.physics.agreement import xsim
 
 SHAPE = (12, 13, 14)
 
@@ -25,7 +35,7 @@ def scene(generator):
 
 def sample_of(scene, k):
     _, truth, mask = scene
-    return Sample(torch.zeros(6, *SHAPE), mask[k], np.eye(4), truth[k])
+    return Sample(torch.ones(6, *SHAPE), mask[k], np.eye(4), truth[k])
 
 
 def test_a_constant_costs_nothing(scene):
@@ -44,15 +54,24 @@ def test_the_right_deviation_is_the_best(scene):
     for factor in (1, 3, 9):
         said = output.clone()
         said[:, 1] += float(np.log(factor))
-        # Where σ is a common factor its weight is none.
         values.append(loss(said, truth, mask).item())
     assert values[1] == min(values)
 
 
-def test_contrast_of_a_block_is_no_weight(scene):
+def test_likeness_is_xsim(scene):
+    output, truth, mask = scene
+    alike = likeness(output[:, :1], truth, mask)
+    for k in range(2):
+        pair = output[k, 0].numpy(), truth[k, 0].numpy(), mask[k, 0].numpy()
+        assert alike[k][mask[k]].mean().item() == pytest.approx(xsim(*pair), abs=1e-4)
+
+
+def test_contrast_of_a_block_is_no_weight(scene, monkeypatch):
+    """But for XSIM, which is in ppm."""
+    monkeypatch.setattr(head, 'OF_XSIM', 0.0)
     output, truth, mask = scene
     larger = torch.cat([4 * output[:, :1], output[:, 1:] + float(np.log(4))], 1)
-    there = loss(larger, 4 * truth, mask).item() - float(np.log(4))
+    there = loss(larger, 4 * truth, mask).item() - OF_SD * float(np.log(4))
     assert there == pytest.approx(loss(output, truth, mask).item(), abs=1e-4)
 
 
@@ -73,6 +92,14 @@ def test_outside_the_mask_nothing_counts(scene):
     output, truth, mask = scene
     wild = torch.where(mask, output, 7.0)
     assert loss(wild, truth, mask).item() == pytest.approx(loss(output, truth, mask).item())
+
+
+def test_metrics_are_of_where_the_field_is_known(scene):
+    sample = sample_of(scene, 0)
+    wrong = scene[0][0].clone()
+    wrong[0, :, :4] = 9.0
+    sample.image[4, :, :4] = 0
+    assert metrics(wrong, sample) == metrics(scene[0][0], sample)
 
 
 def test_deviations_are_believed_within_limits():

@@ -10,7 +10,7 @@ from bidsapp.core import Sample
 from bidsapp.learn.predict import predict
 from bidsapp.modalities.gre.learn.head import HEAD, loss
 from bidsapp.modalities.gre.learn.input import turned
-from bidsapp.modalities.gre.networks.dipole_unet import told
+from bidsapp.modalities.gre.networks.dipole_unet import over_nyquist, told
 from bidsapp.modalities.gre.physics import inversion
 from bidsapp.modalities.gre.physics.agreement import nrmse
 from bidsapp.modalities.gre.physics.dipole import convolved, dipole, enlarged
@@ -62,10 +62,13 @@ def test_the_last_layer_is_the_closed_form_of_the_whole_map(scene):
     _, _, image, context = scene
     net = network()
     c = 0.01 * torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(1))
-    stepped = net.body.consistent(c, *batch(image, context))
+    all_of_it = torch.ones(1, 1, *SHAPE)
+    stepped = net.body.consistent(c, all_of_it, *batch(image, context))
     padded = enlarged(SHAPE, MARGIN)
     frame, a = Padded(SHAPE, padded), transfer_of(padded, VOXEL, B).float()
-    strength = net.body.regularisation(batch(image, context)[1]).item()
+    k = over_nyquist(padded, VOXEL).float()
+    strength = net.body.regularisation(batch(image, context)[1], k[None, None])[0, 0]
+    assert strength[0, 0, 0] < strength[4, 4, 4]  # fine detail is trusted less
     trusted = frame(image[4] * image[5].clamp(0, 1))
     # The start reaches beyond the image, so its field is taken from what it leaves.
     field = frame(image[2]) + convolved(frame(image[1]), a)
@@ -82,7 +85,11 @@ def test_a_wrong_geometry_makes_it_worse(scene, wrong):
     image = torch.stack([image[0], nothing[0, 0], image[0], *image[3:]])
     told_wrong = {**context, **{k: torch.tensor(v) for k, v in wrong.items()}}
     error = [
-        nrmse(net.body.consistent(nothing, *batch(image, own))[0, 0].detach().numpy(), chi, mask)
+        nrmse(
+            net.body.consistent(nothing, 1 + nothing, *batch(image, own))[0, 0].detach().numpy(),
+            chi,
+            mask,
+        )
         for own in (context, told_wrong)
     ]
     assert error[1] > 1.2 * error[0]
@@ -97,8 +104,9 @@ def test_what_is_told_of_the_geometry_turns_with_it(scene):
     assert own['b'].tolist() == [pytest.approx((-0.6, 0.8, 0.0))]
     net = network()
     c = 0.01 * torch.randn(1, 1, *SHAPE, generator=torch.Generator().manual_seed(1))
-    here = net.body.consistent(c, *batch(image, context))
-    there = net.body.consistent(turned_voxels(c, turn), moved, own)
+    share = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(2))
+    here = net.body.consistent(c, share, *batch(image, context))
+    there = net.body.consistent(turned_voxels(c, turn), turned_voxels(share, turn), moved, own)
     assert torch.allclose(turned_voxels(here, turn), there, atol=1e-6)
 
 

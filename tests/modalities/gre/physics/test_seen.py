@@ -54,14 +54,18 @@ def test_a_field_of_another_size_has_the_start_of_that_size(scene):
     assert torch.allclose(other[3], 3 * one[3], atol=1e-5)
 
 
-def test_what_no_susceptibility_explains_is_doubt(scene):
+def test_what_no_susceptibility_explains_is_doubt(rng):
     """And total variation, which would follow it, gets the λ of so much noise."""
-    _, field, noise, mask = scene
-    strange = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 1.5)
+    shape = (36, 38, 35)
+    mask = np.zeros(shape, bool)
+    mask[3:-3, 3:-3, 3:-3] = True
+    chi = 0.1 * mask * (ndimage.gaussian_filter(rng.normal(size=shape), 2.0) > 0)
+    field = dipole(shape, VOXEL, B)(torch.from_numpy(chi)).numpy()
+    strange = mask * ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
     strange *= field[mask].std() / strange[mask].std()
-    (one, sure), (other, doubted) = (
-        seen(f, 0.2 * noise, mask, VOXEL, B) for f in (field, field + strange)
+    (one, sure), (_, little), (other, much) = (
+        seen(field + q * strange, np.full(shape, 1e-3), mask, VOXEL, B) for q in (0, 0.3, 1.0)
     )
-    assert doubted['doubt'] > 2 * sure['doubt']
-    assert doubted['noise'] == sure['noise']
+    assert sure['doubt'] == sure['noise'] == much['noise']
+    assert 3 * sure['doubt'] < little['doubt'] < 0.5 * much['doubt']
     assert other[CHANNELS.index('left')].std() > 2 * one[CHANNELS.index('left')].std()
