@@ -108,7 +108,7 @@ def test_a_few_steps_teach_something_that_is_kept(template, tmp_path):
     scans, tasks = bank.Bank(template, 0, QUICK), (RECONSTRUCTION,)
     validation = [labelled(bank.Bank(template, 1, QUICK).scan(k), tasks) for k in range(2)]
     head = joint([RECONSTRUCTION.head])
-    plan = Plan(steps=12, patch=learn.PATCH, batch=1, lr=5e-3, validate_every=6)
+    plan = Plan(steps=6, patch=learn.PATCH, batch=1, lr=5e-3, validate_every=6)
     source = SimulatedStream(scans, tasks, plan.patch, window=3, steps_a_scan=6)
     network, state = fit(own, head, source, validation, None, plan, tmp_path / 'state')
     assert all(torch.isfinite(torch.tensor([row['loss'] for row in state.log])))
