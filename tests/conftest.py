@@ -263,16 +263,27 @@ def few_two(few_dataset, tmp_path):
     return _scans_alone(few_dataset, tmp_path / 'bids', 'sub-01', 'sub-02')
 
 
-@pytest.fixture(scope='session')
-def quick_done(once, quick_dataset, tmp_path_factory):
-    """What `participant --tasks orientation` makes of one head of ``quick_dataset``."""
-    bids = _scans_alone(quick_dataset, tmp_path_factory.mktemp('quick') / 'bids', 'sub-01')
+def _done(once, dataset, folder, name):
+    """What `participant --tasks orientation` makes of one head of ``dataset``."""
+    bids = _scans_alone(dataset, folder / 'bids', 'sub-01')
 
     def make(out):
         result = _call(bids, out, 'participant', '--device', 'cpu', '--tasks', 'orientation')
         assert result.returncode == 0, result.stdout + result.stderr
 
-    return once('quick_done', make)
+    return once(name, make)
+
+
+@pytest.fixture(scope='session')
+def quick_done(once, quick_dataset, tmp_path_factory):
+    """``quick`` after `participant --tasks orientation`."""
+    return _done(once, quick_dataset, tmp_path_factory.mktemp('quick'), 'quick_done')
+
+
+@pytest.fixture(scope='session')
+def few_done(once, few_dataset, tmp_path_factory):
+    """``few`` after `participant --tasks orientation`."""
+    return _done(once, few_dataset, tmp_path_factory.mktemp('few'), 'few_done')
 
 
 def _call(*argv, **options):

@@ -242,9 +242,9 @@ def test_reference_microstructure_is_near_the_truth(done, three_heads):
         assert np.median(np.abs(true - found)) < bound
 
 
-def test_killed_participant_goes_on_and_ends_the_same(quick, quick_done, tmp_path):
+def test_killed_participant_goes_on_and_ends_the_same(few, few_done, tmp_path):
     again = tmp_path / 'out'
-    argv = (quick, again, 'participant', '--tasks', 'orientation')
+    argv = (few, again, 'participant', '--tasks', 'orientation')
     work = again / '.work'
     killed_when(lambda: any(work.rglob('motion/result_motion.pklz')), *argv)
     for path in again.rglob('*.nii.gz'):
@@ -252,7 +252,7 @@ def test_killed_participant_goes_on_and_ends_the_same(quick, quick_done, tmp_pat
             np.asarray(nib.load(path).dataobj)  # whole, or not there
     call(*argv)
     name = 'sub-01/dwi/sub-01_desc-preproc_dwi.nii.gz'
-    assert (again / name).read_bytes() == (quick_done / name).read_bytes()
+    assert (again / name).read_bytes() == (few_done / name).read_bytes()
 
 
 def test_killed_group_goes_on_and_ends_with_the_same_weights(done, three_heads, tmp_path):
