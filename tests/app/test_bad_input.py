@@ -181,19 +181,19 @@ def test_sigterm_ends_soon_with_try_again_and_the_next_call_goes_on(few, tmp_pat
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_t1w_that_is_cut_off_costs_the_tissue_label_alone(quick, quick_dataset, tmp_path, app):
+def test_a_t1w_that_is_cut_off_costs_the_tissue_label_alone(few, quick_dataset, tmp_path, app):
     name = 'sub-01/anat/sub-01_T1w.nii.gz'
     content, out = (quick_dataset / name).read_bytes(), tmp_path / 'out'
-    (quick / name).parent.mkdir()
-    (quick / name).write_bytes(content[: len(content) // 2])
-    result = app(quick, out, *ORIENTATION, 'tissue')
+    (few / name).parent.mkdir()
+    (few / name).write_bytes(content[: len(content) // 2])
+    result = app(few, out, *ORIENTATION, 'tissue')
     assert result.returncode == 65, result.stdout + result.stderr
     assert 'FAILED sub-01: no tissue label, for sub-01_T1w.nii.gz cannot be used' in result.stdout
     done = [f for f in visible_files(out) if f.endswith('.nii.gz')]
-    assert any('model-csd_param-direction' in f for f in done)
+    assert any('model-tensor_param-direction' in f for f in done)
     assert any('seg-tissue_desc-unet_dseg' in f for f in done)
     assert not any('seg-tissue_desc-reference' in f for f in done)
-    label = next(out.rglob('*_model-csd_param-direction_dwimap.json'))
+    label = next(out.rglob('*_model-tensor_param-direction_dwimap.json'))
     assert 'sub-01_T1w.nii.gz' in json.loads(label.read_text())['NotUsed']
     assert 'T1w image not used' in (out / 'sub-01.html').read_text()
-    assert app(quick, out, *ORIENTATION).returncode == 0  # which needs no T1w
+    assert app(few, out, *ORIENTATION).returncode == 0  # which needs no T1w

@@ -33,11 +33,12 @@ def odd(quick_dataset, tmp_path_factory):
         stem, folder = f'sub-two_ses-{session}', root / 'sub-two' / f'ses-{session}'
         rename(source / 'dwi', folder / 'dwi', 'sub-01', stem)
         without_phase_encoding(folder / 'dwi', stem)
+        keep_six_directions(folder / 'dwi', stem)
         if session == 'late':
             rename(source / 'anat', folder / 'anat', 'sub-01', stem)
     design = Design(
         participants=1, seed=5, t1w_voxel_size=4.0, template_voxel_size=3.0,
-        scans={'dwi': DwiDesign(6.0, 3.0, directions=12, bval=(700.0, 1400.0, 2800.0), snr=30)},
+        scans={'dwi': DwiDesign(8.0, 4.0, directions=12, bval=(700.0, 1400.0, 2800.0), snr=30)},
     )  # fmt: skip
     write_dataset(root.parent / 'three', design, say=lambda line: None)
     rename(
@@ -87,11 +88,11 @@ EXPECTED = {
         ('do not say the phase-encoding direction', 'PartialFourier', 'two shells'),
     ),
     'sub-two_ses-early': (
-        {*BY_DECONVOLUTION, 'seg-nfib_desc-reference_dseg', 'seg-tissue_desc-reference_dseg'},
+        {'model-tensor_param-direction_dwimap', 'seg-tissue_desc-reference_dseg'},
         ('of another session', 'two shells'),
     ),
     'sub-two_ses-late': (
-        {*BY_DECONVOLUTION, 'seg-nfib_desc-reference_dseg', 'seg-tissue_desc-reference_dseg'},
+        {'model-tensor_param-direction_dwimap', 'seg-tissue_desc-reference_dseg'},
         ('of the same session', 'two shells'),
     ),
 }  # fmt: skip
