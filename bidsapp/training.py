@@ -18,7 +18,7 @@ from bidsapp.bids.write import write_json, write_text
 from bidsapp.core import Plan
 from bidsapp.learn import cards
 from bidsapp.learn.finetune import gather, make_card, ranges_of, scored, scored_classical
-from bidsapp.learn.inputs import states
+from bidsapp.learn.inputs import states, with_network_of
 from bidsapp.learn.processors import nondeterminism
 from bidsapp.learn.seen import FLAG, FLAG_WORDS, about_seen, flagged, flags, was_seen
 from bidsapp.learn.splits import SPLITS
@@ -103,11 +103,12 @@ def train(
         scans = raw_scans(task.modality, material.groups, settings.output_dir, settings.roots)
         arm = 'scratch' if start is None else 'finetuned'
         states_at = settings.work_dir / 'group' / key
-        network, state, rows = fit_arm(task, arm, start, plan, material, scans, states_at)
+        own = with_network_of(registry.input(task.modality), start)
+        network, state, rows = fit_arm(task, own, arm, start, plan, material, scans, states_at)
         for arm, other in others.items():
             log.info('%s: the same from %s, to compare', task.name, arm)
-            own = replace(plan, rates={}, lr=LEARNING_RATE if other is None else FINE_RATE)
-            rows += fit_arm(task, arm, other, own, material, scans, states_at)[2]
+            free = replace(plan, rates={}, lr=LEARNING_RATE if other is None else FINE_RATE)
+            rows += fit_arm(task, own, arm, other, free, material, scans, states_at)[2]
         if start is not None and task.name in start.heads and settings.init in ('auto', 'bundled'):
             heads = [name for name in (task.name, *task.uses) if name in start.heads]
             rows += scored(task, 'bundled', network_of(start, heads), material, device)
@@ -131,7 +132,7 @@ def train(
 
 def plan_of(task: Task[Any], start: Checkpoint | None, settings: Settings, device: str) -> Plan:
     """How a task is fitted from its start."""
-    own: Input = registry.input(task.modality)
+    own = with_network_of(registry.input(task.modality), start)
     steps = settings.steps or STEPS
     return Plan(
         steps=steps, patch=own.network.patch, batch=BATCH,
@@ -143,6 +144,7 @@ def plan_of(task: Task[Any], start: Checkpoint | None, settings: Settings, devic
 
 def fit_arm(
     task: Task[Any],
+    own: Input,
     arm: str,
     start: Checkpoint | None,
     plan: Plan,
@@ -157,7 +159,7 @@ def fit_arm(
     judges = [one.sample for one in material.seen('val')]
     with nondeterminism(plan.device) as found:
         network, state = fit(
-            registry.input(task.modality), task.head, PatchSource(material.learnt_from, plan.patch),
+            own, task.head, PatchSource(material.learnt_from, plan.patch),
             judges, start, plan, states_at.with_name(f'{states_at.name}-{arm}.safetensors'),
             log.info, material.written(task),
         )  # fmt: skip

@@ -46,10 +46,11 @@ def start_network(
     """A new network, or the body of ``start`` with those of its heads that are to be learnt.
 
     Heads that begin ``from_nothing`` say what `Network.begin` has them say, unless the start has
-    them. Raises Problem if the start cannot carry this input.
+    them. A start stays the network that it is, whichever of the modality's. Raises Problem if it
+    cannot carry this input.
     """
-    shape = own.network
     if start is None:
+        shape = own.network
         with seeded(seed):
             network = build(own.modality, shape.name, channels_in, head.heads, **shape.options)
         network.begin(head.heads_from_nothing)
@@ -58,7 +59,7 @@ def start_network(
     found = start.card['network']
     with seeded(seed), described_by(start.card):
         network = build(
-            own.modality, shape.name, found['channels_in'], head.heads, **found['options']
+            own.modality, found['name'], found['channels_in'], head.heads, **found['options']
         )
         network.begin(head.heads_from_nothing)
         network.body.load_state_dict(start.body)
@@ -69,15 +70,20 @@ def start_network(
 
 
 def refuse_other_start(own: Input, head: Head, start: Checkpoint, channels_in: int) -> None:
-    """Raises Problem if ``start`` cannot carry this input."""
-    shape, found = own.network, start.card['network']
-    same = (modality_of(start.card), found['name']) == (own.modality, shape.name)
-    if not (same and reads(own.modality, found, channels_in)):
+    """Raises Problem if ``start`` is of another modality or cannot carry this input.
+
+    BadData if it is a network that the modality has not.
+    """
+    found, modality = start.card['network'], modality_of(start.card)
+    same = modality == own.modality
+    if same:
+        with described_by(start.card):
+            same = reads(modality, found, channels_in)
+    if not same:
         raise Problem(
-            f'The start model {start.card["name"]} is a {found["name"]} of '
-            f'{modality_of(start.card)} for {found["channels_in"]} input channels; task '
-            f'{head.name} needs a {shape.name} of {own.modality} for {channels_in}. Choose another '
-            '--init.'
+            f'The start model {start.card["name"]} is a {found["name"]} of {modality} for '
+            f'{found["channels_in"]} input channels; task {head.name} needs a network of '
+            f'{own.modality} for {channels_in}. Choose another --init.'
         )
 
 
