@@ -363,10 +363,28 @@ class Plan:
     lr: float
     rates: Mapping[str, float] = field(default_factory=dict)  #: part of the network → factor of
     #: its learning rate; 0 keeps the part as it was
+    rest: float = 1.0  #: that of what is in none of these parts
     seed: int = 0
     device: str = 'cpu'
     validate_every: int = 50  #: steps
     average: float = 0.0  #: decay of the moving average of weights that is kept; 0: none is
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A published way of fine-tuning a network of a modality: ``--freeze published``."""
+
+    lr: float
+    rates: Mapping[str, float]  #: as `Plan.rates`: of parts that a network must have for it
+    fixed: tuple[str, ...]  #: parts that stay as they were in a network that has them
+    rest: float  #: as `Plan.rest`
+    patches: int  #: drawn of each scan, in an epoch
+    epochs: int
+    words: str  #: what it is, and where it was published
+
+    def steps(self, scans: int, batch: int) -> int:
+        """Steps in which ``scans`` are seen that often, in batches of so many patches."""
+        return -(-self.epochs * self.patches * scans // batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ from bidsapp.learn import cards
 from bidsapp.learn.finetune import gather, make_card, ranges_of, scored, scored_classical
 from bidsapp.learn.inputs import states, with_network_of
 from bidsapp.learn.processors import nondeterminism
+from bidsapp.learn.published import as_published, recipe_of
 from bidsapp.learn.seen import FLAG, FLAG_WORDS, about_seen, flagged, flags, was_seen
 from bidsapp.learn.splits import SPLITS
 from bidsapp.learn.tables import COLUMNS, explained, tsv
@@ -50,6 +51,7 @@ FREEZE: Mapping[str, Mapping[str, float]] = {
     'none': {},
     'encoder': {'encoder': 0.0},
     'body': {'body': 0.0},
+    'published': {},  # the modality's own: `learn.published`
 }
 
 
@@ -91,6 +93,9 @@ def train(
 
     start = start_model(settings.init, task.modality)
     plan = plan_of(task, start, settings, device)
+    if settings.freeze == 'published':
+        count = sum(split.get(case.subject) == 'train' for case in cases)
+        plan = as_published(plan, recipe_of(task), start, count, settings.steps)
     others = other_starts(settings, start, task.modality)
     starts = [start, *others.values()]
     key = identity(task, cases, split, plan, starts, settings, standing.asked)
@@ -107,7 +112,9 @@ def train(
         network, state, rows = fit_arm(task, own, arm, start, plan, material, scans, states_at)
         for arm, other in others.items():
             log.info('%s: the same from %s, to compare', task.name, arm)
-            free = replace(plan, rates={}, lr=LEARNING_RATE if other is None else FINE_RATE)
+            free = replace(
+                plan, rates={}, rest=1.0, lr=LEARNING_RATE if other is None else FINE_RATE
+            )
             rows += fit_arm(task, own, arm, other, free, material, scans, states_at)[2]
         if start is not None and task.name in start.heads and settings.init in ('auto', 'bundled'):
             heads = [name for name in (task.name, *task.uses) if name in start.heads]

@@ -117,7 +117,7 @@ def rated(network: Network, plan: Plan) -> list[dict[str, Any]]:
     """Parameters by the factor of their learning rate, for an optimizer; what has none is frozen.
 
     A part of ``plan.rates`` has its own factor, the smallest of the parts it belongs to; all else
-    has 1. Raises Problem for a part that the network has not.
+    has ``plan.rest``. Raises Problem for a part that the network has not.
     """
     parts = network.parts()
     if unknown := plan.rates.keys() - parts.keys():
@@ -125,13 +125,13 @@ def rated(network: Network, plan: Plan) -> list[dict[str, Any]]:
             f'The network {type(network).__name__} has no part {", ".join(sorted(unknown))}; it '
             f'has {", ".join(parts)}.'
         )
-    factors = {id(p): 1.0 for p in network.parameters()}
+    factors: dict[int, float] = {}
     for name, factor in plan.rates.items():
         for p in parts[name].parameters():
-            factors[id(p)] = min(factors[id(p)], factor)
+            factors[id(p)] = min(factors.get(id(p), factor), factor)
     groups: dict[float, list[Any]] = {}
     for p in network.parameters():
-        groups.setdefault(factors[id(p)], []).append(p)
+        groups.setdefault(factors.get(id(p), plan.rest), []).append(p)
     for p in groups.pop(0.0, []):
         p.requires_grad_(False)
     return [{'params': params, 'factor': factor} for factor, params in groups.items()]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from bidsapp.core import Case, Checkpoint, Patch, Turn
+    from bidsapp.core import Case, Checkpoint, Patch, Recipe, Turn
 
 #: Some of a run's data as plain values, of which JSON can be made: they name the kept file.
 Part = Mapping[str, Any]
@@ -81,6 +81,7 @@ class Input:
     about: Callable[[Sequence[Sample]], Mapping[str, Any]] = nothing_special  #: for a card
     networks: Mapping[str, Shape] = field(default_factory=dict)  #: others that pretraining can
     #: make, by the name that ``--network`` gives
+    published: Recipe | None = None  #: what ``--freeze published`` is to the modality's networks
     version: int = 1  #: raised when what ``sample`` gives changes: predictions are then made again
 
 
