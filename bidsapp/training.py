@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
+from os.path import relpath
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
@@ -196,7 +197,7 @@ def identity(
     root = settings.output_dir
     files = {
         s: [
-            {path.relative_to(root).as_posix(): state for path, state in states(own).items()}
+            {relpath(path, root): state for path, state in states(own).items()}
             for own in ([*case.files.values()] for case in cases if split.get(case.subject) == s)
         ]
         for s in SPLITS
