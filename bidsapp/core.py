@@ -191,6 +191,21 @@ def no_tables(case: Case) -> Sequence[Mapping[str, str]]:
     return ()
 
 
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A table that is written beside a prediction, with a JSON that explains it."""
+
+    output: Output  #: how it is named
+    rows: Callable[[Arrays, Case], Sequence[Mapping[str, Any]]]  #: of what is written, on the run's
+    #: grid: for each row its values by column
+    columns: Mapping[str, Mapping[str, Any]]  #: column → what it is
+
+
+def no_statistics(case: Case) -> Sequence[Statistics]:
+    """No table beside a prediction."""
+    return ()
+
+
 def nothing_more(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
     """No fields of sidecars that follow from the values."""
     return {}
@@ -297,6 +312,8 @@ class Task(Generic[A]):
     details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
     #: Output.name, from what ``finish`` or ``label.derive`` returns, which may hold more than what
     #: is written
+    tables: Callable[[Case], Sequence[Statistics]] = no_statistics  #: of a run with what its user
+    #: gave: what comes with its prediction
     version: int = 1  #: raised when what ``finish`` gives changes: predictions are then made again
     name: str = ''
     modality: str = ''

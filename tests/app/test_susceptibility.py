@@ -230,6 +230,20 @@ def test_the_page_shows_the_network_and_where_it_is_not_to_be_used(predicted):
     assert 'the map of total variation is the one to use' in other
 
 
+def test_regions_of_the_network_stand_in_a_table_of_their_own(predicted):
+    table = predicted / 'sub-01/anat/sub-01_desc-susceptibilityunet_stats.tsv'
+    with table.open(encoding='utf-8', newline='') as stream:
+        rows = {row['name']: row for row in csv.DictReader(stream, delimiter='\t')}
+    mean = {name: float(row['mean']) for name, row in rows.items()}
+    assert mean['Iron'] > mean['Fluid'] > mean['Myelin']
+    assert all(float(row['stated_deviation']) > 0 for row in rows.values())
+    about = json.loads(table.with_suffix('.json').read_text())
+    assert set(next(iter(rows.values()))) <= set(about)
+    assert about['ModelName'] == 'toy'
+    assert 'bids:dseg:sub-01/anat/sub-01_dseg.nii.gz' in about['Sources']
+    assert not list(predicted.rglob('sub-02*_stats.tsv'))
+
+
 def test_it_is_fine_tuned_on_maps_of_a_lab(predicted, simulated, model):
     """By two steps; it stays the network that it was, and is compared with total variation."""
     root = predicted.parent
