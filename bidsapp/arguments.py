@@ -226,8 +226,9 @@ def _add_learning(group: argparse._ArgumentGroup) -> None:
     add(
         '--freeze',
         default='none',
-        choices=['none', 'encoder', 'body'],
-        help='group: what to keep as it was; default none',
+        choices=['none', 'encoder', 'body', 'published'],
+        help='group: what to keep as it was; default none; published: the rates and the length of '
+        'a paper, where a modality has such (susceptibility)',
     )
     add(
         '--steps',

@@ -194,6 +194,21 @@ def no_tables(case: Case) -> Sequence[Mapping[str, str]]:
     return ()
 
 
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A table that is written beside a prediction, with a JSON that explains it."""
+
+    output: Output  #: how it is named
+    rows: Callable[[Arrays, Case], Sequence[Mapping[str, Any]]]  #: of what is written, on the run's
+    #: grid: for each row its values by column
+    columns: Mapping[str, Mapping[str, Any]]  #: column → what it is
+
+
+def no_statistics(case: Case) -> Sequence[Statistics]:
+    """No table beside a prediction."""
+    return ()
+
+
 def nothing_more(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
     """No fields of sidecars that follow from the values."""
     return {}
@@ -300,6 +315,8 @@ class Task(Generic[A]):
     details: Callable[[Arrays], Mapping[str, Mapping[str, Any]]] = nothing_more  #: of sidecars, by
     #: Output.name, from what ``finish`` or ``label.derive`` returns, which may hold more than what
     #: is written
+    tables: Callable[[Case], Sequence[Statistics]] = no_statistics  #: of a run with what its user
+    #: gave: what comes with its prediction
     version: int = 1  #: raised when what ``finish`` gives changes: predictions are then made again
     name: str = ''
     modality: str = ''
@@ -366,10 +383,28 @@ class Plan:
     lr: float
     rates: Mapping[str, float] = field(default_factory=dict)  #: part of the network → factor of
     #: its learning rate; 0 keeps the part as it was
+    rest: float = 1.0  #: that of what is in none of these parts
     seed: int = 0
     device: str = 'cpu'
     validate_every: int = 50  #: steps
     average: float = 0.0  #: decay of the moving average of weights that is kept; 0: none is
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A published way of fine-tuning a network of a modality: ``--freeze published``."""
+
+    lr: float
+    rates: Mapping[str, float]  #: as `Plan.rates`: of parts that a network must have for it
+    fixed: tuple[str, ...]  #: parts that stay as they were in a network that has them
+    rest: float  #: as `Plan.rest`
+    patches: int  #: drawn of each scan, in an epoch
+    epochs: int
+    words: str  #: what it is, and where it was published
+
+    def steps(self, scans: int, batch: int) -> int:
+        """Steps in which ``scans`` are seen that often, in batches of so many patches."""
+        return -(-self.epochs * self.patches * scans // batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from bidsapp.bids.filters import read_filters
 from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.learn import cards
 from bidsapp.learn.processors import use_processors
+from bidsapp.learn.published import recipe_of
 from bidsapp.learn.splits import MIN_PARTICIPANTS, SPLITS, make_split, read_split
 from bidsapp.problems import BadData, MissingInput, Problem, WrongUsage
 from bidsapp.standins import asked_of, stand_ins
@@ -104,7 +105,7 @@ def draw_pages(names: Sequence[str], settings: Settings) -> int:
 
 
 def refuse_what_is_not_there(settings: Settings, wanted: Sequence[str]) -> None:
-    """Raises Problem for weights, or a scan to be like, that were asked for and are not there."""
+    """Raises Problem for weights, a recipe, or a scan to be like, that are asked for in vain."""
     modalities = {registry.tasks()[name] for name in wanted}
     for modality in modalities:
         for like in asked_of(modality, settings.options).values():
@@ -117,6 +118,9 @@ def refuse_what_is_not_there(settings: Settings, wanted: Sequence[str]) -> None:
             f'{settings.models}. Make one with `pretrain --objective autoencoder`; '
             '--compare scratch works.'
         )
+    if settings.freeze == 'published':
+        for name in wanted:
+            recipe_of(registry.task(name))
     if settings.init == 'bundled' and not any(cards.bundled_model(m) for m in modalities):
         raise MissingInput('--init bundled: this version bundles no model. Use --init scratch.')
 

@@ -22,7 +22,7 @@ from bidsapp.bids.prepared import choose_prepared, with_references
 from bidsapp.bids.write import write_json
 from bidsapp.core import Plan
 from bidsapp.learn import cards
-from bidsapp.learn.inputs import states
+from bidsapp.learn.inputs import states, with_network_of
 from bidsapp.learn.processors import nondeterminism, use_processors
 from bidsapp.learn.seen import about_seen
 from bidsapp.learn.splits import SPLITS, divide, read_split
@@ -75,6 +75,8 @@ def run(settings: Settings, log_file: Path | None) -> int:
     device = resolve_device(settings.device)
     use_processors(settings.nprocs, device)
     own = with_network(registry.input(modality), settings.network)
+    start = None if settings.init in SCRATCH else start_model(settings.init, modality)
+    refuse_other_network(own, start)
     steps = settings.steps or STEPS
     rate = LEARNING_RATE if settings.init in SCRATCH else FINE_RATE
     plan = Plan(
@@ -91,7 +93,6 @@ def run(settings: Settings, log_file: Path | None) -> int:
     kept = settings.work_dir / 'pretrain'
     request = Request(name, settings.tasks, settings.seed, SIDE, kept, cases)
     made: Material = registry.pretraining(modality).material(request)
-    start = None if settings.init in SCRATCH else start_model(settings.init, modality)
     network, state, head, shape = learnt(own, made, start, plan, state_file)
     judged = made.tasks, head, own.turned, device
     calibrate(network, (made.sample('val', VALIDATION + k) for k in range(CALIBRATION)), *judged)
@@ -133,6 +134,22 @@ def with_network(own: Input, name: str | None) -> Input:
             f'--network {name}: {own.modality} has {", ".join(own.networks) or "no other network"}.'
         )
     return replace(own, network=own.networks[name])
+
+
+def refuse_other_network(own: Input, start: Checkpoint | None) -> None:
+    """Raises WrongUsage where the weights to start from are those of another network than asked."""
+    if start is None or cards.modality_of(start.card) != own.modality:
+        return  # as for every fit, another modality is refused by `learn.fit`
+    usual = registry.input(own.modality)
+    shape = with_network_of(usual, start).network
+    if shape == own.network:
+        return
+    name = next((name for name, known in usual.networks.items() if known == shape), None)
+    raise WrongUsage(
+        f'The start model {start.card["name"]} is a {start.card["network"]["name"]}. '
+        + (f'Give --network {name}' if name else 'Leave --network out')
+        + ', or another --init.'
+    )
 
 
 def chosen_objective(settings: Settings, modality: str) -> tuple[str, Objective]:

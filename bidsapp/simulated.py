@@ -227,10 +227,13 @@ def _parser() -> Parser:
         group = parser.add_argument_group(registry.title(modality))
         for flag in dataset.flags:
             value = getattr(own, flag.name.replace('-', '_'))
-            words = ' '.join(f'{v:g}' for v in (value if flag.several else (value,)))
+            words = ' '.join(
+                v if flag.choices else f'{v:g}' for v in (value if flag.several else (value,))
+            )
             group.add_argument(
                 f'--{flag.name}', type=flag.type, default=value, metavar=flag.metavar,
                 help=f'{flag.help} ({words})', nargs='+' if flag.several else None,
+                choices=flag.choices,
             )  # fmt: skip
     add('--version', action='version', version=__version__)
     return parser

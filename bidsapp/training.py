@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
+from os.path import relpath
 from typing import TYPE_CHECKING, Any
 
 from bidsapp import __version__, registry
@@ -18,8 +19,9 @@ from bidsapp.bids.write import write_json, write_text
 from bidsapp.core import Plan
 from bidsapp.learn import cards
 from bidsapp.learn.finetune import gather, make_card, ranges_of, scored, scored_classical
-from bidsapp.learn.inputs import states
+from bidsapp.learn.inputs import states, with_network_of
 from bidsapp.learn.processors import nondeterminism
+from bidsapp.learn.published import as_published, recipe_of
 from bidsapp.learn.seen import FLAG, FLAG_WORDS, about_seen, flagged, flags, was_seen
 from bidsapp.learn.splits import SPLITS
 from bidsapp.learn.tables import COLUMNS, explained, tsv
@@ -50,6 +52,7 @@ FREEZE: Mapping[str, Mapping[str, float]] = {
     'none': {},
     'encoder': {'encoder': 0.0},
     'body': {'body': 0.0},
+    'published': {},  # the modality's own: `learn.published`
 }
 
 
@@ -91,6 +94,9 @@ def train(
 
     start = start_model(settings.init, task.modality)
     plan = plan_of(task, start, settings, device)
+    if settings.freeze == 'published':
+        count = sum(split.get(case.subject) == 'train' for case in cases)
+        plan = as_published(plan, recipe_of(task), start, count, settings.steps)
     others = other_starts(settings, start, task.modality)
     starts = [start, *others.values()]
     key = identity(task, cases, split, plan, starts, settings, standing.asked)
@@ -103,11 +109,14 @@ def train(
         scans = raw_scans(task.modality, material.groups, settings.output_dir, settings.roots)
         arm = 'scratch' if start is None else 'finetuned'
         states_at = settings.work_dir / 'group' / key
-        network, state, rows = fit_arm(task, arm, start, plan, material, scans, states_at)
+        own = with_network_of(registry.input(task.modality), start)
+        network, state, rows = fit_arm(task, own, arm, start, plan, material, scans, states_at)
         for arm, other in others.items():
             log.info('%s: the same from %s, to compare', task.name, arm)
-            own = replace(plan, rates={}, lr=LEARNING_RATE if other is None else FINE_RATE)
-            rows += fit_arm(task, arm, other, own, material, scans, states_at)[2]
+            free = replace(
+                plan, rates={}, rest=1.0, lr=LEARNING_RATE if other is None else FINE_RATE
+            )
+            rows += fit_arm(task, own, arm, other, free, material, scans, states_at)[2]
         if start is not None and task.name in start.heads and settings.init in ('auto', 'bundled'):
             heads = [name for name in (task.name, *task.uses) if name in start.heads]
             rows += scored(task, 'bundled', network_of(start, heads), material, device)
@@ -131,7 +140,7 @@ def train(
 
 def plan_of(task: Task[Any], start: Checkpoint | None, settings: Settings, device: str) -> Plan:
     """How a task is fitted from its start."""
-    own: Input = registry.input(task.modality)
+    own = with_network_of(registry.input(task.modality), start)
     steps = settings.steps or STEPS
     return Plan(
         steps=steps, patch=own.network.patch, batch=own.network.batch or BATCH,
@@ -143,6 +152,7 @@ def plan_of(task: Task[Any], start: Checkpoint | None, settings: Settings, devic
 
 def fit_arm(
     task: Task[Any],
+    own: Input,
     arm: str,
     start: Checkpoint | None,
     plan: Plan,
@@ -157,7 +167,7 @@ def fit_arm(
     judges = [one.sample for one in material.seen('val')]
     with nondeterminism(plan.device) as found:
         network, state = fit(
-            registry.input(task.modality), task.head, PatchSource(material.learnt_from, plan.patch),
+            own, task.head, PatchSource(material.learnt_from, plan.patch),
             judges, start, plan, states_at.with_name(f'{states_at.name}-{arm}.safetensors'),
             log.info, material.written(task),
         )  # fmt: skip
@@ -187,7 +197,7 @@ def identity(
     root = settings.output_dir
     files = {
         s: [
-            {path.relative_to(root).as_posix(): state for path, state in states(own).items()}
+            {relpath(path, root): state for path, state in states(own).items()}
             for own in ([*case.files.values()] for case in cases if split.get(case.subject) == s)
         ]
         for s in SPLITS

@@ -13,6 +13,7 @@ from bidsapp import registry
 from bidsapp.bids.derivatives import own_uri
 from bidsapp.bids.outputs import write_output
 from bidsapp.bids.provenance import FIELD, INSTEAD, name_in
+from bidsapp.bids.statistics import write_statistics
 from bidsapp.interfaces.base import (
     CaseInput,
     CaseStep,
@@ -209,6 +210,9 @@ class WritePrediction(CaseStep):
             **self.inputs.made_from(),
         }
         further = task.details(arrays)
+        for table in task.tables(case):  # few tasks have one, and some have large arrays
+            on_run = {o.name: onto_run(arrays[o.name], sample, like) for o in task.writes}
+            write_statistics(root, case.entities, table, table.rows(on_run, case), sidecar)
         written = [
             write_output(root, case.entities, output, 'unet',
                          onto_run(arrays[output.name], sample, like), like,

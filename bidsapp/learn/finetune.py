@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bidsapp import registry
 from bidsapp.learn import cards
-from bidsapp.learn.inputs import Use, kept_inputs, open_input
+from bidsapp.learn.inputs import Use, kept_inputs, open_input, with_network_of
 from bidsapp.learn.ranges import spanned
 from bidsapp.learn.seen import FLAG
 from bidsapp.learn.splits import SPLITS
@@ -249,7 +249,7 @@ def make_card(
     from bidsapp.learn.evaluate import mean
 
     own: Input = registry.input(task.modality)
-    shape = own.network
+    shape = with_network_of(own, start).network
     title = registry.title(task.modality)
     arm, score = rows[0][2], task.head.score
     known = {row[0] for row in rows if row[2:4] == (arm, FLAG) and row[5] == 1}

@@ -46,10 +46,11 @@ def start_network(
     """A new network, or the body of ``start`` with those of its heads that are to be learnt.
 
     Heads that begin ``from_nothing`` say what `Network.begin` has them say, unless the start has
-    them. Raises Problem if the start cannot carry this input.
+    them. A start stays the network that it is, whichever of the modality's. Raises Problem if it
+    cannot carry this input.
     """
-    shape = own.network
     if start is None:
+        shape = own.network
         with seeded(seed):
             network = build(own.modality, shape.name, channels_in, head.heads, **shape.options)
         network.begin(head.heads_from_nothing)
@@ -58,7 +59,7 @@ def start_network(
     found = start.card['network']
     with seeded(seed), described_by(start.card):
         network = build(
-            own.modality, shape.name, found['channels_in'], head.heads, **found['options']
+            own.modality, found['name'], found['channels_in'], head.heads, **found['options']
         )
         network.begin(head.heads_from_nothing)
         network.body.load_state_dict(start.body)
@@ -69,15 +70,20 @@ def start_network(
 
 
 def refuse_other_start(own: Input, head: Head, start: Checkpoint, channels_in: int) -> None:
-    """Raises Problem if ``start`` cannot carry this input."""
-    shape, found = own.network, start.card['network']
-    same = (modality_of(start.card), found['name']) == (own.modality, shape.name)
-    if not (same and reads(own.modality, found, channels_in)):
+    """Raises Problem if ``start`` is of another modality or cannot carry this input.
+
+    BadData if it is a network that the modality has not.
+    """
+    found, modality = start.card['network'], modality_of(start.card)
+    same = modality == own.modality
+    if same:
+        with described_by(start.card):
+            same = reads(modality, found, channels_in)
+    if not same:
         raise Problem(
-            f'The start model {start.card["name"]} is a {found["name"]} of '
-            f'{modality_of(start.card)} for {found["channels_in"]} input channels; task '
-            f'{head.name} needs a {shape.name} of {own.modality} for {channels_in}. Choose another '
-            '--init.'
+            f'The start model {start.card["name"]} is a {found["name"]} of {modality} for '
+            f'{found["channels_in"]} input channels; task {head.name} needs a network of '
+            f'{own.modality} for {channels_in}. Choose another --init.'
         )
 
 
@@ -111,7 +117,7 @@ def rated(network: Network, plan: Plan) -> list[dict[str, Any]]:
     """Parameters by the factor of their learning rate, for an optimizer; what has none is frozen.
 
     A part of ``plan.rates`` has its own factor, the smallest of the parts it belongs to; all else
-    has 1. Raises Problem for a part that the network has not.
+    has ``plan.rest``. Raises Problem for a part that the network has not.
     """
     parts = network.parts()
     if unknown := plan.rates.keys() - parts.keys():
@@ -119,13 +125,13 @@ def rated(network: Network, plan: Plan) -> list[dict[str, Any]]:
             f'The network {type(network).__name__} has no part {", ".join(sorted(unknown))}; it '
             f'has {", ".join(parts)}.'
         )
-    factors = {id(p): 1.0 for p in network.parameters()}
+    factors: dict[int, float] = {}
     for name, factor in plan.rates.items():
         for p in parts[name].parameters():
-            factors[id(p)] = min(factors[id(p)], factor)
+            factors[id(p)] = min(factors.get(id(p), factor), factor)
     groups: dict[float, list[Any]] = {}
     for p in network.parameters():
-        groups.setdefault(factors[id(p)], []).append(p)
+        groups.setdefault(factors.get(id(p), plan.rest), []).append(p)
     for p in groups.pop(0.0, []):
         p.requires_grad_(False)
     return [{'params': params, 'factor': factor} for factor, params in groups.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from bidsapp.core import Case, Patch, Turn
+    from bidsapp.core import Case, Checkpoint, Patch, Recipe, Turn
 
 #: Some of a run's data as plain values, of which JSON can be made: they name the kept file.
 Part = Mapping[str, Any]
@@ -83,6 +83,7 @@ class Input:
     about: Callable[[Sequence[Sample]], Mapping[str, Any]] = nothing_special  #: for a card
     networks: Mapping[str, Shape] = field(default_factory=dict)  #: others that pretraining can
     #: make, by the name that ``--network`` gives
+    published: Recipe | None = None  #: what ``--freeze published`` is to the modality's networks
     version: int = 1  #: raised when what ``sample`` gives changes: predictions are then made again
 
 
@@ -151,3 +152,21 @@ def states(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     every = dict.fromkeys([*files, *(path for path in beside if path.is_file())])
     found = {path: path.stat() for path in every}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def with_network_of(own: Input, start: Checkpoint | None) -> Input:
+    """``own`` with the network of the weights to start from in the place of its usual.
+
+    Of the usual network it is the shape of today; another is as the card has it, in the patches in
+    which the modality learns it. None: the usual.
+    """
+    if start is None:
+        return own
+    found = start.card['network']
+    name, options = found['name'], dict(found.get('options', {}))
+    if name == own.network.name:
+        return own
+    known = [shape for shape in own.networks.values() if shape.name == name]
+    other = Shape(name, patch=own.network.patch)
+    shape = next((s for s in known if dict(s.options) == options), known[0] if known else other)
+    return replace(own, network=replace(shape, options=options))

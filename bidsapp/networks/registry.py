@@ -54,11 +54,12 @@ def build(
 
 
 def reads(modality: str, shape: Mapping[str, Any], channels: int) -> bool:
-    """Whether the network that a card's ``shape`` describes can be shown ``channels``."""
-    wanted = shape['channels_in']
-    if wanted == channels:
-        return True
-    return wanted < channels and wanted in architecture(modality, shape['name']).earlier
+    """Whether the network that a card's ``shape`` describes can be shown ``channels``.
+
+    Raises ValueError for a network that the modality has not.
+    """
+    wanted, known = shape['channels_in'], architecture(modality, shape['name'])
+    return wanted == channels or (wanted < channels and wanted in known.earlier)
 
 
 def widened(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -118,6 +118,7 @@ class Flag:
     metavar: str
     help: str
     several: bool = False
+    choices: tuple[str, ...] | None = None  #: values that there are, where they can be listed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from bidsapp.bids.names import build, of_recording
 from bidsapp.bids.outputs import files_of, output_path
 from bidsapp.bids.prepared import promised_files
 from bidsapp.bids.provenance import INSTEAD, changed, recorded
+from bidsapp.bids.statistics import table_path
 from bidsapp.learn.ranges import outside
 from bidsapp.problems import Problem, Unavailable, problem_of
 from bidsapp.workflows.basis import (
@@ -181,7 +182,7 @@ def promise(made: RunPlan, asked: Asked, wanted: Sequence[Task[Any]], models: Mo
                     made.warnings += left_over(made, task, asked.root)
         if task.name in models and _applies(made, task, models[task.name][1]):
             folder, card, learnt_from = models[task.name]
-            files = predicted_files(entities, task.name)
+            files = predicted_tables(run.case, task) + predicted_files(entities, task.name)
             made.promised += files
             strange = outside(card, acquisition.quantities())
             made.warnings += [text for text in strange if text not in made.warnings]
@@ -219,7 +220,7 @@ def everything_of(run: Run) -> list[Path]:
         path for output, source in outputs for path in reversed(files_of(entities, output, source))
     ]
     for task in registry.tasks_of(run.modality):
-        rest += tables_of(run.case, task)
+        rest += tables_of(run.case, task) + predicted_tables(run.case, task)
     return [*rest, *promised_files(prepared, run)]
 
 
@@ -290,3 +291,9 @@ def predicted_files(entities: Mapping[str, str], task: str) -> list[Path]:
     """Every file, below the root, that applying a model of ``task`` to one run leaves."""
     outputs = registry.task(task).writes
     return [path for output in outputs for path in files_of(entities, output, 'unet')]
+
+
+def predicted_tables(case: Case, task: Task[Any]) -> list[Path]:
+    """Files, below the root, that come with the prediction of a run and are none of its outputs."""
+    named = [table.output for table in task.tables(case)]
+    return [table_path(case.entities, output, end) for output in named for end in ('.json', '.tsv')]

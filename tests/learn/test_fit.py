@@ -19,7 +19,7 @@ import torch
 from bidsapp.core import Checkpoint, Head, Plan, Sample
 from bidsapp.learn.checkpoint import checkpoint_of
 from bidsapp.learn.fit import fit, learning_rate, rated
-from bidsapp.learn.inputs import Input, Shape
+from bidsapp.learn.inputs import Input, Shape, with_network_of
 from bidsapp.learn.patches import PatchSource
 from bidsapp.learn.running import drawn_ahead
 from bidsapp.learn.state import BestWeights
@@ -366,15 +366,37 @@ def test_a_start_for_other_channels_is_refused_with_both_numbers(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        ({'modality': 'gre'}, 'a unet of gre for 2 .* a unet of dwi for 2'),
-        ({'network': {'name': 'unet3d', 'channels_in': 2}}, 'a unet3d of dwi for 2 .* a unet of'),
+        ({'modality': 'gre'}, 'a unet of gre for 2 .* a network of dwi for 2'),
+        ({'network': {'name': 'net', 'channels_in': 2}}, "No network named 'net'"),
     ],
 )
-def test_a_start_of_another_modality_or_network_is_refused(tmp_path, change, words):
-    card = {'name': 'x', 'heads': {}, 'network': {'name': 'unet', 'channels_in': 2}, **change}
+def test_a_start_of_another_modality_or_no_network_is_refused(tmp_path, change, words):
+    card = {
+        'name': 'x', 'version': 'v1', 'heads': {}, 'network': {'name': 'unet', 'channels_in': 2},
+        **change,
+    }  # fmt: skip
     source = PatchSource([sample(0)], PLAN.patch)
     with pytest.raises(Problem, match=words):
         fit(OWN, TOY, source, [sample(1)], Checkpoint(card, {}), PLAN, tmp_path / 'state')
+
+
+def test_a_start_stays_the_network_that_it_is(tmp_path, monkeypatch):
+    """Whatever the modality's tasks are usually learnt by, as long as it can carry the input."""
+    monkeypatch.setitem(networks.SHARED, 'told', Architecture(f'{__name__}:Told', 100))
+    usual = replace(OWN, network=Shape('told'))
+    start = build('dwi', 'unet', 2, {'toy': 1}, widths=(4, 4, 8, 8))
+    card = {
+        'name': 'x', 'version': 'v1', 'heads': {'toy': 1},
+        'network': {'name': 'unet', 'channels_in': 2, 'options': {'widths': [4, 4, 8, 8]}},
+    }  # fmt: skip
+    plan = replace(PLAN, steps=1, validate_every=1, rates={'body': 0.0})
+    source = PatchSource([sample(0)], PLAN.patch)
+    checkpoint = checkpoint_of(start, card)
+    tuned, _ = fit(usual, TOY, source, [sample(1)], checkpoint, plan, tmp_path / 'state')
+    assert type(tuned) is type(start)
+    was, now = start.body.state_dict(), tuned.body.state_dict()
+    assert all(torch.equal(was[key], now[key]) for key in was)
+    assert with_network_of(usual, checkpoint).network.options == card['network']['options']
 
 
 def test_an_averaged_run_keeps_the_average_and_resumes_with_it(tmp_path):

@@ -186,7 +186,7 @@ class TestOptions:
             'AnalysisLevel': ['participant', 'group', 'pretrain'],
             'Verbose': ['-v', '-vv'],
             'Tasks': list(registry.tasks()),
-            'Freeze': ['none', 'encoder', 'body'],
+            'Freeze': ['none', 'encoder', 'body', 'published'],
             'Anat': ['t1w', 'none'],
             'PhaseSign': ['auto', 'keep', 'turn'],
             'Compare': ['scratch', 'autoencoder'],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bidsapp.learn.inputs import Input, Shape
 from bidsapp.modalities.gre.learn.input import about, sample_of, turned
+from bidsapp.modalities.gre.learn.published import PUBLISHED
 
 #: Voxels of a patch: as large as a block of pretraining, for the dipole reaches far.
 PATCH = (48, 48, 48)
@@ -18,4 +19,5 @@ input = Input(
         'conventional_unet': Shape('adaptive_unet', '3D U-Net', {'adaptive': False}, patch=PATCH),
     },
     about=about,
+    published=PUBLISHED,
 )

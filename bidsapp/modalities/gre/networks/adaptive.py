@@ -10,7 +10,7 @@ batch each sample has filters of its own, so that scans of different geometry ar
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,10 @@ class Norm(nn.BatchNorm3d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.num_batches_tracked = None
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Batch norm's own adds the count to weights that have none, and then finds it unexpected.
+        nn.Module._load_from_state_dict(self, state, prefix, *rest)
 
 
 def convolution(channels_in: int, channels_out: int) -> nn.Conv3d:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from bidsapp.modalities.gre.simulate.dataset import DATASET
 from bidsapp.modalities.gre.simulate.pretraining import material
 from bidsapp.simulate.material import Pretraining
 
-pretraining = Pretraining(material=material)
+pretraining = Pretraining(material=material, dataset=DATASET)

@@ -8,6 +8,7 @@ import numpy as np
 
 from bidsapp.bids.images import scanner_units, write_volume
 from bidsapp.bids.write import write_json
+from bidsapp.modalities.gre.physics.acquisition import MHZ_PER_TESLA
 from bidsapp.simulate.material import SCANNER
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ ENCODINGS: dict[str, Callable[[FloatArray], np.ndarray]] = {
     'wrong-slope': lambda phase: np.asarray(0.00244 * _whole_numbers(4096, 0)(phase), np.float32),
     'alternating': _alternating,
 }
+#: Those of them that are radians; BIDS calls the others arbitrary.
+RADIANS = ('radians', 'alternating')
 
 
 def write_scan(
@@ -58,16 +61,17 @@ def write_scan(
     for number, time in enumerate(protocol.echo_times, start=1):
         sidecar = {**_sidecar(scan), 'EchoTime': time}
         echo = signal[number - 1]
-        for part, array in (
-            ('mag', scanner_units(UNITS * scan.signal[number - 1].abs())),
-            ('phase', ENCODINGS[encoding](np.angle(echo))),
+        unit = {'Units': 'rad' if encoding in RADIANS else 'arbitrary'}
+        for part, array, own in (
+            ('mag', scanner_units(UNITS * scan.signal[number - 1].abs()), {}),
+            ('phase', ENCODINGS[encoding](np.angle(echo)), unit),
         ):
             middle = f'_echo-{number}' if several else ''
             suffix = 'MEGRE' if several else 'T2starw'
             stem = folder / 'anat' / f'{label}{middle}_part-{part}_{suffix}'
             image = stem.with_suffix('.nii.gz')
             write_volume(image, array, scan.grid.affine)
-            write_json(stem.with_suffix('.json'), sidecar)
+            write_json(stem.with_suffix('.json'), sidecar | own)
             written.append(image)
     return written
 
@@ -75,11 +79,20 @@ def write_scan(
 def _sidecar(scan: GradientEchoScan) -> dict[str, Any]:
     return {
         **SCANNER,
-        'ImagingFrequency': scan.protocol.imaging_mhz,
+        **_frequency(scan),
         'RepetitionTime': 0.035,
         'FlipAngle': 15,
         'MRAcquisitionType': '3D',
         'PulseSequenceType': 'Gradient echo',
+    }
+
+
+def _frequency(scan: GradientEchoScan) -> dict[str, float]:
+    """That of the scanner, and the field strength as it is called: to half a tesla."""
+    mhz = scan.protocol.imaging_mhz
+    return {
+        'ImagingFrequency': mhz,
+        'MagneticFieldStrength': max(0.5, round(2 * mhz / MHZ_PER_TESLA) / 2),
     }
 
 
@@ -88,13 +101,30 @@ TRUTH = {
     'R2starmap': ('r2star', {'Units': '1/s', 'Description': 'Effective transverse relaxation'}),
     'desc-brain_mask': ('brain', {'Type': 'Brain', 'Description': 'Brain tissue and ventricles'}),
 }
+#: Fields, as `participant` takes them by ``-d fields=``, so that the inversion can be tested alone.
+FIELDS = {
+    'total': 'Field of all sources, up to a constant',
+    'local': "Field of the brain's own sources, less their mean susceptibility",
+}
 
 
 def write_truth(folder: Path, label: str, scan: GradientEchoScan) -> None:
-    """The truth as derivatives, on the grid of the scan."""
+    """The truth as derivatives, on the grid of the scan: maps in ``anat``, fields in ``fmap``."""
     for name, (kind, sidecar) in TRUTH.items():
         array = getattr(scan, kind).numpy()
-        stem = folder / 'anat' / f'{label}_{name}'
         kept = np.asarray(array, np.uint8 if kind == 'brain' else np.float32)
-        write_volume(stem.with_suffix('.nii.gz'), kept, scan.grid.affine)
-        write_json(stem.with_suffix('.json'), sidecar)
+        _write(folder / 'anat' / f'{label}_{name}', kept, scan, sidecar)
+    magnitude = scanner_units(UNITS * scan.signal[0].abs())
+    for kind, words in FIELDS.items():
+        hertz = np.asarray(scan.protocol.imaging_mhz * getattr(scan, kind).numpy(), np.float32)
+        stem = folder / 'fmap' / f'{label}_desc-{kind}'
+        said: dict[str, Any] = {'Units': 'Hz', 'Description': words, **_frequency(scan)}
+        _write(stem.with_name(f'{stem.name}_fieldmap'), hertz, scan, said)
+        # BIDS wants one beside a field in Hz.
+        said = {'Description': 'Magnitude of the first echo'}
+        _write(stem.with_name(f'{stem.name}_magnitude'), magnitude, scan, said)
+
+
+def _write(stem: Path, array: np.ndarray, scan: GradientEchoScan, sidecar: dict[str, Any]) -> None:
+    write_volume(stem.with_suffix('.nii.gz'), array, scan.grid.affine)
+    write_json(stem.with_suffix('.json'), {**sidecar, 'SkullStripped': False})

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bidsapp.bids.classes import classes_of
 from bidsapp.bids.images import load_volume, onto_sample, open_image, with_label
-from bidsapp.core import Arrays, Case, Classical, Label, Output, Sample, Task
+from bidsapp.core import Arrays, Case, Classical, Label, Output, Sample, Statistics, Task
 from bidsapp.modalities.gre.bids.prepared import load_fields
 from bidsapp.modalities.gre.bids.regions import CHIMAP, DSEG, reference_region, tables
 from bidsapp.modalities.gre.learn.head import HEAD, deviations
 from bidsapp.modalities.gre.physics.regions import referenced
+from bidsapp.modalities.gre.physics.stated import stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +46,24 @@ TIKHONOV = Output(
     description="Magnetic susceptibility by Tikhonov's regularisation, to compare with.",
 )  # fmt: skip
 
+REGIONS = Output(
+    'regions', {'suffix': 'stats', 'desc': 'susceptibilityunet'}, 'table',
+    description='Susceptibility of regions by the network (desc-unet).',
+)  # fmt: skip
+COLUMNS = {
+    'index': {'Description': 'Index of the label'},
+    'name': {'Description': 'Name of the label in the table of the segmentation; n/a without one'},
+    'voxels': {'Description': 'Voxels of the label in which susceptibility is known'},
+    'mean': {'Description': 'Mean susceptibility of desc-unet', 'Units': 'ppm'},
+    'standard_deviation': {'Description': 'Standard deviation over its voxels', 'Units': 'ppm'},
+    'stated_deviation': {
+        'Description': 'Standard deviation of the error in one voxel that the network states '
+        '(desc-uncertainty), root mean square over the label. Errors of neighbours go together: '
+        'that of the mean is smaller, by less than the root of the number of voxels',
+        'Units': 'ppm',
+    },
+}
+
 
 def load(sample: Sample, case: Case) -> Sample:
     """With the target (1, X, Y, Z) in ppm."""
@@ -67,6 +87,28 @@ def details(arrays: Arrays) -> Mapping[str, Mapping[str, Any]]:
         return {}
     offset = round(float(arrays[OFFSET]), 6)
     return {'chi': {'SusceptibilityReference': str(arrays[NAMED]), 'ReferenceOffset': offset}}
+
+
+def by_region(arrays: Arrays, case: Case) -> list[dict[str, Any]]:
+    """What the network says of each label of the user's."""
+    doubt, dseg = arrays['chi_uncertainty'], case.files[DSEG]
+    names = classes_of(dseg)
+    return [
+        {
+            'index': r.index,
+            'name': names.get(r.index, 'n/a'),
+            'voxels': r.voxels,
+            'mean': f'{r.mean:.5f}',
+            'standard_deviation': f'{r.spread:.5f}',
+            'stated_deviation': f'{r.deviation:.5f}',
+        }
+        for r in stated(arrays['chi'], doubt, load_volume(dseg), doubt > 0)
+    ]
+
+
+def predicted_tables(case: Case) -> tuple[Statistics, ...]:
+    """One of regions, where somebody has drawn some."""
+    return (Statistics(REGIONS, by_region, COLUMNS),) if DSEG in case.files else ()
 
 
 def source(acquisition: Acquisition) -> str:
@@ -112,6 +154,7 @@ task: Task[Acquisition] = Task(
     ),
     truth=truth,
     details=details,
+    tables=predicted_tables,
     classical=Classical(
         'total variation of the local field, its strength by the noise', lambda taught: classical
     ),
