@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from bidsapp import registry
 from bidsapp.learn.splits import SPLITS
-from bidsapp.modalities.kspace.learn.input import about
 from bidsapp.simulate.material import Material
 from bidsapp.simulate.template_head import kept_template
 
@@ -22,8 +21,9 @@ COILS = (1, 32)
 
 def material(request: Request) -> Material:
     """Endless slices of another seed for each split; worker processes make those to learn from."""
-    import torch
+    import torch  # nor does what follows load before it is asked for: `--help` needs none
 
+    from bidsapp.modalities.kspace.learn.input import about
     from bidsapp.modalities.kspace.simulate.bank import Bank, makers_of
     from bidsapp.modalities.kspace.simulate.slices import EVERYTHING
 
