@@ -34,7 +34,9 @@ def drawn():
 
 
 @pytest.mark.parametrize('name', SAID)
-def test_a_model_of_142_channels_says_what_it_said(name):
+def test_a_model_of_142_channels_says_what_it_said(name, monkeypatch):
+    """In single precision: bfloat16, which some processors have, is not so exact."""
+    monkeypatch.setattr('bidsapp.learn.predict.precision', lambda device: None)
     said = predict(network_of(load(V2), [name]), drawn()).double()
     found = float(said.mean()), float(said.square().mean())
     assert found == pytest.approx(SAID[name], rel=1e-4)
