@@ -107,7 +107,9 @@ def describe(plans: list[RunPlan], settings: Settings, models: Models) -> None:
             'Outputs of %d runs do not say what they were made from, as those of earlier versions '
             'do not: they are made again.', old,
         )  # fmt: skip
-    without = [name for name in selected_tasks(settings) if name not in models]
+    found = {made.run.modality for made in plans}
+    own = (name for name in selected_tasks(settings) if registry.tasks()[name] in found)
+    without = [name for name in own if name not in models]
     if never := [name for name in without if registry.task(name).label is None]:
         log.info('No model for %s, which `pretrain` alone can make.', ', '.join(never))
     if without := [name for name in without if name not in never]:
