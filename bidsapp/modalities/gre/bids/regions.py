@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bidsapp.core import Case
     from bidsapp.modalities.gre.bids.runs import GreRun
+    from bidsapp.modalities.gre.physics.regions import Region
 
 DSEG, CHIMAP = 'dseg', 'chimap'
 HELPS = {DSEG: 'labels of regions', CHIMAP: 'susceptibility maps to learn from'}
@@ -30,6 +31,27 @@ TABLES = tuple(
     {'desc': 'susceptibility', 'suffix': 'stats', 'extension': extension}
     for extension in ('.json', '.tsv')
 )
+
+
+def columns(source: str, last: str, told: str) -> dict[str, dict[str, str]]:
+    """What the columns are of a table of regions of ``desc-<source>``; ``last`` is the sixth."""
+    return {
+        'index': {'Description': 'Index of the label'},
+        'name': {
+            'Description': 'Name of the label in the table of the segmentation; n/a without one'
+        },
+        'voxels': {'Description': 'Voxels of the label in which susceptibility is known'},
+        'mean': {'Description': f'Mean susceptibility of desc-{source}', 'Units': 'ppm'},
+        'standard_deviation': {'Description': 'Standard deviation over its voxels', 'Units': 'ppm'},
+        last: {'Description': told, 'Units': 'ppm'},
+    }
+
+
+def row_of(region: Region, names: Mapping[int, str]) -> tuple[int | str, ...]:
+    """What a table says of a region, in the order of `columns`."""
+    values = region.mean, region.spread, region.deviation
+    name = names.get(region.index, 'n/a')
+    return region.index, name, region.voxels, *(f'{value:.5f}' for value in values)
 
 
 def tables(case: Case) -> tuple[Mapping[str, str], ...]:

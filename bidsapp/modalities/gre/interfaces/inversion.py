@@ -18,7 +18,7 @@ from bidsapp.interfaces.base import CaseInput, CaseStep
 from bidsapp.interfaces.files import save_like
 from bidsapp.modalities.gre.bids.direction import FIELD
 from bidsapp.modalities.gre.bids.prepared import load_fields
-from bidsapp.modalities.gre.bids.regions import DSEG, TABLES, reference_region
+from bidsapp.modalities.gre.bids.regions import DSEG, TABLES, columns, reference_region, row_of
 
 if TYPE_CHECKING:
     from bidsapp.modalities.gre.bids.prepared import Fields
@@ -30,19 +30,12 @@ MAPS = ('reference', 'tkd', 'tikhonov')
 PASSED = ('ImagingFrequency', 'FrequencyFrom', 'EchoTimes', FIELD, 'Phase', 'FieldFit',
           'BackgroundRemoval', 'PhaseSign')  # fmt: skip
 #: Columns of the table of regions, and what they are.
-COLUMNS = {
-    'index': {'Description': 'Index of the label'},
-    'name': {'Description': 'Name of the label in the table of the segmentation; n/a without one'},
-    'voxels': {'Description': 'Voxels of the label in which susceptibility is known'},
-    'mean': {'Description': 'Mean susceptibility of desc-reference', 'Units': 'ppm'},
-    'standard_deviation': {'Description': 'Standard deviation over its voxels', 'Units': 'ppm'},
-    'deviation_of_mean': {
-        'Description': 'Standard deviation of the mean by the noise of the phase: over maps that '
-        'were inverted anew from the field with its noise added once more. What the model of the '
-        'field gets wrong is not in it',
-        'Units': 'ppm',
-    },
-}
+COLUMNS = columns(
+    'reference', 'deviation_of_mean',
+    'Standard deviation of the mean by the noise of the phase: over maps that '
+    'were inverted anew from the field with its noise added once more. What the model of the '
+    'field gets wrong is not in it',
+)  # fmt: skip
 
 
 def reference_of(fields: Fields) -> tuple[str, np.ndarray, np.ndarray]:
@@ -155,10 +148,7 @@ class WriteRegions(CaseStep):
             chi, load_volume(dseg), mask, invert, field, fields.noise, seed=self.inputs.seed
         )
         names = classes_of(dseg)
-        rows = [
-            (r.index, names.get(r.index, 'n/a'), r.voxels, *(f'{x:.5f}' for x in values))
-            for r in found for values in [(r.mean, r.spread, r.deviation)]
-        ]  # fmt: skip
+        rows = [row_of(region, names) for region in found]
         root, own = Path(self.inputs.out_root), source_entities(case.entities)
         said, table = (root / build({**own, **named}) for named in TABLES)
         about = {

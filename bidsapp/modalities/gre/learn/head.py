@@ -9,14 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from bidsapp.core import Head
-from bidsapp.modalities.gre.physics.agreement import (
-    MEAN_SCALE,
-    SPREAD_SCALE,
-    WINDOW,
-    nrmse,
-    slope,
-    xsim,
-)
+from bidsapp.modalities.gre.physics import agreement
+from bidsapp.modalities.gre.physics.agreement import WINDOW, nrmse, slope, xsim
 from bidsapp.modalities.gre.physics.seen import CHANNELS
 from bidsapp.physics.geometry import ALL_TURNS
 
@@ -75,12 +69,7 @@ def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def likeness(chi: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """XSIM at each voxel of two maps in ppm, (B, 1, X, Y, Z) each: `physics.agreement.xsim`."""
     a, b = (-errors(torch.zeros_like(x), x, mask) for x in (chi.float(), truth))
-    mean_a, mean_b = box_mean(a), box_mean(b)
-    spread = WINDOW**3 / (WINDOW**3 - 1)
-    var_a, var_b = (spread * (box_mean(x * x) - m * m) for x, m in ((a, mean_a), (b, mean_b)))
-    both = spread * (box_mean(a * b) - mean_a * mean_b)
-    means = (2 * mean_a * mean_b + MEAN_SCALE) / (mean_a**2 + mean_b**2 + MEAN_SCALE)
-    alike: Tensor = means * (2 * both + SPREAD_SCALE) / (var_a + var_b + SPREAD_SCALE)
+    alike: Tensor = agreement.likeness(a, b, box_mean)
     return alike
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bidsapp.core import BoolArray, FloatArray
 
 #: Of XSIM: edge of the window in voxels, and its two constants in ppm².
@@ -37,13 +39,18 @@ def xsim(found: FloatArray, truth: FloatArray, mask: BoolArray) -> float:
     def mean(x: FloatArray) -> np.ndarray:
         return np.asarray(ndimage.uniform_filter(x, WINDOW, mode='constant'))
 
+    alike = likeness(a, b, mean)
+    return float(alike[mask].mean())
+
+
+def likeness(a: Any, b: Any, mean: Callable[[Any], Any]) -> Any:
+    """XSIM at each voxel of two demeaned maps, arrays or tensors, by a ``mean`` over windows."""
     mean_a, mean_b = mean(a), mean(b)
     spread = WINDOW**3 / (WINDOW**3 - 1)
     var_a, var_b = (spread * (mean(x * x) - m * m) for x, m in ((a, mean_a), (b, mean_b)))
     both = spread * (mean(a * b) - mean_a * mean_b)
     alike = (2 * mean_a * mean_b + MEAN_SCALE) * (2 * both + SPREAD_SCALE)
-    alike /= (mean_a**2 + mean_b**2 + MEAN_SCALE) * (var_a + var_b + SPREAD_SCALE)
-    return float(alike[mask].mean())
+    return alike / ((mean_a**2 + mean_b**2 + MEAN_SCALE) * (var_a + var_b + SPREAD_SCALE))
 
 
 def slope(found: FloatArray, truth: FloatArray, mask: BoolArray) -> float:

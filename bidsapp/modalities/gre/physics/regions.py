@@ -46,7 +46,7 @@ class Region:
     voxels: int  #: in which χ is known
     mean: float
     spread: float  #: standard deviation over its voxels
-    deviation: float  #: standard deviation of its mean, by noise alone
+    deviation: float  #: of its mean by noise alone (`statistics`), or of one voxel (`stated`)
 
 
 def regions_of(labels: FloatArray, mask: BoolArray) -> list[int]:
@@ -78,8 +78,6 @@ def statistics(
     ``noise`` (standard deviation of each voxel) added once more: errors of neighbours go together
     in an inversion, so voxels' deviations over √n would be too small.
     """
-    from scipy import ndimage
-
     index = regions_of(labels, mask)
     if not index:
         return []
@@ -88,6 +86,19 @@ def statistics(
         means(invert(field + noise * rng.standard_normal(field.shape)), labels, mask, index)
         for _ in range(draws)
     ]
+    return described(chi, labels, mask, index, np.std(again, axis=0, ddof=1))
+
+
+def described(
+    chi: FloatArray,
+    labels: FloatArray,
+    mask: BoolArray,
+    index: Sequence[int],
+    deviations: FloatArray,
+) -> list[Region]:
+    """Each label ``index`` of ``labels`` (X, Y, Z) in ``mask``, with ``deviations`` (R,)."""
+    from scipy import ndimage
+
     inside = np.where(mask, labels, 0)
     return [
         Region(i, int(n), float(m), float(s), float(d))
@@ -96,7 +107,22 @@ def statistics(
             ndimage.sum(mask, inside, index),
             means(chi, labels, mask, index),
             ndimage.standard_deviation(chi, inside, index),
-            np.std(again, axis=0, ddof=1),
+            deviations,
             strict=True,
         )
     ]
+
+
+def stated(
+    chi: FloatArray, deviation: FloatArray, labels: FloatArray, mask: BoolArray
+) -> list[Region]:
+    """Each label of ``labels`` (X, Y, Z) of which enough is in ``mask``, by two maps in ppm.
+
+    Its deviation is the root mean square of what is stated of an error in one voxel. Errors of
+    neighbours go together, so that of a mean is smaller, by an unknown factor less than √voxels.
+    """
+    index = regions_of(labels, mask)
+    if not index:
+        return []
+    rms = np.sqrt(means(np.square(deviation), labels, mask, index))
+    return described(chi, labels, mask, index, rms)

@@ -11,10 +11,16 @@ from bidsapp.bids.classes import classes_of
 from bidsapp.bids.images import load_volume, onto_sample, open_image, with_label
 from bidsapp.core import Arrays, Case, Classical, Label, Output, Sample, Statistics, Task
 from bidsapp.modalities.gre.bids.prepared import load_fields
-from bidsapp.modalities.gre.bids.regions import CHIMAP, DSEG, reference_region, tables
+from bidsapp.modalities.gre.bids.regions import (
+    CHIMAP,
+    DSEG,
+    columns,
+    reference_region,
+    row_of,
+    tables,
+)
 from bidsapp.modalities.gre.learn.head import HEAD, deviations
-from bidsapp.modalities.gre.physics.regions import referenced
-from bidsapp.modalities.gre.physics.stated import stated
+from bidsapp.modalities.gre.physics.regions import referenced, stated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,19 +56,12 @@ REGIONS = Output(
     'regions', {'suffix': 'stats', 'desc': 'susceptibilityunet'}, 'table',
     description='Susceptibility of regions by the network (desc-unet).',
 )  # fmt: skip
-COLUMNS = {
-    'index': {'Description': 'Index of the label'},
-    'name': {'Description': 'Name of the label in the table of the segmentation; n/a without one'},
-    'voxels': {'Description': 'Voxels of the label in which susceptibility is known'},
-    'mean': {'Description': 'Mean susceptibility of desc-unet', 'Units': 'ppm'},
-    'standard_deviation': {'Description': 'Standard deviation over its voxels', 'Units': 'ppm'},
-    'stated_deviation': {
-        'Description': 'Standard deviation of the error in one voxel that the network states '
-        '(desc-uncertainty), root mean square over the label. Errors of neighbours go together: '
-        'that of the mean is smaller, by less than the root of the number of voxels',
-        'Units': 'ppm',
-    },
-}
+COLUMNS = columns(
+    'unet', 'stated_deviation',
+    'Standard deviation of the error in one voxel that the network states '
+    '(desc-uncertainty), root mean square over the label. Errors of neighbours go together: '
+    'that of the mean is smaller, by less than the root of the number of voxels',
+)  # fmt: skip
 
 
 def load(sample: Sample, case: Case) -> Sample:
@@ -93,17 +92,8 @@ def by_region(arrays: Arrays, case: Case) -> list[dict[str, Any]]:
     """What the network says of each label of the user's."""
     doubt, dseg = arrays['chi_uncertainty'], case.files[DSEG]
     names = classes_of(dseg)
-    return [
-        {
-            'index': r.index,
-            'name': names.get(r.index, 'n/a'),
-            'voxels': r.voxels,
-            'mean': f'{r.mean:.5f}',
-            'standard_deviation': f'{r.spread:.5f}',
-            'stated_deviation': f'{r.deviation:.5f}',
-        }
-        for r in stated(arrays['chi'], doubt, load_volume(dseg), doubt > 0)
-    ]
+    found = stated(arrays['chi'], doubt, load_volume(dseg), doubt > 0)
+    return [dict(zip(COLUMNS, row_of(region, names), strict=True)) for region in found]
 
 
 def predicted_tables(case: Case) -> tuple[Statistics, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bidsapp.modalities.gre.physics.stated import stated
+from bidsapp.modalities.gre.physics.regions import stated
 
 
 def test_a_label_has_its_mean_and_the_error_of_one_of_its_voxels(rng):
